@@ -1,0 +1,3 @@
+from .mind_files import mind
+from .schema import Behaviours, Dataset, News
+from .toy_world import toy

@@ -1,0 +1,6 @@
+"""The models, one paper each."""
+from .nrms import NRMS
+from .naml import NAML
+from .lstur import LSTUR
+from .nram import NRAM
+from .npa import NPA

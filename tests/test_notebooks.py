@@ -1,0 +1,116 @@
+"""Notebooks are the source, so they are kept as code is kept: short cells, clean outputs, a fixed opening, a place in the sidebar."""
+import ast
+import fnmatch
+import functools
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NBS = ROOT / "nbs"
+PATHS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+api_notebook = pytest.mark.parametrize("path", [p for p in PATHS if p.parent == NBS and p.stem != "index"], ids=lambda p: p.stem)
+ABSOLUTE = re.compile(r"(?<![\w.:/~+-])/(work|root|home|tmp|Users|content)/")  # a folder of somebody's machine
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+@functools.cache
+def cells(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell): return "".join(cell["source"])
+
+
+def exported(path): return [c for c in cells(path) if c["cell_type"] == "code" and re.search(r"^#\|\s*exporti?\b", source(c), re.M)]
+
+
+def code(cell):
+    "A cell without its directives."
+    return "\n".join(line for line in source(cell).split("\n") if not line.startswith("#|")).strip("\n")
+
+
+def texts(path):
+    "(cell id, text) of every source and every output that is text."
+    for cell in cells(path):
+        yield cell["id"], source(cell)
+        for out in cell.get("outputs", []):
+            yield cell["id"], "".join(out.get("text", []))
+            for kind, data in out.get("data", {}).items():
+                if kind.startswith("text/") or kind == "image/svg+xml": yield cell["id"], "".join(data)
+
+
+def lines(node): return node.end_lineno - min([node.lineno, *(d.lineno for d in node.decorator_list)]) + 1
+
+
+@every_notebook
+def test_cell_ids(path):
+    ids = [c["id"] for c in cells(path)]
+    assert len(set(ids)) == len(ids)
+    random = r"(?=.*\d)[0-9a-f]{6,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    bad = [c["id"] for c in exported(path) if re.fullmatch(random, c["id"]) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", c["id"])]
+    assert not bad, "ids of exported cells stand in the .py file: readable words, joined by '-'"
+
+
+@every_notebook
+def test_budgets(path):
+    tutorial = NBS / "tutorials" in path.parents
+    assert path.stat().st_size <= (500 if tutorial else 300) * 1024
+    for cell in exported(path):
+        text, where = code(cell), f"cell {cell['id']}"
+        assert len(text.split("\n")) <= 60, f"{where} is longer than 60 lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                budget = 60 if isinstance(node, ast.ClassDef) else 40
+                assert lines(node) <= budget, f"{where}: {node.name} is longer than {budget} lines"
+
+
+@every_notebook
+def test_clean(path):
+    assert not [c["id"] for c in cells(path) for out in c.get("outputs", []) if out["output_type"] == "error"]
+    assert not [(where, match[0]) for where, text in texts(path) if (match := ABSOLUTE.search(text))]
+
+
+@api_notebook
+def test_opening(path):
+    title, export_to, hidden, imports = cells(path)[:4]
+    assert title["cell_type"] == "markdown" and re.fullmatch(rf"# {re.escape(path.stem)}\n\n> [^\n]+", source(title).strip())
+    assert source(export_to).strip() == f"#| default_exp {path.stem}"
+    assert source(hidden).startswith("#| hide\nimport newsrex_nb")
+    assert source(imports).startswith("#| export\n")
+    for cell in (hidden, imports): assert all(isinstance(node, IMPORTS) for node in ast.parse(code(cell)).body), cell["id"]
+
+
+@every_notebook
+def test_import_cells_hold_imports_only(path):
+    "The site runs every cell that imports, without the cells before it."
+    for cell in cells(path):
+        if cell["cell_type"] != "code": continue
+        python = "\n".join(line for line in code(cell).split("\n") if not line.startswith(("%", "!")))
+        tree = ast.parse(python)
+        if all(isinstance(node, IMPORTS) for node in tree.body): continue
+        among = tree.body if cell in exported(path) else ast.walk(tree)  # an exported function may import inside
+        assert not any(isinstance(node, IMPORTS) for node in among), f"cell {cell['id']} imports and does something else: split it"
+
+
+def listed(contents):
+    "Every page or pattern that a part of the sidebar names."
+    if isinstance(contents, str): return [contents]
+    if isinstance(contents, dict): return listed(contents.get("contents", [])) + listed(contents.get("href", []))
+    return [page for part in contents for page in listed(part)]
+
+
+def test_sidebar():
+    pages = listed(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"])
+    assert len(set(pages)) == len(pages)
+    here = [p.relative_to(NBS).as_posix() for p in PATHS]
+    assert not [n for n in here if not any(fnmatch.fnmatchcase(n, page) for page in pages)], "not in nbs/sidebar.yml"
+
+
+def test_readme_is_index():
+    render = runpy.run_path(str(ROOT / ".ci/readme"))["render"]
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == render(), "README.md is written by .ci/readme from nbs/index.ipynb"

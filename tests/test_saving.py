@@ -1,0 +1,143 @@
+"""A trained model goes through a folder into a fresh process: the same bits, or one sentence that says what does not fit."""
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import newsrex_nb.models
+from newsrex_nb import hub
+from newsrex_nb.core import InputError
+from newsrex_nb.data import toy
+from newsrex_nb.data.schema import take
+from newsrex_nb.evaluate import scores
+from newsrex_nb.models import NRMS
+from newsrex_nb.recommend import Recommender
+from newsrex_nb.train import fit
+
+WORLD = dict(articles=200, users=50, impressions=200, valid=0, test=60)
+
+
+@pytest.fixture(scope="module")
+def data(): return toy(**WORLD)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    model = NRMS(data.sizes, num_heads=2, head_dim=8, word_dim=16, query_dim=8, seed=3)
+    fit(model, data, epochs=1, validation=None, verbose=0)
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path, model, data):
+    return Recommender(model, data).save_pretrained(tmp_path / "run", dict(name="NRMS", model=dict(auc=0.5), baselines={}))
+
+
+FRESH = """
+import sys, numpy as np
+from newsrex_nb.data import toy
+from newsrex_nb.evaluate import scores
+from newsrex_nb.recommend import Recommender
+recommender, data = Recommender.from_pretrained(sys.argv[1]), toy(**{world})
+np.save(sys.argv[2], scores(recommender.model, data))
+news = data.news
+print(recommender.add([dict(id=i, title=t, category=c) for i, t, c in zip(news.ids[1:].tolist(), news.title[1:], news.category[1:])]))
+for article in recommender.recommend(news.ids[1:6].tolist(), k=5): print(article.id, article.score.hex())
+"""
+
+
+def test_fresh_process(folder, model, data, tmp_path):
+    out = tmp_path / "scores.npy"
+    done = subprocess.run([sys.executable, "-c", FRESH.format(world=WORLD), folder, out], capture_output=True, text=True, check=True)
+    here = scores(model, data)
+    assert np.load(out).tobytes() == here.tobytes()
+    lines = [f"{a.id} {a.score.hex()}" for a in Recommender(model, data).recommend(data.news.ids[1:6].tolist(), k=5)]
+    assert done.stdout.split("\n")[:-1] == ["200", *lines]
+
+
+def test_what_a_folder_holds(folder, data):
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["README.md", "config.json", "features.json", "model.safetensors", "test_results.json"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format"] == 1 and config["class"] == "NRMS" and config["config"]["num_heads"] == 2
+    assert "news_encoder.words.embeddings" in load_file(folder / "model.safetensors")
+    everything = b"".join(p.read_bytes() for p in folder.iterdir())
+    assert not [user for user in data.users[1:].tolist() if f'"{user}"'.encode() in everything], "user ids"
+    assert not [i for i in data.news.ids[1:].tolist() if i.encode() in everything], "the catalogue"
+    assert b"\x80\x04\x95" not in everything, "a pickle"
+    assert "research use" in (folder / "README.md").read_text()
+
+
+def test_weights_that_do_not_fit(folder):
+    path = folder / "model.safetensors"
+    arrays = load_file(path)
+    arrays["a.stranger"] = arrays.pop("news_encoder.words.embeddings")
+    first = sorted(arrays)[1]
+    arrays[first] = arrays[first].astype(np.float16)
+    save_file(arrays, path)
+    with pytest.raises(InputError, match=rf"missing: news_encoder.words.embeddings; unexpected: a.stranger; misshapen: {first} is float16"):
+        hub.load(folder)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="whole safetensors file"): hub.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "features.json"])
+def test_files_that_are_missing(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"Expected {name}") as e: hub.load(folder)
+    assert str(e.value).count("\n") == 0
+
+
+def test_folders_that_cannot_be_read(folder, tmp_path):
+    with pytest.raises(InputError, match="nothing"): hub.load(tmp_path / "nowhere")
+    config = json.loads((folder / "config.json").read_text())
+    for change, sentence in (({"format": 2}, "format 1 or older"), ({"class": "NoSuchModel"}, "module:Class"), ({"class": "json:dumps"}, "no subclass")):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=sentence): hub.load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="JSON"): hub.load(folder)
+
+
+OUTSIDE = """
+from newsrex_nb.models import NRMS
+class Mine(NRMS):
+    def __init__(self, sizes, num_heads=2, head_dim=4, query_dim=4, word_dim=8, title_length=10, history_length=10, dropout=0.1,
+                 wiring="paper", news_encoder=None, user_encoder=None, word_vectors=None, seed=0, **kwargs):
+        super().__init__(**{k: v for k, v in locals().items() if k not in ("self", "__class__", "kwargs")}, **kwargs)
+"""
+
+
+def test_class_of_another_package(tmp_path, data, monkeypatch):
+    (tmp_path / "other_package.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = hub.find_class("other_package:Mine")(data.sizes, seed=1)
+    again, _ = hub.load(hub.save(tmp_path / "run", mine, data.features))
+    some = take(data.test, slice(0, 5))
+    assert type(again) is type(mine) and (scores(again, data, some) == scores(mine, data, some)).all()
+
+
+def test_encoder_as_an_argument(tmp_path, data):
+    from newsrex_nb.layers.text import CNNTitle
+    model = NRMS(data.sizes, num_heads=2, head_dim=8, word_dim=16, news_encoder=CNNTitle(16, word_dim=12, title_length=12), seed=1)
+    again, _ = hub.load(hub.save(tmp_path / "run", model, data.features))
+    some = take(data.test, slice(0, 5))
+    assert again.reads == {"title": 12} and (scores(again, data, some) == scores(model, data, some)).all()
+
+
+def test_new_articles(folder, data):
+    "Articles with the texts of old ones score as those do, whether they are added or given with the request."
+    loaded = Recommender.from_pretrained(folder)
+    with pytest.raises(InputError, match="add"): loaded.recommend([])
+    title = dict(zip(data.news.ids.tolist(), data.news.title))
+    ids = data.news.ids[1:12].tolist()
+    given = loaded.score([dict(title=title[i]) for i in ids[:3]], [dict(title=title[i]) for i in ids[3:]])
+    assert loaded.add([dict(id=i, title=title[i]) for i in ids]) == 11 and loaded.add([dict(id=ids[0], title="again")]) == 0
+    np.testing.assert_allclose(loaded.score(ids[:3], ids[3:]), given, rtol=1e-5, atol=1e-6)
+    best = loaded.recommend(ids[:3], k=4, user="nobody", at="2019-11-15 08:00")
+    assert len(best) == 4 and not {a.id for a in best} & set(ids[:3]) and best == sorted(best, key=lambda a: -a.score)
+    assert [a.id for a in loaded.recommend(ids[:3], among=ids[5:7])] in (ids[5:7], ids[6:4:-1])
