@@ -23,7 +23,8 @@ def divide(arguments, # of a command
           ): # (folder of the run, {key: text}, the rest)
     "The run's folder, the command's own keys, and what is about the data."
     words, values, rest = [a for a in arguments if "=" not in a], dict(own), []
-    if len(words) != 1: raise wrong("the folder of one run", ", ".join(map(repr, words)) or "none", remedy=f"write {usage}")
+    if len(words) != 1:
+        raise wrong("the folder of one run", ", ".join(map(repr, words)) or "none", remedy=f"write {usage}")
     for text in arguments:
         key, equals, value = text.partition("=")
         if equals and key in own: values[key] = value
@@ -65,7 +66,8 @@ def predict(arguments):
     "predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file"
     from newsrex_nb.evaluate import predict
     from newsrex_nb.experiment import reopen, shown
-    folder, own, data = divide(arguments, "newsrex predict RUN path=prediction.zip", dict(path="prediction.zip", split="test"))
+    own = dict(path="prediction.zip", split="test")
+    folder, own, data = divide(arguments, "newsrex predict RUN path=prediction.zip", own)
     model, dataset, known = reopen(folder, *data)
     log = shown(dataset, own["split"], known)
     predict(model, dataset, own["path"], log)
@@ -81,8 +83,8 @@ def recommend(arguments):
     ids = lambda text: [i for i in text.strip("[]").split(",") if i]
     if not str(own["k"]).isdigit(): raise wrong("a whole number", repr(own["k"]), where="k")
     model, dataset, known = reopen(folder, *data)
-    found = Recommender(model, dataset).recommend(
-        ids(own["history"]), int(own["k"]), user=own["user"] if known else None, at=own["at"], among=own["among"] and ids(own["among"]))
+    user, among = own["user"] if known else None, own["among"] and ids(own["among"])
+    found = Recommender(model, dataset).recommend(ids(own["history"]), int(own["k"]), user=user, at=own["at"], among=among)
     width = max([len(article.id) for article in found], default=0)
     for article in found: print(f"{article.id:{width}}  {article.score:8.3f}  {article.title}")
 
@@ -102,8 +104,9 @@ def usage():
     lines = [function.__doc__.split("  ") for function in COMMANDS.values()]
     return "\n".join([
         "newsrex: neural news recommendation", "", *(f"  newsrex {call}\n      {what}" for call, what in lines), "",
-        "Groups: model=nrms, data=toy or data=mind, and their keys as model.…, data.…, recipe.…; seed=42, preset=toy, folder=runs/mine.",
-        "newsrex train --help lists all keys with their defaults; add model=… or data=… to see those of another part.", "",
+        "Groups: model, data and recipe. Choose with model=nrms or data=mind, and set their keys as in model.num_heads=4,",
+        "data.path=FOLDER or recipe.epochs=3; seed=, preset= and folder= stand by themselves.",
+        "newsrex train --help lists all keys with their values; add model=… or data=… to see those of another part.", "",
         "  newsrex train                                       the toy world, under two minutes",
         "  newsrex train data=mind data.path=FOLDER            a folder in MIND's format, with train/ and perhaps dev/"])
 
@@ -121,7 +124,8 @@ def main(argv=None): # words of the command line; None = those of the process
             elif command == "train" and asked:
                 from newsrex_nb.experiment import key_table
                 print(key_table(*(a for a in arguments if a not in asked)))
-            elif asked: print(usage() if command not in COMMANDS else "newsrex " + COMMANDS[command].__doc__.replace("  ", "\n    "))
+            elif asked and command in COMMANDS: print("newsrex " + COMMANDS[command].__doc__.replace("  ", "\n    "))
+            elif asked: print(usage())
             else: COMMANDS[one_of("the command", command, tuple(COMMANDS))](arguments)
         except InputError as e:
             print(f"newsrex: {e}", file=sys.stderr)

@@ -6,7 +6,7 @@
 __all__ = ['InputError', 'wrong', 'one_of', 'Sizes', 'generator', 'Seeds', 'fingerprint', 'register', 'need_jax']
 
 # %% ../nbs/core.ipynb #imports
-import dataclasses, functools, json, zlib
+import dataclasses, json, zlib
 from collections.abc import Mapping
 
 import numpy as np

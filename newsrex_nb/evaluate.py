@@ -25,9 +25,9 @@ def program(model, # a `NewsRecommender`
             name, # under which the program is kept
             function, # called as function(*arguments) while the model's variables have the given values
            ): # a function of (values, *arguments), compiled per shape
-    "A jitted function of the model's weights and arrays, built once per model and name."
+    "A jitted function of the model's weights and arrays, built once per model, name and precision."
     import jax, keras
-    kept = _PROGRAMS.setdefault(model, {})
+    kept, name = _PROGRAMS.setdefault(model, {}), (name, model.dtype_policy.name) # another precision is another program
     if name not in kept:
         reference = weakref.ref(model)
         def run(values, *arguments):

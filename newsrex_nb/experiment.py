@@ -21,7 +21,6 @@ from .data.features import feature_recipe
 from .data.toy_world import _SCALES
 from .evaluate import evaluate
 from .models.base import NewsRecommender, weight_names
-from .recommend import Recommender
 from .train import fit
 
 # %% ../nbs/experiment.ipynb #parts
@@ -29,7 +28,7 @@ GIVEN = dict(model=("sizes", "word_vectors", "seed"), data=(), recipe=("model", 
 
 def parts():
     "What there is to choose from: {group: {name: class or function}}."
-    known = {name.lower(): c for name, c in vars(models).items() if isinstance(c, type) and issubclass(c, NewsRecommender)}
+    known = {n.lower(): c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, NewsRecommender)}
     return dict(model=known, data={"toy": data.toy, "mind": data.mind}, recipe={"fit": fit})
 
 # %% ../nbs/experiment.ipynb #choose
@@ -73,15 +72,17 @@ def check_key(key, # as given, such as "recipe.epochs"
         legal, start = [*keys(group, chosen[group])], f"a key of {group}, one of"
         if name.split(".")[0] in legal: return
     near = difflib.get_close_matches(name or key, legal, 1)
-    remedy = "set seed=, which holds for the model and its training" if name == "seed" else f"perhaps {near[0]} is meant" if near else None
+    remedy = f"perhaps {near[0]} is meant" if near else None
+    if name == "seed": remedy = "set seed=, which holds for the model and its training"
     raise wrong(f"{start} {', '.join(legal)}", repr(name or key), remedy=remedy)
 
 # %% ../nbs/experiment.ipynb #presets
 PRESETS = {
     "none": {},
     "toy": dict(
-        model=dict(num_heads=4, head_dim=16, filters=64, query_dim=64, word_dim=64, title_length=20, history_length=30),
-        recipe=dict(epochs=6, batch_size=32, learning_rate=1e-3)),
+        data=dict(impressions=8000, vectors=100),
+        model=dict(num_heads=5, head_dim=20, filters=100, query_dim=100, title_length=20, history_length=30, dropout=0.1),
+        recipe=dict(epochs=4, batch_size=64, learning_rate=2e-3)),
     "table": dict(
         model=dict(num_heads=10, head_dim=10, filters=100, word_dim=100, title_length=20, history_length=30),
         recipe=dict(epochs=3), seed=[42, 123, 456]),
@@ -123,7 +124,7 @@ def compose(chosen, # {group: class or function}
     from omegaconf import MISSING, OmegaConf
     store = ZenStore("newsrex", overwrite_ok=True)
     for group, target in chosen.items():
-        part = builds(target, populate_full_signature=True, zen_exclude=GIVEN[group], zen_partial=bool(GIVEN[group]), hydra_convert="all")
+        part = builds(target, populate_full_signature=True, zen_exclude=GIVEN[group], zen_partial=True, hydra_convert="all")
         store(part, group=group, name=target.__name__)
     defaults = ["_self_", *({group: target.__name__} for group, target in chosen.items())]
     store(make_config(hydra_defaults=defaults, **dict.fromkeys(chosen, MISSING), **top), name="newsrex")
@@ -140,10 +141,13 @@ def compose(chosen, # {group: class or function}
 def check_kind(key, value, default):
     "Raises unless `value` is of a kind that an argument with this default can take."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    legal = {bool: ("true or false", isinstance(value, (bool, str))), int: ("a whole number", number and value == int(value)),
-             float: ("a number", number or isinstance(value, dict)), str: ("a word", not isinstance(value, list) and not number)}
+    legal = {bool: ("true or false", isinstance(value, (bool, str))),
+             int: ("a whole number", number and value == int(value)),
+             float: ("a number", number or isinstance(value, dict)),
+             str: ("a word", not isinstance(value, list) and not number)}
     expected, fits = legal.get(type(default), ("", True))
-    if not fits: raise wrong(expected, repr(value), where=key, remedy="give a list to seed= only" if isinstance(value, list) else None)
+    remedy = "give a list to seed= only" if isinstance(value, list) else None
+    if not fits: raise wrong(expected, repr(value), where=key, remedy=remedy)
 
 # %% ../nbs/experiment.ipynb #configure
 def configure(*overrides): # texts such as "model=nrms", "recipe.epochs=3", "seed=[42,123]"
@@ -173,15 +177,18 @@ def preset_line(config): # of `configure`
 def key_table(*overrides): # "model=…", "data=…"
     "All keys of a configuration with their values and meanings, for help."
     config, lines = configure(*overrides), ["top level:"]
-    top = dict(model="the model's name, or module:Class", data="the source of data", preset=f"a set of values: {', '.join(PRESETS)}",
-               seed="of the model and its training; several: seed=42,123", folder="of the run; null = the next free one in runs/")
+    top = dict(model="the model's name, or module:Class", data="the source of data",
+               preset=f"a set of values: {', '.join(PRESETS)}",
+               seed="of the model and its training; several: seed=42,123",
+               folder="of the run; null = the next free one in runs/")
     written = lambda value: value if isinstance(value, str) else json.dumps(value, default=str)
     line = lambda key, value, meaning: f"  {f'{key}={written(value)}':38} {meaning}".rstrip()
     lines += [line(key, config["parts"].get(key, config[key]), meaning) for key, meaning in top.items()]
     for group, name in {**config["parts"], "recipe": "fit"}.items():
         target = choose(group, name)
         lines.append(f"{group}, {' | '.join(parts()[group])}:" if group != "recipe" else "recipe:")
-        lines += [line(f"{group}.{key}", config[group].get(key, default), meaning) for key, (default, meaning) in keys(group, target).items()]
+        for key, (default, meaning) in keys(group, target).items():
+            lines.append(line(f"{group}.{key}", config[group].get(key, default), meaning))
     return "\n".join(lines)
 
 # %% ../nbs/experiment.ipynb #plain-values
@@ -195,7 +202,8 @@ def plain_values(overrides): # texts such as "rows=[1,2]"
 def spread(config): # of `configure`
     "One configuration per seed."
     seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
-    if not seeds or not all(isinstance(seed, int) for seed in seeds): raise wrong("whole numbers", repr(config["seed"]), where="seed")
+    if not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise wrong("whole numbers", repr(config["seed"]), where="seed")
     place = lambda seed: f"{config['folder']}/seed_{seed}" if config["folder"] and len(seeds) > 1 else config["folder"]
     return [{**config, "seed": seed, "folder": place(seed)} for seed in seeds]
 
@@ -203,7 +211,7 @@ def spread(config): # of `configure`
 def load_data(config): # of `configure`, or read back from a run's `experiment.json`
     "The data set of a configuration."
     from hydra_zen import instantiate
-    return instantiate(config["data"])
+    return instantiate(config["data"])()
 
 # %% ../nbs/experiment.ipynb #build-model
 def build_model(config, # of one seed; its `word_dim` may change
@@ -258,9 +266,10 @@ def about_run(config, model, dataset):
     import jax
     splits = {name: dict(impressions=len(log), candidates=len(log.candidates)) for name, log in dataset.splits.items()}
     reads = dict(columns=dict(model.reads), tables=list(model.tables), graph=model.graph)
-    return dict(config=config, versions=hub.versions(), device=dict(kind=jax.devices()[0].device_kind, cores=os.cpu_count()),
-                data=dict(name=dataset.name, key=dataset.key, articles=len(dataset.news) - 1, splits=splits, notes=dataset.notes),
-                reads=reads, weights=sum(int(np.prod(v.shape)) for v in weight_names(model).values()))
+    about = dict(name=dataset.name, key=dataset.key, articles=len(dataset.news) - 1, splits=splits, notes=dataset.notes)
+    device = dict(kind=jax.devices()[0].device_kind, cores=os.cpu_count())
+    return dict(format=hub.FORMAT, config=config, versions=hub.versions(), device=device, data=about, reads=reads,
+                weights=sum(int(np.prod(v.shape)) for v in weight_names(model).values()))
 
 # %% ../nbs/experiment.ipynb #run-folder
 def run_folder(parent, name): # a new folder, such as runs/nrms-toy-3
@@ -296,10 +305,11 @@ def run(config, # of `configure`, with one seed
     labelled = dataset.test is not None and dataset.test.labels is not None
     results = measure(model, dataset) if labelled else None
     folder = Path(folder or config["folder"] or run_folder("runs", config["name"]))
-    Recommender(model, dataset).save_pretrained(folder, results)
+    hub.save(folder, model, dataset.features, results)
     hub.write_json(folder / "experiment.json", about_run(config, model, dataset))
-    hub.write_json(folder / "history.json", dict(history.history, best_epoch=history.best_epoch, refitted=history.refitted, samples=history.samples,
-        seconds=dict(plan=history.plan_seconds, compile=history.compile_seconds, epochs=history.seconds)))
+    seconds = dict(plan=history.plan_seconds, compile=history.compile_seconds, epochs=history.seconds)
+    about = dict(best_epoch=history.best_epoch, refitted=history.refitted, samples=history.samples, seconds=seconds)
+    hub.write_json(folder / "history.json", history.history | about)
     history.plot(folder / "curve.part.png")
     os.replace(folder / "curve.part.png", folder / "curve.png")
     return Outcome(folder, model, dataset, history, results)
@@ -310,12 +320,14 @@ def reopen(folder, # of a run
           ): # (model, `Dataset`, whether the model was trained on its users)
     "The model of a run, and data to use it on."
     model, features = hub.load(folder)
-    if not (Path(folder) / "experiment.json").exists():
-        raise wrong("the folder of a run", "a model without experiment.json", where=str(folder), remedy="use Recommender.from_pretrained")
-    about = hub.read_json(Path(folder) / "experiment.json", "config", "data")
+    path = Path(folder) / "experiment.json"
+    if not path.exists():
+        raise wrong(path.name, "a model without it", where=str(folder), remedy="use Recommender.from_pretrained")
+    about = hub.read_json(path, "config", "data")
     settings, given = about["config"]["data"], read_overrides(overrides)
     for key in given:
-        if key.split(".")[0] != "data": raise wrong("data= or keys of data", repr(key), remedy="write for instance data.path=…")
+        if key.split(".")[0] != "data":
+            raise wrong("data= or keys of data", repr(key), remedy="write for instance data.path=…")
     if given:
         new = configure(f"data={about['config']['parts']['data']}", *overrides)["data"]
         settings = new if "data" in given else settings | {k: new[k] for k in (key.split(".")[1] for key in given)}

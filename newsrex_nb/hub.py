@@ -80,12 +80,12 @@ def save(folder, # made if it is not there
     from safetensors.numpy import save_file
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "model.safetensors.part"
-    save_file({name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in weight_names(model).items()}, temporary)
+    temporary, weights = folder / "model.safetensors.part", weight_names(model)
+    save_file({name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in weights.items()}, temporary)
     os.replace(temporary, folder / "model.safetensors")
     write_json(folder / "features.json", dict(format=FORMAT, recipe=features.recipe, vocabulary=features.vocabulary))
-    config = {k: v for k, v in model.get_config().items() if k != "name"}
-    write_json(folder / "config.json", {"format": FORMAT, "class": class_name(type(model)), "config": config, "versions": versions()})
+    about = {"class": class_name(type(model)), "config": {k: v for k, v in model.get_config().items() if k != "name"}}
+    write_json(folder / "config.json", {"format": FORMAT, **about, "versions": versions()})
     if results is not None: write_json(folder / "test_results.json", results)
     write_text(folder / "README.md", card(model, results))
     return folder
@@ -95,11 +95,13 @@ def card(model, results): # the text of README.md
     "A short card: what the model is, how to load it, what it reached, and what its weights may be used for."
     name, found = type(model).__name__, (results or {}).get("model", {})
     rows = [f"| {metric} | {value:.4f} |" for metric, value in found.items() if isinstance(value, float)]
-    measured = f"Measured on {results.get('data', 'its data')}, {results.get('split', 'test')}:\n\n| metric | mean |\n|---|---|\n" \
-               + "\n".join(rows) + "\n\n" if rows else ""
+    measured = ""
+    if rows: measured = "\n".join([f"Measured on {results.get('data', 'its data')}, {results.get('split', 'test')}:\n",
+                                   "| metric | mean |", "|---|---|", *rows, "\n"])
     return (f"---\nlibrary_name: newsrex_nb\ntags: [news-recommendation]\n---\n\n# {name}\n\n"
             "A news recommender: it orders articles for a reader, given the articles the reader clicked.\n\n"
-            "``` python\nfrom newsrex_nb.recommend import Recommender\n\nrecommender = Recommender.from_pretrained(\"this folder\")\n"
+            "``` python\nfrom newsrex_nb.recommend import Recommender\n\n"
+            "recommender = Recommender.from_pretrained(\"this folder\")\n"
             "recommender.add([{\"id\": \"A1\", \"title\": \"…\"}, {\"id\": \"A2\", \"title\": \"…\"}])\n"
             "recommender.recommend(history=[{\"title\": \"…\"}], k=10)\n```\n\n"
             f"{measured}The folder holds weights, configuration and vocabulary; no user ids and no articles.\n\n"
@@ -108,15 +110,16 @@ def card(model, results): # the text of README.md
 # %% ../nbs/hub.ipynb #open-folder
 def open_folder(folder): # the folder, and its config.json
     "Checks that a folder is one that `save` wrote and that this version can read."
-    folder = Path(folder)
-    if not folder.is_dir(): raise wrong("the folder of a saved model", "nothing", where=str(folder), remedy="give the folder that save_pretrained wrote")
-    here = [p.name for p in folder.iterdir()]
-    for name, remedy in (("config.json", "give the folder that save_pretrained wrote"), ("model.safetensors", "save the model again"),
-                         ("features.json", "save it with newsrex_nb: without the vocabulary no article can be read")):
-        if name not in here: raise wrong(name, ", ".join(sorted(here)[:8]) or "an empty folder", where=str(folder), remedy=remedy)
+    folder, right = Path(folder), "give the folder that save_pretrained wrote"
+    if not folder.is_dir(): raise wrong("the folder of a saved model", "nothing", where=str(folder), remedy=right)
+    here = sorted(p.name for p in folder.iterdir())
+    for name, remedy in {"config.json": right, "model.safetensors": "save the model again",
+                         "features.json": "save it with newsrex_nb: without the vocabulary no article can be read"}.items():
+        if name not in here: raise wrong(name, ", ".join(here[:8]) or "an empty folder", where=str(folder), remedy=remedy)
     config = read_json(folder / "config.json", "format", "class", "config")
     if config["format"] not in range(1, FORMAT + 1):
-        raise wrong(f"format {FORMAT} or older", f"format {config['format']}", where=str(folder), remedy="install a newer newsrex_nb")
+        raise wrong(f"format {FORMAT} or older", f"format {config['format']}", where=str(folder),
+                    remedy="install a newer newsrex_nb")
     return folder, config
 
 # %% ../nbs/hub.ipynb #put-weights
@@ -126,11 +129,13 @@ def put_weights(model, # a `NewsRecommender`
     "Gives a model its saved weights, or raises one sentence that names all that do not fit."
     own = weight_names(model)
     shape = lambda v: f"{np.dtype(str(v.dtype))} {tuple(v.shape)}"
-    unlike = [f"{n} is {shape(arrays[n])} and not {shape(own[n])}" for n in own if n in arrays and shape(arrays[n]) != shape(own[n])]
-    parts = dict(missing=[n for n in own if n not in arrays], unexpected=[n for n in arrays if n not in own], misshapen=unlike)
+    unlike = [n for n in own if n in arrays and shape(arrays[n]) != shape(own[n])]
+    parts = dict(missing=[n for n in own if n not in arrays], unexpected=[n for n in arrays if n not in own],
+                 misshapen=[f"{n} is {shape(arrays[n])} and not {shape(own[n])}" for n in unlike])
     if any(parts.values()):
-        raise wrong(f"the {len(own)} weights of {type(model).__name__}", "; ".join(f"{k}: {', '.join(v)}" for k, v in parts.items() if v),
-                    where=where, remedy="load the weights with the class and configuration they were saved with")
+        found = "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items() if names)
+        raise wrong(f"the {len(own)} weights of {type(model).__name__}", found, where=where,
+                    remedy="load the weights with the class and configuration they were saved with")
     for name, v in own.items(): v.assign(arrays[name])
 
 # %% ../nbs/hub.ipynb #load
@@ -143,7 +148,8 @@ def load(folder): # (model, features): the features have no articles yet, see `F
     path = folder / "model.safetensors"
     try: arrays = load_file(path)
     except (SafetensorError, OSError) as e:
-        raise wrong("a whole safetensors file", f"a broken one ({e})", where=str(path), remedy="save or copy it again") from None
+        again = "save or copy it again"
+        raise wrong("a whole safetensors file", f"a broken one ({e})", where=str(path), remedy=again) from None
     put_weights(model, arrays, str(path))
     about = read_json(folder / "features.json", "recipe", "vocabulary")
     return model, Features(news_table([]), about["recipe"], about["vocabulary"])

@@ -95,12 +95,14 @@ def make_rows(model, optimizer, logits_of, tables, batch, # of one step
               chunk, # steps a dispatch, at most
               lazy=False): # leave missed steps out
     "The `RowAdam` of this model, or None where no table is large enough."
-    lookups = {}
-    def look(state):
-        bound = [*zip(model.trainable_variables, state["trainable"]), *zip(model.non_trainable_variables, state["other"])]
+    lookups, state = {}, state_of(model, optimizer)
+    def look(trainable):
+        bound = [*zip(model.trainable_variables, trainable), *zip(model.non_trainable_variables, state["other"])]
         lookups.update({t: i.size for t, i in ids_of(bound, lambda: logits_of(model, tables, batch)).items()})
-    jax.eval_shape(look, state_of(model, optimizer))
-    found = row_tables(model, optimizer, lookups)
+    trace = jax.make_jaxpr(look)(state["trainable"]).jaxpr
+    read = {id(v) for equation in trace.eqns for v in equation.invars} # a table that is read past its look-up stays with Keras
+    past = {id(v) for v, name in zip(model.trainable_variables, trace.invars) if id(name) in read}
+    found = row_tables(model, optimizer, {t: n for t, n in lookups.items() if id(t.embeddings) not in past})
     return RowAdam(model, optimizer, found, chunk, lazy) if found else None
 
 # %% ../nbs/steps.ipynb #shared-logits

@@ -1,4 +1,4 @@
-"""Four probes: models of some ten lines that use every part of the contract, with columns and a planner of their own; and a tiny world."""
+"""Four probes, models of some ten lines that use every part of the contract, with what they register; and a tiny world."""
 import dataclasses
 import inspect
 
@@ -144,7 +144,8 @@ class Walker(Probe):
     "A user subgraph, and auxiliary losses over articles and over users."
     graph = "probe_walk"
     def parts(self, sizes):
-        self.reads["category"], self.head, self.step = None, self.dense(self.dim, sizes.categories + 1), self.dense(self.dim, self.dim)
+        self.reads["category"] = None
+        self.head, self.step = self.dense(self.dim, sizes.categories + 1), self.dense(self.dim, self.dim)
     def encode_news(self, news, training=False):
         x = super().encode_news(news, training)
         return dict(x=x, logits=self.head(x), category=news["category"])
@@ -154,20 +155,23 @@ class Walker(Probe):
         x = ops.tanh(x + self.step(ops.matmul(ops.cast(context["adjacency"], x.dtype), x)))
         return self.pool(clicked["x"] + ops.take_along_axis(x, context["mapping"][..., None], axis=1), mask)
     def auxiliary(self, encoded, count, state, logits):
-        loss = keras.losses.sparse_categorical_crossentropy(encoded["category"], ops.cast(encoded["logits"], "float32"), from_logits=True)
+        logits = ops.cast(encoded["logits"], "float32")
+        loss = keras.losses.sparse_categorical_crossentropy(encoded["category"], logits, from_logits=True)
         mean = ops.sum(count * loss) / ops.maximum(ops.sum(count), 1)
         return dict(category=0.3 * mean, size=0.1 * ops.mean(ops.square(ops.cast(state, "float32"))))
 
 
 PROBES = [PersonalWords, HourlyCandidates, Neighbourly, Walker]
-SMALL = dict(num_heads=2, head_dim=4, query_dim=6, word_dim=8, filters=8, title_length=40, abstract_length=60, history_length=8, dropout=0.0)
+SMALL = dict(num_heads=2, head_dim=4, query_dim=6, word_dim=8, filters=8, title_length=40, abstract_length=60, history_length=8,
+             dropout=0.0)
 OWN = {} # arguments of a model that differ from these, by class name
 
 
-def tiny(cls, data, **changes):
+def tiny(cls, data, words=0, **changes): # words: a larger vocabulary than that of `data`
     "A model of a few hundred weights: the constructor's arguments that have a small value here."
     given = {**SMALL, **OWN.get(cls.__name__, {}), **changes}
-    return cls(data.sizes, **{k: v for k, v in given.items() if k in inspect.signature(cls).parameters})
+    known, sizes = inspect.signature(cls).parameters, dataclasses.replace(data.sizes, words=max(words, data.sizes.words))
+    return cls(sizes, **{k: v for k, v in given.items() if k in known})
 
 
 def shaken(model):
@@ -185,17 +189,19 @@ def copied(model, other):
 
 
 def world(extra=0): # places that columns of text have beyond the longest text
-    "Thirty readers; some histories are empty, some users unseen, and two favourite articles have no words, entities or category."
+    "Thirty readers: empty histories, unseen users, and favourite articles that have neither words nor entities nor category."
     data = toy(articles=80, topics=4, subtopics=2, topic_words=12, subtopic_words=8, days=3, users=30, unseen=.2, impressions=56, valid=12,
                test=30, candidates=(5, .35, 2, 9), history=(4, .8, 1, 6), empty=.15, daily=1,
                recipe=dict(title_length=8 + extra, abstract_length=8 + extra))
     news = data.news
-    cut = lambda texts, short, long: [" ".join(t.split()[:short if row % 2 else long]) for row, t in enumerate(texts)] # few groups compile fast
-    news.title, news.abstract = cut(news.title, 3, 6), cut(news.abstract, 3, 6)
+    cut = lambda texts: [" ".join(t.split()[:3 + 3 * (row % 2)]) for row, t in enumerate(texts)] # few widths compile fast
+    news.title, news.abstract = cut(news.title), cut(news.abstract)
     most = lambda rows: 1 + int(np.bincount(rows)[1:].argmax())
-    for row in (most(data.train.candidates), most(data.test.candidates), most(data.test.histories.rows)):
+    favourites = data.train.candidates, data.test.candidates, data.test.histories.rows
+    for row in map(most, favourites):
         news.title[row] = news.abstract[row] = news.category[row] = news.subcategory[row] = ""
         news.entities[row] = []
+    data.test.history[1::2] = data.test.history[::2] # one history, two users, two hours
     return data
 
 

@@ -22,7 +22,7 @@ LEVELS = {
     "data.cache": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
     "layers.views": 3, "layers.graph": 3,
     "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "models": 4, "models.*": 4,
-    "data.batches": 5, "baselines": 5,
+    "data.batches": 5, "baselines": 5, "rows": 5,
     "evaluate": 6, "steps": 6,
     "train": 7, "hub": 7,
     "recommend": 8, "viz": 8, "experiment": 8, "bench": 8,

@@ -1,15 +1,12 @@
 """A trained model goes through a folder into a fresh process: the same bits, or one sentence that says what does not fit."""
 import json
-import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import newsrex_nb.models
 from newsrex_nb import hub
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
@@ -28,7 +25,7 @@ def data(): return toy(**WORLD)
 
 @pytest.fixture(scope="module")
 def model(data):
-    model = NRMS(data.sizes, num_heads=2, head_dim=8, word_dim=16, query_dim=8, seed=3)
+    model = NRMS(data.sizes, num_heads=2, head_dim=8, word_dim=16, query_dim=8, title_length=8, history_length=8, seed=3)
     fit(model, data, epochs=1, validation=None, verbose=0)
     return model
 
@@ -53,7 +50,8 @@ for article in recommender.recommend(news.ids[1:6].tolist(), k=5): print(article
 
 def test_fresh_process(folder, model, data, tmp_path):
     out = tmp_path / "scores.npy"
-    done = subprocess.run([sys.executable, "-c", FRESH.format(world=WORLD), folder, out], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", FRESH.format(world=WORLD), folder, out]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     here = scores(model, data)
     assert np.load(out).tobytes() == here.tobytes()
     lines = [f"{a.id} {a.score.hex()}" for a in Recommender(model, data).recommend(data.news.ids[1:6].tolist(), k=5)]
@@ -80,8 +78,8 @@ def test_weights_that_do_not_fit(folder):
     first = sorted(arrays)[1]
     arrays[first] = arrays[first].astype(np.float16)
     save_file(arrays, path)
-    with pytest.raises(InputError, match=rf"missing: news_encoder.words.embeddings; unexpected: a.stranger; misshapen: {first} is float16"):
-        hub.load(folder)
+    lists = f"missing: news_encoder.words.embeddings; unexpected: a.stranger; misshapen: {first} is float16"
+    with pytest.raises(InputError, match=lists): hub.load(folder)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="whole safetensors file"): hub.load(folder)
 
@@ -96,7 +94,8 @@ def test_files_that_are_missing(folder, name):
 def test_folders_that_cannot_be_read(folder, tmp_path):
     with pytest.raises(InputError, match="nothing"): hub.load(tmp_path / "nowhere")
     config = json.loads((folder / "config.json").read_text())
-    for change, sentence in (({"format": 2}, "format 1 or older"), ({"class": "NoSuchModel"}, "module:Class"), ({"class": "json:dumps"}, "no subclass")):
+    changes = {"format 1 or older": {"format": 2}, "module:Class": {"class": "NoSuchModel"}, "no subclass": {"class": "json:dumps"}}
+    for sentence, change in changes.items():
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(InputError, match=sentence): hub.load(folder)
     (folder / "config.json").write_text("{")
@@ -106,7 +105,7 @@ def test_folders_that_cannot_be_read(folder, tmp_path):
 OUTSIDE = """
 from newsrex_nb.models import NRMS
 class Mine(NRMS):
-    def __init__(self, sizes, num_heads=2, head_dim=4, query_dim=4, word_dim=8, title_length=10, history_length=10, dropout=0.1,
+    def __init__(self, sizes, num_heads=2, head_dim=4, query_dim=4, word_dim=8, title_length=8, history_length=8, dropout=0.1,
                  wiring="paper", news_encoder=None, user_encoder=None, word_vectors=None, seed=0, **kwargs):
         super().__init__(**{k: v for k, v in locals().items() if k not in ("self", "__class__", "kwargs")}, **kwargs)
 """
@@ -123,10 +122,11 @@ def test_class_of_another_package(tmp_path, data, monkeypatch):
 
 def test_encoder_as_an_argument(tmp_path, data):
     from newsrex_nb.layers.text import CNNTitle
-    model = NRMS(data.sizes, num_heads=2, head_dim=8, word_dim=16, news_encoder=CNNTitle(16, word_dim=12, title_length=12), seed=1)
+    encoder = CNNTitle(16, word_dim=12, title_length=8)
+    model = NRMS(data.sizes, num_heads=2, head_dim=8, history_length=8, news_encoder=encoder, seed=1)
     again, _ = hub.load(hub.save(tmp_path / "run", model, data.features))
     some = take(data.test, slice(0, 5))
-    assert again.reads == {"title": 12} and (scores(again, data, some) == scores(model, data, some)).all()
+    assert again.reads == {"title": 8} and (scores(again, data, some) == scores(model, data, some)).all()
 
 
 def test_new_articles(folder, data):

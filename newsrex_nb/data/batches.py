@@ -84,7 +84,10 @@ class Batches:
     def __init__(self, model, # a `NewsRecommender`, asked only what it reads
                  data, # a `Dataset`
                  behaviours, # labelled `Behaviours`
-                 batch_size, negatives, seed, epochs, order="random", shuffle=True, chunk=64, groups=4, blocks=3):
+                 batch_size, negatives, seed, epochs, order="random", shuffle=True,
+                 chunk=16, # steps of a dispatch
+                 window=64, # steps among which samples are dealt by history length
+                 groups=4, blocks=2): # text widths and history widths, at most
         one_of("order", order, ("random", "positive_first"))
         for name, value in dict(batch_size=batch_size, negatives=negatives, epochs=epochs, chunk=chunk).items():
             if value < 1: raise wrong(f"{name} to be at least 1", value)
@@ -92,7 +95,7 @@ class Batches:
         self.batch_size, self.negatives, self.seed, self.epochs = batch_size, negatives, seed, epochs
         self.order, self.shuffle, self.groups = order, shuffle, groups
         self.steps = -(-len(self.samples) // batch_size)
-        self.chunk = min(chunk, self.steps)
+        self.chunk, self.window = min(chunk, self.steps), window
         self.hours = data.hour(behaviours.time)
         self.users = np.where(behaviours.user <= model.sizes.users, behaviours.user, 0).astype(np.int32)
         self.lengths = np.minimum(behaviours.histories.lengths, model.history_length)[behaviours.history[self.samples.impression]]
@@ -103,7 +106,7 @@ class Batches:
         "Order, candidates and targets of one epoch; the latest is kept."
         if self._epoch is None or self._epoch.number != number:
             rng = lambda what: generator(self.seed, what, number)
-            order = arrange(self.lengths, self.batch_size, self.chunk, rng("order") if self.shuffle else None)
+            order = arrange(self.lengths, self.batch_size, self.window, rng("order") if self.shuffle else None)
             drawn = draw_negatives(self.samples, self.negatives, rng("negatives"))
             flat = np.concatenate([self.samples.clicked[:, None], drawn], axis=1)
             target = np.zeros(len(flat), np.int32)

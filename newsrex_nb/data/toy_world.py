@@ -39,8 +39,7 @@ def _sizes(scale, changes):
     return sizes
 
 # %% ../../nbs/data.toy_world.ipynb #oracle
-_PARTS = ("content", "popularity", "recency", "identity", "order")
-_DAY = 86_400 # seconds
+_PARTS, _DAY = ("content", "popularity", "recency", "identity", "order"), 86_400 # seconds
 
 @dataclasses.dataclass
 class Oracle:

@@ -77,11 +77,11 @@ class CNNText(ConfiguredLayer):
 
     def words(self, x, mask, training=False): # (..., L, D), (..., L) -> (..., L, filters), what is pooled
         x = self.drop_words(x, training=training) * ops.expand_dims(ops.cast(mask, x.dtype), -1)
-        *lead, length, width = ops.shape(x)
-        # XLA's own convolution was faster on CPU than one product with shifted copies side by side
-        kernel = ops.reshape(self.kernel, (self.window, width, self.output_dim))
-        y = ops.conv(ops.reshape(x, (-1, length, width)), kernel, padding="same", data_format="channels_last")
-        return self.drop(ops.relu(ops.reshape(y, (*lead, length, self.output_dim)) + self.bias), training=training)
+        length, before = ops.shape(x)[-2], (self.window - 1) // 2
+        x = ops.pad(x, [(0, 0)] * (x.ndim - 2) + [(before, self.window - 1 - before), (0, 0)])
+        # one product with shifted copies side by side: inside a compiled loop XLA's convolution is many times slower on CPU
+        x = ops.concatenate([x[..., i:i + length, :] for i in range(self.window)], axis=-1)
+        return self.drop(ops.relu(ops.matmul(x, self.kernel) + self.bias), training=training)
 
     def call(self, x, # word vectors (..., L, D)
              mask, # (..., L), True for words

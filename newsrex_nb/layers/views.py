@@ -72,21 +72,23 @@ class ViewEncoder(Encoder):
         a, sizes = self.arguments, Sizes.of(sizes)
         if not a["views"]: raise wrong("at least one view", "none", where="views")
         texts = [v for v in a["views"] if one_of("a view", v, (*self.texts, *self.kinds)) in self.texts]
-        if texts: self.words = WordEmbedding(sizes.words, a["word_dim"], vectors=word_vectors, seed=next(seeds), dtype=self.dtype_policy)
-        for i, view in enumerate(texts):
-            setattr(self, view, getattr(self, texts[0]) if i and a["share_text"] else
-                    CNNText(a["word_dim"], a["filters"], a["window"], a["query_dim"], a["dropout"], a.get("score_bias", False),
-                            seed=next(seeds), dtype=self.dtype_policy))
+        if texts: self.words = WordEmbedding(sizes.words, a["word_dim"], word_vectors, seed=next(seeds), dtype=self.dtype_policy)
+        new = lambda: CNNText(a["word_dim"], a["filters"], a["window"], a["query_dim"], a["dropout"], a.get("score_bias", False),
+                              seed=next(seeds), dtype=self.dtype_policy)
+        for i, view in enumerate(texts): setattr(self, view, getattr(self, texts[0]) if i and a["share_text"] else new())
         for view in a["views"]:
             if view in self.kinds: setattr(self, view, self.kind_layer(getattr(sizes, self.kinds[view]), next(seeds)))
 
     def encode(self, news, training=False): # dict of columns -> ([(R, width) of each view], [(R,) whether it is there])
         "Every view by itself."
-        ids = [news[view] for view in self.arguments["views"]]
-        there = [ops.any(ops.not_equal(i, 0), axis=-1) if v in self.texts else ops.not_equal(i, 0)
-                 for v, i in zip(self.arguments["views"], ids)]
-        return [getattr(self, v)(self.words(i), ops.not_equal(i, 0), training=training) if v in self.texts else getattr(self, v)(i)
-                for v, i in zip(self.arguments["views"], ids)], there
+        vectors, there = [], []
+        for view in self.arguments["views"]:
+            ids, layer = news[view], getattr(self, view)
+            mask = ops.not_equal(ids, 0)
+            text = view in self.texts
+            vectors.append(layer(self.words(ids), mask, training=training) if text else layer(ids))
+            there.append(ops.any(mask, axis=-1) if text else mask)
+        return vectors, there
 
 # %% ../../nbs/layers.views.ipynb #attentive-views
 @register
@@ -108,12 +110,13 @@ class AttentiveViews(ViewEncoder):
         super().__init__(locals(), **kwargs)
 
     def kind_layer(self, count, seed):
-        return CategoryEmbedding(count, self.arguments["category_dim"], self.arguments["filters"], seed=seed, dtype=self.dtype_policy)
+        a = self.arguments
+        return CategoryEmbedding(count, a["category_dim"], a["filters"], seed=seed, dtype=self.dtype_policy)
 
     def create(self, sizes, seeds, word_vectors=None):
         super().create(sizes, seeds, word_vectors)
         a, self.output_dim = self.arguments, self.arguments["filters"]
-        self.attention = ViewAttention(self.output_dim, a["query_dim"], a["score_bias"], seed=next(seeds), dtype=self.dtype_policy)
+        self.attention = ViewAttention(a["filters"], a["query_dim"], a["score_bias"], seed=next(seeds), dtype=self.dtype_policy)
 
     def call(self, news, training=False, return_weights=False):
         views, there = self.encode(news, training)

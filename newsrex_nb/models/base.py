@@ -32,10 +32,10 @@ class NewsRecommender(keras.Model):
         if refused := sorted({"news_encoder", "user_encoder"} & set(extra)):
             raise wrong(f"no {refused[0]}, since {type(self).__name__} is not made of two encoders that can be exchanged", "one",
                         remedy="choose a model with two towers, such as NRMS")
-        if not set(extra) <= {"name", "dtype", "trainable"}:
+        if not set(extra) <= {"name"}:
             raise wrong(f"an argument of {type(self).__name__} ({', '.join(k for k in known)})",
-                        ", ".join(sorted(set(extra) - {"name", "dtype", "trainable"})))
-        super().__init__(**extra)
+                        ", ".join(sorted(set(extra) - {"name"})))
+        super().__init__(autocast=False, **extra) # columns arrive as they are; each layer casts what it reads
         self.sizes, self.history_length = Sizes.of(known["sizes"]), int(known["history_length"])
         saved = lambda v: keras.saving.serialize_keras_object(v) if isinstance(v, keras.layers.Layer) else v
         self.configuration = MappingProxyType({**{k: saved(v) for k, v in known.items()}, "sizes": dataclasses.asdict(self.sizes)})

@@ -24,8 +24,10 @@ class PersonalQuery(ConfiguredLayer):
                  **kwargs):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
-        self.query_kernel, self.query_bias = self.weight("query_kernel", glorot((input_dim, query_dim), next(seeds))), self.weight("query_bias", (query_dim,))
-        self.kernel, self.bias = self.weight("kernel", glorot((query_dim, output_dim), next(seeds))), self.weight("bias", (output_dim,))
+        self.query_kernel = self.weight("query_kernel", glorot((input_dim, query_dim), next(seeds)))
+        self.query_bias = self.weight("query_bias", (query_dim,))
+        self.kernel = self.weight("kernel", glorot((query_dim, output_dim), next(seeds)))
+        self.bias = self.weight("bias", (output_dim,))
 
     def call(self, user): # (B, E)
         query = ops.relu(ops.matmul(user, self.query_kernel) + self.query_bias)
