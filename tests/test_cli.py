@@ -10,7 +10,7 @@ import pytest
 
 from newsrex_nb.cli import main
 
-TINY = ["model.num_heads=2", "model.head_dim=8", "model.word_dim=16", "model.query_dim=8", "model.title_length=8",
+TINY = ["model.num_heads=2", "model.head_dim=8", "data.vectors=16", "model.query_dim=8", "model.title_length=8",
         "model.history_length=8", "recipe.epochs=1", "recipe.batch_size=64",
         "data.articles=200", "data.users=50", "data.impressions=200", "data.valid=50", "data.test=60"]
 
