@@ -69,12 +69,12 @@ class ViewEncoder(Encoder):
     def create(self, sizes, # `Sizes`, or a mapping
                seeds, # a stream of seeds
                word_vectors=None): # initial word vectors (words + 1, word_dim)
-        a, sizes = self.arguments, Sizes.of(sizes)
+        a, sizes, policy = self.arguments, Sizes.of(sizes), dict(dtype=self.dtype_policy)
         if not a["views"]: raise wrong("at least one view", "none", where="views")
         texts = [v for v in a["views"] if one_of("a view", v, (*self.texts, *self.kinds)) in self.texts]
-        if texts: self.words = WordEmbedding(sizes.words, a["word_dim"], word_vectors, seed=next(seeds), dtype=self.dtype_policy)
-        new = lambda: CNNText(a["word_dim"], a["filters"], a["window"], a["query_dim"], a["dropout"], a.get("score_bias", False),
-                              seed=next(seeds), dtype=self.dtype_policy)
+        if texts: self.words = WordEmbedding(sizes.words, a["word_dim"], word_vectors, seed=next(seeds), **policy)
+        new = lambda: CNNText(a["word_dim"], a["filters"], a["window"], a["query_dim"], a["dropout"],
+                              a.get("score_bias", False), seed=next(seeds), **policy)
         for i, view in enumerate(texts): setattr(self, view, getattr(self, texts[0]) if i and a["share_text"] else new())
         for view in a["views"]:
             if view in self.kinds: setattr(self, view, self.kind_layer(getattr(sizes, self.kinds[view]), next(seeds)))
@@ -115,8 +115,9 @@ class AttentiveViews(ViewEncoder):
 
     def create(self, sizes, seeds, word_vectors=None):
         super().create(sizes, seeds, word_vectors)
-        a, self.output_dim = self.arguments, self.arguments["filters"]
-        self.attention = ViewAttention(a["filters"], a["query_dim"], a["score_bias"], seed=next(seeds), dtype=self.dtype_policy)
+        a, policy = self.arguments, dict(dtype=self.dtype_policy)
+        self.output_dim = a["filters"]
+        self.attention = ViewAttention(a["filters"], a["query_dim"], a["score_bias"], seed=next(seeds), **policy)
 
     def call(self, news, training=False, return_weights=False):
         views, there = self.encode(news, training)

@@ -56,7 +56,7 @@ class GRU(ConfiguredLayer):
 class LongShortUser(Encoder):
     "A user by a vector of their own and a GRU over the clicked news (B, H, D): (B, D)."
     state_key = ("history", "user")
-    def __init__(self, variant="ini", # "ini": the long-term vector is the GRU's first state; "con": it stands beside its last
+    def __init__(self, variant="ini", # "ini": the long-term vector is the first state; "con": it stands beside the last one
                  user_mask=0.5, # share of the samples that lose the long-term vector in training
                  halves=False, # for "con": two vectors of half the width, and no dense layer behind them
                  **kwargs):
@@ -106,9 +106,10 @@ class LSTUR(TwoTower):
                  user_encoder=None, # another user encoder
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  seed=0, # initial values and dropout
-                 **kwargs): # name, dtype
+                 **kwargs): # name
         super().__init__(locals())
         shared = one_of("wiring", wiring, ("paper", "newsreclib")) == "newsreclib"
-        news = JoinedViews(views, filters, window, query_dim, word_dim, category_dim, title_length, abstract_length, dropout, shared)
+        news = JoinedViews(views, filters, window, query_dim, word_dim, category_dim, title_length, abstract_length, dropout,
+                           share_text=shared)
         user = LongShortUser(variant, user_mask if dropout else 0.0, halves=shared and variant == "con")
         self.towers(news_encoder or news, user_encoder or user, word_vectors)

@@ -39,7 +39,7 @@ class NAML(TwoTower):
                  user_encoder=None, # another user encoder
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  seed=0, # initial values and dropout
-                 **kwargs): # name, dtype
+                 **kwargs): # name
         super().__init__(locals())
         news, user = wirings()[one_of("wiring", wiring, wirings())]
         encoder = AttentiveViews(views, filters, window, query_dim, word_dim, category_dim, title_length, abstract_length,

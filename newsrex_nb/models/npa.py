@@ -60,7 +60,7 @@ class NPA(NewsRecommender):
                  dropout=0.2, # share dropped before and behind the convolution
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  seed=0, # initial values and dropout
-                 **kwargs): # name, dtype
+                 **kwargs): # name
         super().__init__(locals())
         policy, self.reads = dict(dtype=self.dtype_policy), {"title": title_length}
         self.words = WordEmbedding(self.sizes.words, word_dim, vectors=word_vectors, seed=next(self.seeds), **policy)

@@ -30,9 +30,10 @@ class NRAM(TwoTower):
                  user_encoder=None, # another user encoder
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  seed=0, # initial values and dropout
-                 **kwargs): # name, dtype
+                 **kwargs): # name
         super().__init__(locals())
         form = dict(bias=bias, project=projection)
-        user = SelfAttentionUser(num_heads, head_dim, query_dim, dropout, **form) if user_self_attention else AdditiveUser(query_dim)
+        attending = SelfAttentionUser(num_heads, head_dim, query_dim, dropout, **form)
+        user = attending if user_self_attention else AdditiveUser(query_dim)
         news = SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, **form)
         self.towers(news_encoder or news, user_encoder or user, word_vectors)

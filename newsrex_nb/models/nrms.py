@@ -37,7 +37,7 @@ class NRMS(TwoTower):
                  user_encoder=None, # another user encoder
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  seed=0, # initial values and dropout
-                 **kwargs): # name, dtype
+                 **kwargs): # name
         super().__init__(locals())
         legal = wirings(dropout)
         news, user = legal[one_of("wiring", wiring, legal)]
