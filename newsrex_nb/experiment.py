@@ -168,7 +168,7 @@ def configure(*overrides): # texts such as "model=nrms", "recipe.epochs=3", "see
 # %% ../nbs/experiment.ipynb #preset-line
 def preset_line(config): # of `configure`
     "One line that says what the preset has set."
-    chosen = {"model": choose("model", config["parts"]["model"]), "recipe": fit}
+    chosen = {g: choose(g, config["parts"][g]) for g in ("model", "data")} | {"recipe": fit}
     own = [text.partition("=")[0] for text in config["given"]]
     changed = [f"{k}={v}" for k, v in preset_overrides(config["preset"], chosen).items() if k not in own]
     return f"preset {config['preset']}" + (f": {' '.join(changed)}" if changed else "")
