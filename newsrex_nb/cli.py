@@ -93,8 +93,7 @@ def bench(arguments):
     "bench [key=value …]  measures the speed of the library on this machine"
     from newsrex_nb.bench import bench
     from newsrex_nb.experiment import plain_values
-    found = bench(**plain_values(arguments))
-    if found is not None: print(found)
+    bench(**plain_values(arguments))
 
 # %% ../nbs/cli.ipynb #commands
 COMMANDS = dict(train=train, evaluate=evaluate, predict=predict, recommend=recommend, bench=bench)
