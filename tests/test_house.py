@@ -17,7 +17,7 @@ PACKAGE = ROOT / "newsrex_nb"
 LEVELS = {
     "": -1,
     "core": 0,
-    "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
+    "results": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
     "data.features": 2, "data.vectors": 2, "layers.text": 2, "models.base": 2,
     "data.cache": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
     "layers.views": 3, "layers.graph": 3,
@@ -25,8 +25,9 @@ LEVELS = {
     "data.batches": 5, "baselines": 5, "rows": 5,
     "evaluate": 6, "steps": 6,
     "train": 7, "hub": 7,
-    "recommend": 8, "viz": 8, "experiment": 8, "bench": 8,
-    "cli": 9,
+    "recommend": 8, "viz": 8, "configuration": 8, "bench": 8,
+    "experiment": 9,
+    "cli": 10,
 }
 TRAINING = {"train", "steps"}
 ONLINE = {"data.mind_files", "data.vectors", "data.custom_log", "hub"}
