@@ -16,7 +16,8 @@ import numpy as np
 from .core import generator, need_jax, one_of, wrong
 from .data.batches import Batches, plan, slots_of
 from .data.schema import merge
-from .evaluate import device_tables, evaluate
+from .device import BUDGET, Tables
+from .evaluate import evaluate
 from .losses import loss_function
 from .models.base import layers_of
 from .steps import make_chunk, make_rows, make_step, plain_logits, restore, shared_logits, state_of
@@ -78,16 +79,19 @@ class Run(keras.callbacks.History):
 # %% ../nbs/train.ipynb #engine
 class Engine:
     "One model, one optimizer, the batches of a run, and the one program that trains on them."
-    def __init__(self, model, data, batches, optimizer, loss, sharing=True, lazy=False, deterministic=False):
+    def __init__(self, model, data, batches, optimizer, loss, sharing=True, lazy=False, deterministic=False,
+                 memory=BUDGET, # bytes that article columns may take on the device
+                 by_rows=True): # whether large tables are updated by rows
         self.model, self.batches, self.optimizer, self.sharing = model, batches, optimizer, sharing
         if not optimizer.built: optimizer.build(model.trainable_variables)
-        self.tables, arrays = device_tables(model, data.features), self.plan(0, 0)[0]
+        self.tables = Tables(model, data.features, memory if sharing else np.inf)
+        tables, arrays, _ = self.ready(0, 0)
         logits_of = shared_logits(batches.widths) if sharing else plain_logits
         first = jax.tree.map(lambda a: a[0], arrays)
-        self.rows = make_rows(model, optimizer, logits_of, self.tables, first, batches.chunk, lazy) if sharing else None
+        self.rows = make_rows(model, optimizer, logits_of, tables, first, batches.chunk, lazy) if sharing and by_rows else None
         program = make_chunk(make_step(model, optimizer, loss, logits_of, self.rows), self.rows)
         exactly = {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
-        self.program = program.lower(state_of(model, optimizer), self.tables, arrays, np.int32(1)).compile(exactly)
+        self.program = program.lower(state_of(model, optimizer), tables, arrays, np.int32(1)).compile(exactly)
 
     def plan(self, epoch, chunk):
         "The arrays of one chunk: rows made unique, or, for the plain path, every slot."
@@ -100,15 +104,22 @@ class Engine:
         short = self.batches.chunk - len(s.user)
         return {k: np.concatenate([a, np.zeros((short, *a.shape[1:]), a.dtype)]) for k, a in out.items()}, len(s.user)
 
+    def ready(self, epoch, chunk): # (tables, arrays, steps)
+        "A planned chunk with the tables that it reads."
+        arrays, steps = self.plan(epoch, chunk)
+        if not self.tables.streamed: return self.tables.device, arrays, steps
+        tables, rows = self.tables.at(*arrays["rows"])
+        return tables, {**arrays, "rows": rows}, steps
+
     def chunks(self, epoch): # yields (steps done, losses of the chunk)
         "Runs one epoch; the state is back in the model's variables at every yield, and after an interruption."
         done = 0
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
-            planned = ahead.submit(self.plan, epoch, 0)
+            planned = ahead.submit(self.ready, epoch, 0)
             for chunk in range(self.batches.chunks):
-                arrays, steps = planned.result()
-                if chunk + 1 < self.batches.chunks: planned = ahead.submit(self.plan, epoch, chunk + 1)
-                state, losses = self.program(state_of(self.model, self.optimizer), self.tables, arrays, np.int32(steps))
+                tables, arrays, steps = planned.result()
+                if chunk + 1 < self.batches.chunks: planned = ahead.submit(self.ready, epoch, chunk + 1)
+                state, losses = self.program(state_of(self.model, self.optimizer), tables, arrays, np.int32(steps))
                 restore(self.model, self.optimizer, state)
                 done += steps
                 yield done, np.asarray(losses)[:steps]
@@ -166,6 +177,7 @@ def fit(model, # a `NewsRecommender`
         precision=None, # "float32", "mixed_bfloat16", "mixed_float16"; None keeps the model's own
         deterministic=False, # equal bits on a GPU too, at some cost in speed
         chunk=16, # steps a dispatch, at most
+        memory=BUDGET, # bytes that article columns may take on the device; larger ones are sent chunk by chunk
         sharing=True, # False trains by the plain path, a dispatch a step, to compare
         verbose=1, # 0 silent, 1 a progress bar, 2 a line per epoch
        ): # a `Run`
@@ -233,7 +245,8 @@ def prepare(self, behaviours, epochs):
     clock = time.perf_counter()
     optimizer = make_optimizer(self.optimizer, self.learning_rate, self.clip_norm)
     if self.model.dtype_policy.compute_dtype == "float16": optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    engine = Engine(self.model, self.data, run.batches, optimizer, self.loss, self.sharing, self.lazy, self.deterministic)
+    engine = Engine(self.model, self.data, run.batches, optimizer, self.loss, self.sharing, self.lazy, self.deterministic,
+                    self.memory)
     run.compile_seconds, self.model.optimizer, self.model.stop_training = time.perf_counter() - clock, optimizer, False
     if self.verbose: print(f"{run.samples} samples, {run.batches.steps} steps an epoch; planned in {run.plan_seconds:.1f} s, "
                            f"compiled in {run.compile_seconds:.1f} s")
