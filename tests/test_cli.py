@@ -47,6 +47,17 @@ def test_train(trained):
     assert not [*cwd.rglob("*.part*")]
 
 
+def test_results_are_gathered_and_not_repeated(trained):
+    cwd, _ = trained
+    first, again = (newsrex("train", *TINY, "seed=3", "results=results/toy.jsonl", "folder=again", cwd=cwd) for _ in range(2))
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    assert again.stdout == "nrms-toy, seed 3: already in results/toy.jsonl\n"
+    assert len((cwd / "results/toy.jsonl").read_text().splitlines()) == 1
+    table = newsrex("table", "results/toy.jsonl", cwd=cwd).stdout
+    saved = json.loads((cwd / "runs/nrms-toy-1/test_results.json").read_text())["model"]
+    assert re.search(rf"^\| NRMS .*\| {saved['auc']:.4f} \| {saved['mrr']:.4f} \|.*\| 1 \|", table, re.M)
+
+
 def test_evaluate_gives_the_same_numbers(trained):
     cwd, _ = trained
     done = newsrex("evaluate", "runs/nrms-toy-1", cwd=cwd)
