@@ -76,6 +76,9 @@ PRESETS = {
         data=dict(toy=dict(impressions=8000, vectors=100)),
         model=dict(num_heads=5, head_dim=20, filters=100, query_dim=100, title_length=20, history_length=30, dropout=0.1),
         recipe=dict(epochs=4, batch_size=64, learning_rate=2e-3)),
+    "paper": dict(
+        data=dict(mind=dict(validation="random")),
+        recipe=dict(epochs=5, batch_size=16, learning_rate=1e-4)),
     "table": dict(
         data=dict(toy=dict(impressions=8000, vectors=100)),
         model=dict(num_heads=10, head_dim=10, filters=100, word_dim=100, title_length=20, history_length=30),
