@@ -93,7 +93,9 @@ def wirings(): # what the sources disagree about, by wiring
 def switches(wiring, # a name
              **given): # values that win over the wiring's, unless they are None
     "The values of a wiring, some of them changed."
-    return wirings()[one_of("wiring", wiring, wirings())] | {k: v for k, v in given.items() if v is not None}
+    own = wirings()[one_of("wiring", wiring, wirings())] | {k: v for k, v in given.items() if v is not None}
+    one_of("side", own["side"], ("candidate", "interests"))
+    return own
 
 # %% ../../nbs/models.miner.ipynb #miner
 @register
@@ -121,7 +123,6 @@ class MINER(NewsRecommender):
         super().__init__(locals())
         own = switches(wiring, side=side, category_weight=category_weight, disagreement=disagreement)
         self.side, self.category_weight, self.disagreement = (own[k] for k in ("side", "category_weight", "disagreement"))
-        one_of("side", self.side, ("candidate", "interests"))
         self.aggregator, policy = one_of("aggregator", aggregator, ("weighted", "max", "mean")), dict(dtype=self.dtype_policy)
         encoder = SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, bias=True, project=True)
         self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors)
@@ -148,12 +149,12 @@ class MINER(NewsRecommender):
     def score(self, state, candidates, context, training=False):
         weights, clicked, news = interest_weights(self, state, context), state["news"], candidates["news"]
         matches = reach(weights, clicked, news)
-        if self.aggregator != "weighted": return (ops.max if self.aggregator == "max" else ops.mean)(matches, axis=-1)
+        if not self.chooser: return (ops.max if self.aggregator == "max" else ops.mean)(matches, axis=-1)
         if self.side == "candidate": chosen = reach(weights, clicked, candidates["query"])
         else: chosen = ops.matmul(self.chooser(ops.matmul(weights, clicked[:, None])), news[..., None])[..., 0]
         return ops.sum(masked_softmax(chosen) * matches, axis=-1)
 
     def auxiliary(self, encoded, count, state, logits):
-        if not self.disagreement: return {}
         weights = masked_softmax(state["logits"], state["mask"][..., None], axis=1)
-        return {"disagreement": self.disagreement * alike(ops.einsum("bhk,bhd->bkd", weights, state["news"]), state["mask"])}
+        interests = ops.einsum("bhk,bhd->bkd", weights, state["news"])
+        return {"disagreement": self.disagreement * alike(interests, state["mask"])} if self.disagreement else {}
