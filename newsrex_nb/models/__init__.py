@@ -4,3 +4,5 @@ from .naml import NAML
 from .lstur import LSTUR
 from .nram import NRAM
 from .npa import NPA
+from .miner import MINER
+from .caum import CAUM
