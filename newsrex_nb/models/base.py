@@ -27,7 +27,7 @@ class NewsRecommender(keras.Model):
     pairs_per_call = 16384 # pairs of user and candidate that `score` takes at once in an evaluation; a bound on memory
 
     def __init__(self, arguments):
-        known = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "kwargs", "word_vectors")}
+        known = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "kwargs", "word_vectors", "entity_vectors")}
         extra = arguments.get("kwargs", {})
         if refused := sorted({"news_encoder", "user_encoder"} & set(extra)):
             raise wrong(f"no {refused[0]}, since {type(self).__name__} is not made of two encoders that can be exchanged", "one",
@@ -103,9 +103,9 @@ def columns(model, # a `NewsRecommender`
             out[name] = ops.take(tables[name], rows, axis=0)
             if widths and name in widths: out[name] = out[name][..., :widths[name]]
         elif hour is not None:
-            hours = ops.shape(tables[name])[1]
+            hours = ops.shape(tables[name])[1] # the last one stands for all that come later
             flat = ops.reshape(tables[name], (-1,))
-            out[name] = ops.take(flat, rows * hours + ops.broadcast_to(hour, ops.shape(rows)), axis=0)
+            out[name] = ops.take(flat, rows * hours + ops.broadcast_to(ops.clip(hour, 0, hours - 1), ops.shape(rows)), axis=0)
     return out
 
 # %% ../../nbs/models.base.ipynb #pick
