@@ -17,7 +17,8 @@ from .models.base import NewsRecommender
 from .train import fit
 
 # %% ../nbs/configuration.ipynb #parts
-GIVEN = dict(model=("sizes", "word_vectors", "seed"), data=(), recipe=("model", "data", "seed")) # what a run sets, not a key
+GIVEN = dict( # what a run sets, not a key
+    model=("sizes", "word_vectors", "entity_vectors", "seed"), data=(), recipe=("model", "data", "seed"))
 
 def parts():
     "What there is to choose from: {group: {name: class or function}}."

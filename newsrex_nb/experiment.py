@@ -26,18 +26,20 @@ def load_data(config): # of `configure`, or read back from a run's `experiment.j
     return instantiate(config["data"])()
 
 # %% ../nbs/experiment.ipynb #build-model
-def build_model(config, # of one seed; its `word_dim` may change
+def build_model(config, # of one seed; its `word_dim` and `entity_dim` may change
                 dataset, # a `Dataset`
                 say=print): # takes one line
     "The model of a configuration, sized for a data set."
     from hydra_zen import instantiate
-    vectors, own = dataset.word_vectors, any(g.startswith("model.word_dim=") for g in config["given"])
-    if vectors is not None and not own and config["model"].get("word_dim", vectors.shape[1]) != vectors.shape[1]:
-        config["model"]["word_dim"] = vectors.shape[1]
-        say(f"model.word_dim = {vectors.shape[1]}, the width of the word vectors")
+    offered = dict(word_vectors=dataset.word_vectors, entity_vectors=dataset.entity_vectors, seed=config["seed"])
+    for kind in ("word", "entity"):
+        vectors, key = offered[f"{kind}_vectors"], f"{kind}_dim"
+        own = any(g.startswith(f"model.{key}=") for g in config["given"])
+        if vectors is not None and not own and config["model"].get(key, vectors.shape[1]) != vectors.shape[1]:
+            config["model"][key] = vectors.shape[1]
+            say(f"model.{key} = {vectors.shape[1]}, the width of the {kind} vectors")
     make = instantiate(config["model"])
     takes = inspect.signature(make.func).parameters
-    offered = dict(word_vectors=vectors, seed=config["seed"])
     return make(dataset.sizes, **{k: v for k, v in offered.items() if k in takes})
 
 # %% ../nbs/experiment.ipynb #measure

@@ -164,7 +164,9 @@ class Walker(Probe):
 PROBES = [PersonalWords, HourlyCandidates, Neighbourly, Walker]
 SMALL = dict(num_heads=2, head_dim=4, query_dim=6, word_dim=8, filters=8, title_length=40, abstract_length=60, history_length=8,
              dropout=0.0)
-OWN = dict(CAUM=dict(entity_heads=2, entity_head_dim=4, entity_dim=8, category_dim=6, news_dim=8, hidden=(8, 6))) # arguments of a model that differ from these, by class name
+OWN = dict( # arguments of a model that differ from these, by class name
+    CAUM=dict(entity_heads=2, entity_head_dim=4, entity_dim=8, category_dim=6, news_dim=8, hidden=(8, 6)),
+    **{name: dict(co_heads=2, co_dim=3, entity_dim=6, category_dim=4, age_dim=5, title_entities=20) for name in ("PPRec", "TCCM")})
 
 
 def tiny(cls, data, words=0, **changes): # words: a larger vocabulary than that of `data`
@@ -192,7 +194,7 @@ def world(extra=0): # places that columns of text have beyond the longest text
     "Thirty readers: empty histories, unseen users, and favourite articles that have neither words nor entities nor category."
     data = toy(articles=80, topics=4, subtopics=2, topic_words=12, subtopic_words=8, days=3, users=30, unseen=.2, impressions=56, valid=12,
                test=30, candidates=(5, .35, 2, 9), history=(4, .8, 1, 6), empty=.15, daily=1,
-               recipe=dict(title_length=8 + extra, abstract_length=8 + extra))
+               recipe=dict(title_length=8 + extra, abstract_length=8 + extra, title_entities=2 + extra, popularity_hours=24))
     news = data.news
     cut = lambda texts: [" ".join(t.split()[:3 + 3 * (row % 2)]) for row, t in enumerate(texts)] # few widths compile fast
     news.title, news.abstract = cut(news.title), cut(news.abstract)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..core import wrong
+from ..core import one_of, wrong
 from .schema import News, news_table
 from .text import Tokens, Vocabulary
 
@@ -60,10 +60,13 @@ def feature_recipe(tokenizer="word", # name of a registered tokenizer
                    abstract_length=128, # words kept of an abstract
                    title_entities=5, # entities kept of a title
                    missing_words="normal", # vectors of words that a vector file lacks: "normal" or "zero"
+                   popularity_mode="causal_stream", # clicks counted: "causal_stream" = of all splits, "train_only"
+                   popularity_hours=1, # hours before an impression in which they are counted
                   ): # a dict that JSON can write
-    "How articles become numbers."
+    "How articles, and what happened to them, become numbers."
     return dict(tokenizer=tokenizer, min_count=min_count, fields=list(fields), title_length=title_length,
-                abstract_length=abstract_length, title_entities=title_entities, missing_words=missing_words)
+                abstract_length=abstract_length, title_entities=title_entities, missing_words=missing_words,
+                popularity_mode=popularity_mode, popularity_hours=popularity_hours)
 
 # %% ../../nbs/data.features.ipynb #read-recipe
 def read_recipe(given): # a mapping with some of the recipe's arguments
@@ -75,6 +78,8 @@ def read_recipe(given): # a mapping with some of the recipe's arguments
     for field in recipe["fields"]:
         if field not in ("title", "abstract"):
             raise wrong("fields to be title, abstract or both", repr(field), where="the recipe")
+    one_of("popularity_mode", recipe["popularity_mode"], ("causal_stream", "train_only"))
+    if recipe["popularity_hours"] < 1: raise wrong("at least one hour", recipe["popularity_hours"], where="popularity_hours")
     return recipe
 
 # %% ../../nbs/data.features.ipynb #build-vocabulary

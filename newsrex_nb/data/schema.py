@@ -194,6 +194,9 @@ class Dataset:
     def word_vectors(self): return self.features.word_vectors
 
     @property
+    def entity_vectors(self): return self.features.entity_vectors
+
+    @property
     def trained_users(self): return int(self.train.user.max(initial=0)) if self.train is not None else 0
 
     @property
@@ -211,5 +214,5 @@ class Dataset:
         return min(times, default=0) // 3600 * 3600
 
     def hour(self, time): # seconds, a number or an array
-        "Whole hours since the log's first hour."
-        return ((np.asarray(time) - self.start) // 3600).astype(np.int32)
+        "Whole hours since the log's first hour; what was before it counts as in it."
+        return np.maximum((np.asarray(time) - self.start) // 3600, 0).astype(np.int32)

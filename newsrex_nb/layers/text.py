@@ -26,13 +26,14 @@ class WordEmbedding(ConfiguredLayer):
                  dim, # width of a word vector
                  vectors=None, # initial values (words + 1, dim); None: small random ones
                  trainable=True, # whether training changes the table
+                 kind="word", # what the ids stand for, for messages
                  seed=0, # random initial values
                  **kwargs):
         arguments = {k: v for k, v in locals().items() if k not in ("vectors", "trainable")}
         # without autocast: half precision casts the rows that are read, not the whole table
         super().__init__(arguments, trainable=trainable, **{"autocast": False, **kwargs})
         if vectors is None: vectors = generator(seed, "words").standard_normal((words + 1, dim), np.float32) * 0.1
-        else: vectors = check_vectors(vectors, words, dim)
+        else: vectors = check_vectors(vectors, words, dim, kind)
         vectors[0] = 0
         self.embeddings = self.weight("embeddings", vectors, trainable=trainable)
 
@@ -45,13 +46,14 @@ class WordEmbedding(ConfiguredLayer):
 def check_vectors(vectors, # given word vectors
                   words, # largest word id
                   dim, # width that the model expects
+                  kind="word", # what has the vectors: "word" or "entity"
                  ): # a float32 copy of shape (words + 1, dim)
-    "Word vectors of the right shape, or the sentence that says what to change."
+    "Vectors of the right shape, or the sentence that says what to change."
     vectors = np.array(vectors, np.float32)
     if vectors.shape != (words + 1, dim):
         fits = vectors.ndim == 2 and len(vectors) == words + 1
-        raise wrong(f"word vectors of shape ({words + 1}, {dim})", f"shape {vectors.shape}", where="word_vectors", remedy=
-                    f"pass word_dim={vectors.shape[1]}" if fits else "take sizes and word_vectors from the same data set")
+        raise wrong(f"{kind} vectors of shape ({words + 1}, {dim})", f"shape {vectors.shape}", where=f"{kind}_vectors", remedy=f"pass "
+                    f"{kind}_dim={vectors.shape[1]}" if fits else f"take sizes and {kind}_vectors from the same data set")
     return vectors
 
 # %% ../../nbs/layers.text.ipynb #cnn-text

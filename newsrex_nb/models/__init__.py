@@ -6,3 +6,4 @@ from .nram import NRAM
 from .npa import NPA
 from .miner import MINER
 from .caum import CAUM
+from .pprec import PPRec

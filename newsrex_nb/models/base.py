@@ -103,9 +103,9 @@ def columns(model, # a `NewsRecommender`
             out[name] = ops.take(tables[name], rows, axis=0)
             if widths and name in widths: out[name] = out[name][..., :widths[name]]
         elif hour is not None:
-            hours = ops.shape(tables[name])[1]
+            hours = ops.shape(tables[name])[1] # the last one stands for all that come later
             flat = ops.reshape(tables[name], (-1,))
-            out[name] = ops.take(flat, rows * hours + ops.broadcast_to(hour, ops.shape(rows)), axis=0)
+            out[name] = ops.take(flat, rows * hours + ops.broadcast_to(ops.clip(hour, 0, hours - 1), ops.shape(rows)), axis=0)
     return out
 
 # %% ../../nbs/models.base.ipynb #pick
