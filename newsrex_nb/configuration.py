@@ -82,7 +82,8 @@ PRESETS = {
         recipe=dict(epochs=5, batch_size=16, learning_rate=1e-4)),
     "table": dict(
         data=dict(toy=dict(impressions=8000, vectors=100)),
-        model=dict(num_heads=10, head_dim=10, filters=100, word_dim=100, title_length=20, history_length=30),
+        model=dict(num_heads=10, head_dim=10, filters=100, news_dim=100, co_dim=20, word_dim=100, title_length=20,
+                   history_length=30),
         recipe=dict(epochs=3, batch_size=32, learning_rate=1e-3), seed=[42, 123, 456]),
 }
 
