@@ -134,9 +134,13 @@ def epoch_figure(entries, # as `read_against` returns them, and `epoch_times`
             found = [e for e in mine if key in e]
             places = [models.index(e["model"]) + (g - (len(groups) - 1) / 2) * .8 / len(groups) for e in found]
             axis.bar(places, [e[key] for e in found], .75 / len(groups), **style)
-    for axis, title in zip(axes, ("Time per epoch", "Mean epoch", "Five epochs in all")):
-        axis.set(title=title, ylabel="minutes", yscale="log")
-    for axis in axes[1:]: axis.set_xticks(range(len(models)), models)
-    axes[0].set(xlabel="epoch"); axes[0].xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(frameon=False, fontsize=7); axes[1].legend(frameon=False, fontsize=7)
+    for axis, title in zip(axes, ("Time per epoch", "Mean epoch", "Five epochs in all")): axis.set(title=title, ylabel="minutes")
+    for axis in axes[1:]:
+        axis.set_xticks(range(len(models)), models)
+        axis.set_yscale("log")
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter): ticks("{x:g}")
+        axis.tick_params(axis="y", which="minor", labelsize=7)
+    axes[0].set(xlabel="epoch", ylim=(0, None)); axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), frameon=False, fontsize=8)
     return figure
