@@ -5,3 +5,4 @@ from .lstur import LSTUR
 from .nram import NRAM
 from .npa import NPA
 from .pprec import PPRec
+from .tccm import TCCM
