@@ -11,7 +11,6 @@ from keras import ops
 from ..core import Seeds, Sizes, one_of, register
 from .attention import AdditiveAttention, ConfiguredLayer, Encoder, MultiHeadAttention, glorot
 from .text import WordEmbedding
-from .views import ViewAttention
 
 # %% ../../nbs/layers.entities.ipynb #co-attentive-view
 @register
@@ -89,7 +88,7 @@ class CoAttention(ConfiguredLayer):
         same = (num_heads, head_dim, co_heads, co_dim, query_dim, dropout, join, projected, score_bias)
         self.first = CoAttentiveView(input_dim, other_dim, *same, seed=next(seeds), **policy)
         self.second = CoAttentiveView(other_dim, input_dim, *same, seed=next(seeds), **policy)
-        self.views = ViewAttention(self.output_dim, query_dim, seed=next(seeds), **policy) if join == "add" else None
+        self.views = AdditiveAttention(self.output_dim, query_dim, seed=next(seeds), **policy) if join == "add" else None
         inputs, dense = 2 * self.output_dim + more_dim, join != "add"
         self.kernel = self.weight("kernel", glorot((inputs, self.output_dim), next(seeds))) if dense else None
         self.bias = self.weight("bias", (self.output_dim,)) if dense else None
@@ -104,7 +103,8 @@ class CoAttention(ConfiguredLayer):
         views = [self.first(x, mask, other, other_mask, training=training), self.second(other, other_mask, x, mask, training=training)]
         if self.views is None:
             return ops.matmul(ops.concatenate([*views, *([] if more is None else [more])], axis=-1), self.kernel) + self.bias
-        return self.views([self.drop(v, training=training) for v in views], mask=[ops.any(m, axis=-1) for m in (mask, other_mask)])
+        there = ops.stack([ops.any(m, axis=-1) for m in (mask, other_mask)], axis=-1)
+        return self.views(self.drop(ops.stack(views, axis=-2), training=training), mask=there)
 
 # %% ../../nbs/layers.entities.ipynb #entity-news
 @register

@@ -7,3 +7,4 @@ from .npa import NPA
 from .miner import MINER
 from .caum import CAUM
 from .pprec import PPRec
+from .tccm import TCCM

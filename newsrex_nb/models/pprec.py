@@ -95,13 +95,12 @@ class PPRec(NewsRecommender):
                  **kwargs): # name
         super().__init__(locals())
         form, self.wired = wirings()[one_of("wiring", wiring, wirings())]
-        seeds, policy, vectors = self.seeds, dict(dtype=self.dtype_policy), entity_vectors if self.wired["initial"] else None
+        seeds, policy, width = self.seeds, dict(dtype=self.dtype_policy), num_heads * head_dim
+        given = self.sizes, seeds, word_vectors, entity_vectors if self.wired["initial"] else None
         encoder = lambda: EntityNews(num_heads, head_dim, co_heads, co_dim, query_dim, word_dim, entity_dim, category_dim,
                                      title_length, title_entities, dropout, **form)
-        self.news_encoder = encoder().prepare(self.sizes, seeds, word_vectors, vectors)
-        self.popularity_encoder = encoder().prepare(self.sizes, seeds, word_vectors, vectors,
-                                                    share=self.news_encoder if self.wired["share"] else None)
-        width = self.news_encoder.output_dim
+        self.news_encoder = encoder().prepare(*given)
+        self.popularity_encoder = encoder().prepare(*given, share=self.news_encoder if self.wired["share"] else None)
         self.user = PopularityUser(width, num_heads, head_dim, query_dim, dropout, 200 if history_ctr else None, **form,
                                    seed=next(seeds), **policy)
         self.popularity = TimeAwarePopularity(width, ages, age_dim, recency, ctr, seed=next(seeds), **policy)
