@@ -4,3 +4,4 @@ from .naml import NAML
 from .lstur import LSTUR
 from .nram import NRAM
 from .npa import NPA
+from .crown import CROWN
