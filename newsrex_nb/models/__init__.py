@@ -5,3 +5,4 @@ from .lstur import LSTUR
 from .nram import NRAM
 from .npa import NPA
 from .crown import CROWN
+from .digat import DIGAT
