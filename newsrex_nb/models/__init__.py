@@ -8,3 +8,5 @@ from .miner import MINER
 from .caum import CAUM
 from .pprec import PPRec
 from .tccm import TCCM
+from .crown import CROWN
+from .digat import DIGAT
