@@ -124,5 +124,4 @@ class PPRec(NewsRecommender):
         columns, a, age = context["candidates"], self.configuration, None
         if a["recency"]: age = age_index(context["hour"][:, None], columns["published_hour"], a["ages"], a["age_hours"])
         popularity = self.popularity({k: v for k, v in candidates.items() if k != "news"}, age, columns.get("ctr"))
-        interest = ops.einsum("bd,bcd->bc", state["user"], candidates["news"])
-        return 2 * (state["eta"] * interest + (1 - state["eta"]) * popularity)
+        return 2 * (state["eta"] * ops.einsum("bd,bcd->bc", state["user"], candidates["news"]) + (1 - state["eta"]) * popularity)
