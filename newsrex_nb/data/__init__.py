@@ -1,5 +1,5 @@
 """Data sets: the sources, and what they are made of."""
-from . import popularity # registers its columns and tables
+import newsrex_nb.data.popularity # registers its columns and tables
 from .graphs import similar_news
 from .mind_files import mind
 from .schema import Behaviours, Dataset, News
