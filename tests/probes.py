@@ -164,7 +164,8 @@ class Walker(Probe):
 PROBES = [PersonalWords, HourlyCandidates, Neighbourly, Walker]
 SMALL = dict(num_heads=2, head_dim=4, query_dim=6, word_dim=8, filters=8, title_length=40, abstract_length=60, history_length=8,
              dropout=0.0)
-OWN = {"CROWN": dict(feed_dim=8, intent_dim=6, category_dim=4, graph_heads=2), "DIGAT": dict(layers=2)} # arguments of a model that differ from these, by class name
+OWN = {"CROWN": dict(feed_dim=8, intent_dim=6, category_dim=4, graph_heads=2), "DIGAT": dict(layers=2),
+       "GLORY": dict(entity_dim=4, entity_heads=2)} # arguments of a model that differ from these, by class name
 
 
 def tiny(cls, data, words=0, **changes): # words: a larger vocabulary than that of `data`

@@ -6,3 +6,4 @@ from .nram import NRAM
 from .npa import NPA
 from .crown import CROWN
 from .digat import DIGAT
+from .glory import GLORY
