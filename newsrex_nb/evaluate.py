@@ -28,7 +28,8 @@ class Scorer:
                  rows=1024, users=256, width=32, # articles and states of a call, candidates of a tile
                  watch=None): # called as watch(stage, arrays) when a stage has been dispatched
         self.model, self.data, self.features, self.budget = model, data, data.features, budget
-        self.rows, self.users, self.width, self.tiles = rows, users, width, max(model.pairs_per_call // width, 1)
+        self.rows, self.users, self.width = rows, min(users, model.states_per_call), width
+        self.tiles = max(model.pairs_per_call // width, 1)
         self.watch = watch or (lambda stage, arrays: None)
         self.tables, self.values = Tables(model, data.features, budget), values_of(model)
         self.group, self.widths = text_groups(model, data)
@@ -38,7 +39,7 @@ class Scorer:
                   and tree_shapes(self._state_shape(w)) == tree_shapes(state)]
         self.history_widths = [*narrow, model.history_length]
         self.row_bytes = tree_bytes(self._row_shape())
-        self.block = int(np.clip(budget // 4 // max(tree_bytes(state), 1), users, 8192))
+        self.block = int(np.clip(budget // 4 // max(tree_bytes(state), 1), self.users, 8192))
 
     def near(self, rows):
         "The tables of a call that names `rows`, and the rows as they are numbered there."

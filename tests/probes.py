@@ -166,6 +166,7 @@ SMALL = dict(num_heads=2, head_dim=4, query_dim=6, word_dim=8, filters=8, title_
              dropout=0.0)
 OWN = dict( # arguments of a model that differ from these, by class name
     CROWN=dict(feed_dim=8, intent_dim=6, category_dim=4, graph_heads=2), DIGAT=dict(layers=2),
+    GLORY=dict(entity_dim=4, entity_heads=2),
     CAUM=dict(entity_heads=2, entity_head_dim=4, entity_dim=8, category_dim=6, news_dim=8, hidden=(8, 6)),
     **{name: dict(co_heads=2, co_dim=3, entity_dim=6, category_dim=4, age_dim=5, title_entities=20) for name in ("PPRec", "TCCM")})
 

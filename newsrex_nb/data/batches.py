@@ -125,6 +125,7 @@ class Batches:
 def slots_of(batches, # `Batches`
              epoch, # number
              chunk, # number of the chunk
+             edges=True, # whether the edges of subgraphs are wanted, where a planner can do without
             ): # a namespace of arrays with a leading axis of steps
     "What every slot of a chunk names."
     e, model = batches.epoch(epoch), batches.model
@@ -141,8 +142,9 @@ def slots_of(batches, # `Batches`
     if model.graph:
         features = batches.data.features
         if model.graph in PLANNERS:
-            s.subgraph = features.planner(model.graph).plan(history.ravel(), clicked.reshape(-1, clicked.shape[-1]))
-            s.neighbours = s.subgraph[0].reshape(*real.shape, -1)
+            planner, asked = features.planner(model.graph), (history.ravel(), clicked.reshape(-1, clicked.shape[-1]))
+            if edges or not hasattr(planner, "members"): s.subgraph = planner.plan(*asked)
+            s.neighbours = (s.subgraph[0] if s.subgraph else planner.members(*asked)).reshape(*real.shape, -1)
         else: s.neighbours = features[model.graph][s.candidates]
     n = len(numbers)
     parts = [s.clicked, s.candidates, *([s.neighbours] if s.neighbours is not None else [])]
@@ -167,7 +169,7 @@ def _count(self, blocks):
     longest = np.zeros(self.batch_size, int)
     for epoch in range(self.epochs):
         for chunk in range(self.chunks):
-            s = slots_of(self, epoch, chunk)
+            s = slots_of(self, epoch, chunk, edges=False)
             values, _, first = distinct(s.slots)
             if not needs:
                 widths = choose_widths(lengths, 1e-6 + np.bincount(values[first], minlength=len(lengths)), self.groups)

@@ -10,3 +10,4 @@ from .pprec import PPRec
 from .tccm import TCCM
 from .crown import CROWN
 from .digat import DIGAT
+from .glory import GLORY

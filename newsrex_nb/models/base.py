@@ -25,6 +25,7 @@ class NewsRecommender(keras.Model):
     candidate_key = ("row",) # what encode_candidate depends on: row, or row and hour
     graph = None # a column (N, G) of neighbour rows, or a named planner of user subgraphs
     pairs_per_call = 16384 # pairs of user and candidate that `score` takes at once in an evaluation; a bound on memory
+    states_per_call = 256 # the same for users and `encode_user`
 
     def __init__(self, arguments):
         known = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "kwargs", "word_vectors", "entity_vectors")}
