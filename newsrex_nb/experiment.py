@@ -24,7 +24,7 @@ from .models.base import NewsRecommender, weight_names
 from .train import fit
 
 # %% ../nbs/experiment.ipynb #parts
-GIVEN = dict(model=("sizes", "word_vectors", "seed"), data=(), recipe=("model", "data", "seed")) # what a run sets, not a key
+GIVEN = dict(model=("sizes", "word_vectors", "entity_vectors", "seed"), data=(), recipe=("model", "data", "seed")) # what a run sets, not a key
 
 def parts():
     "What there is to choose from: {group: {name: class or function}}."
@@ -225,7 +225,7 @@ def build_model(config, # of one seed; its `word_dim` may change
         say(f"model.word_dim = {vectors.shape[1]}, the width of the word vectors")
     make = instantiate(config["model"])
     takes = inspect.signature(make.func).parameters
-    offered = dict(word_vectors=vectors, seed=config["seed"])
+    offered = dict(word_vectors=vectors, entity_vectors=dataset.features.entity_vectors, seed=config["seed"])
     return make(dataset.sizes, **{k: v for k, v in offered.items() if k in takes})
 
 # %% ../nbs/experiment.ipynb #measure
