@@ -234,15 +234,15 @@ class CROWN(NewsRecommender):
     def encode_user(self, clicked, mask, context, training=False):
         x = clicked["news"]
         if self.mode == "user_query": return self.user(x, mask, training=training)
+        rest = (0, 0), (0, self.history_length - x.shape[1]) # states of all widths have one shape
+        x, mask = ops.pad(x, (*rest, (0, 0))), ops.pad(mask, rest)
         if self.mode == "masked": return self.user(x, mask, mask)
-        everywhere = ops.ones((x.shape[0], self.history_length), "bool")
-        return self.user(self.filled(x, mask), everywhere, everywhere & (ops.arange(self.history_length) < 32))
+        return self.user(self.filled(x, mask), ops.ones_like(mask), ops.ones_like(mask) & (ops.arange(self.history_length) < 32))
 
-    def filled(self, x, mask): # (B, H, D), (B, H) -> (B, history_length, D)
+    def filled(self, x, mask): # (B, H, D), (B, H) -> (B, H, D)
         "The clicks with the padding article in every place that has none."
         nothing = {name: ops.zeros((1, width) if width else (1,), "int32") for name, width in self.reads.items()}
-        rest = ((0, 0), (0, self.history_length - x.shape[1]))
-        return ops.where(ops.pad(mask, rest)[..., None], ops.pad(x, (*rest, (0, 0))), self.encode_news(nothing)["news"])
+        return ops.where(mask[..., None], x, self.encode_news(nothing)["news"])
 
     def score(self, state, candidates, context, training=False):
         if self.mode == "user_query": return ops.einsum("bd,bcd->bc", state, candidates["news"])

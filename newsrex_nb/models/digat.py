@@ -85,7 +85,7 @@ def user_graph(category, # (B, H) ids, 0 = none
                categories, # K, largest id
               ): # (links (B, H + K, H + K) bool, member (B, H, K + 1) bool: the group of each click)
     "Which clicks and topics are linked, and the group of each click; group 0 holds clicks without category."
-    member = ops.logical_and(ops.equal(category[..., None], ops.arange(categories + 1, dtype=category.dtype)), mask[..., None])
+    member = ops.logical_and(ops.equal(ops.cast(category, "int32")[..., None], ops.arange(categories + 1, dtype="int32")), mask[..., None])
     one = ops.cast(member[..., 1:], "float32")
     here = ops.any(member[..., 1:], axis=-2)
     clicks, topics = ops.einsum("bhk,bgk->bhg", one, one) > 0, ops.logical_and(here[:, :, None], here[:, None, :])
@@ -154,9 +154,8 @@ class DIGAT(NewsRecommender):
         if self.graph is None: return own, ~alone[..., None], alone
         links = context["candidates"][f"{self.graph}_links"]
         rest = context["neighbours"].shape[2] + 1 - links.shape[-1]
-        links = ops.pad(links, ((0, 0), (0, 0), (0, rest), (0, rest)))
-        return (ops.concatenate([own, context["neighbours"]], axis=2), links,
-                ops.concatenate([alone, context["neighbour_mask"]], axis=2))
+        nodes, there = (ops.concatenate(p, axis=2) for p in ([own, context["neighbours"]], [alone, context["neighbour_mask"]]))
+        return nodes, ops.pad(links, ((0, 0), (0, 0), (0, rest), (0, rest))), there
 
     def score(self, state, candidates, context, training=False):
         news, news_links, near = self.news_graph(candidates, context)
