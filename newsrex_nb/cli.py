@@ -148,7 +148,7 @@ def main(argv=None): # words of the command line; None = those of the process
             elif asked and command in COMMANDS: print("newsrex " + COMMANDS[command].__doc__.replace("  ", "\n    "))
             elif asked: print(usage())
             else:
-                keep_programs()
+                if command != "bench": keep_programs() # there compilation is measured
                 COMMANDS[one_of("the command", command, tuple(COMMANDS))](arguments)
         except InputError as e:
             print(f"newsrex: {e}", file=sys.stderr)

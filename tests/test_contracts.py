@@ -150,7 +150,7 @@ class Watch(keras.callbacks.Callback):
 def test_fit(cls):
     "Three epochs are one program; a second run has the same bits, also in the moment in which it is interrupted."
     data = case(cls)[0]
-    start = lambda: tiny(cls, data, words=3000, dropout=.2) # so large a table is updated by rows
+    start = lambda: tiny(cls, data, words=6000, dropout=.2) # so large a table is updated by rows
     run = lambda model, **more: fit(model, data, epochs=3, validation=None, learning_rate=1e-2, verbose=0, **more, **SHAPE)
     whole, cut, model, untrained = Watch(), Watch(stop=5), start(), start()
     done = run(start(), callbacks=[whole])
