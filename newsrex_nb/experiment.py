@@ -17,7 +17,7 @@ from .configuration import configure, read_overrides
 from .core import wrong
 from .evaluate import evaluate
 from .models.base import weight_names
-from .results import append_result
+from .results import append_result, run_key
 
 # %% ../nbs/experiment.ipynb #load-data
 def load_data(config): # of `configure`, or read back from a run's `experiment.json`
@@ -96,7 +96,7 @@ def run(config, # of `configure`, with one seed
        ): # an `Outcome`
     "Loads, trains, measures, and writes the folder of a run."
     from hydra_zen import instantiate
-    say = print if config["recipe"]["verbose"] else lambda line: None
+    say, key = print if config["recipe"]["verbose"] else lambda line: None, run_key(config) # the model's part may change below
     dataset = load_data(config) if data is None else data
     model = build_model(config, dataset, say)
     clock = time.process_time()
@@ -113,7 +113,7 @@ def run(config, # of `configure`, with one seed
     hub.write_json(folder / "history.json", history.history | about)
     history.plot(folder / "curve.part.png")
     os.replace(folder / "curve.part.png", folder / "curve.png")
-    if config["results"] and results: append_result(config["results"], {**run_file, **about}, results)
+    if config["results"] and results: append_result(config["results"], {**run_file, **about, "run": key}, results)
     return Outcome(folder, model, dataset, history, results)
 
 # %% ../nbs/experiment.ipynb #reopen

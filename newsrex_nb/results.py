@@ -40,7 +40,7 @@ def portable(config): # a configuration, or a part of one
 
 # %% ../nbs/results.ipynb #append-result
 def append_result(path, # such as results/toy.jsonl
-                  about, # what `experiment.json` and `history.json` say
+                  about, # what `experiment.json` and `history.json` say, and under "run" the `run_key`
                   results): # as `measure` returns them
     "Appends one run as one line, in one write."
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -63,13 +63,14 @@ def read_results(path): # a file of JSON lines; one that does not exist is empty
 # %% ../nbs/results.ipynb #run-key
 def run_key(config): # of one seed
     "What tells runs apart: fingerprint of everything that a configuration sets but for where the run is written."
-    return fingerprint(*(portable(config[part]) for part in ("parts", "model", "data", "recipe", "seed")))
+    quiet = {**config["recipe"], "verbose": None} # what is printed makes no other run
+    return fingerprint(*map(portable, (config["parts"], config["model"], config["data"], quiet, config["seed"])))
 
 # %% ../nbs/results.ipynb #already-run
 def already_run(path, # of a file of results, or None
                 config): # of one seed
     "Whether the file holds this run."
-    return path is not None and run_key(config) in {run_key(run["config"]) for run in read_results(path)}
+    return path is not None and run_key(config) in {run["run"] for run in read_results(path)}
 
 # %% ../nbs/results.ipynb #label
 def label(run): # a line of `read_results`
