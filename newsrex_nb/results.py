@@ -82,8 +82,8 @@ def label(run): # a line of `read_results`
 def comparison(runs): # of `read_results`
     "Runs as rows: {label: {metric: values, \"seconds\": values}}, baselines first; the runs must be of one data set."
     if not runs: raise wrong("at least one run", "none")
-    if len(keys := sorted({run["results"]["key"] for run in runs})) > 1:
-        raise wrong("runs of one data set", f"{len(keys)}", remedy="keep a file of results for each data set")
+    if (kinds := len({fingerprint(run["results"]["baselines"]) for run in runs})) > 1: # equal baselines: equal impressions
+        raise wrong("runs of one data set", f"{kinds}", remedy="keep a file of results for each data set")
     rows = {}
     def add(name, measured, **more):
         row = rows.setdefault(name, {})
