@@ -59,7 +59,9 @@ def write_result(path, result):
 def read_against(path): # of a JSON file, or None
     "Epoch times of other libraries: [{library, model, machine, batch_size, mean_minutes, source, …}]."
     if path is None: return []
-    with open(path, encoding="utf-8") as f: entries = json.load(f)
+    try:
+        with open(path, encoding="utf-8") as f: entries = json.load(f)
+    except (OSError, ValueError) as e: raise wrong("a JSON list of epoch times", f"{type(e).__name__}: {e}", where=f"{path}") from None
     for number, entry in enumerate(entries, 1):
         for key in ("library", "model", "machine", "batch_size", "mean_minutes", "source"):
             if key not in entry: raise wrong(f"{key!r}", ", ".join(entry), where=f"{path}, entry {number}")

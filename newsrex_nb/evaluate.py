@@ -25,10 +25,11 @@ class Scorer:
     def __init__(self, model, # a `NewsRecommender`
                  data, # a `Dataset`
                  budget=BUDGET, # bytes that caches may take, and that article columns may take
-                 rows=1024, users=256, width=32, # articles and states of a call, candidates of a tile
+                 rows=1024, width=32, # articles of a call, candidates of a tile
+                 users=None, # states of a call; None: as many as the model allows
                  watch=None): # called as watch(stage, arrays) when a stage has been dispatched
         self.model, self.data, self.features, self.budget = model, data, data.features, budget
-        self.rows, self.users, self.width = rows, min(users, model.states_per_call), width
+        self.rows, self.users, self.width = rows, min(users or model.states_per_call, model.states_per_call), width
         self.tiles = max(model.pairs_per_call // width, 1)
         self.watch = watch or (lambda stage, arrays: None)
         self.tables, self.values = Tables(model, data.features, budget), values_of(model)

@@ -7,7 +7,6 @@ __all__ = ['TitleEntityCategory', 'beside', 'CandidateUser', 'heads_of', 'output
            'pair_by_parts', 'pair_folded', 'wirings', 'CAUM']
 
 # %% ../../nbs/models.caum.ipynb #imports
-import numpy as np
 from keras import ops
 
 from ..core import Seeds, Sizes, one_of, register, wrong
@@ -47,11 +46,8 @@ class TitleEntityCategory(Encoder):
         heads = a["num_heads"], a["word_dim"] // a["num_heads"] if a["projected"] else a["head_dim"]
         self.words = WordEmbedding(sizes.words, a["word_dim"], vectors=word_vectors, seed=new(), **policy)
         self.title = SelfAttentionText(a["word_dim"], *heads, dropout=a["dropout"], **form, seed=new(), **policy)
-        tables, rows = dict(trainable=a["train_tables"], **policy), (sizes.entities + 1, a["entity_dim"])
-        if entity_vectors is not None and np.shape(entity_vectors) != rows:
-            raise wrong(f"entity_vectors of shape {rows}", f"shape {np.shape(entity_vectors)}", remedy="pass entity_dim, or take "
-                        "sizes and entity_vectors from the same data set")
-        self.names = WordEmbedding(sizes.entities, a["entity_dim"], vectors=entity_vectors, seed=new(), **tables)
+        tables = dict(trainable=a["train_tables"], **policy)
+        self.names = WordEmbedding(sizes.entities, a["entity_dim"], vectors=entity_vectors, kind="entity", seed=new(), **tables)
         self.entities = SelfAttentionText(a["entity_dim"], a["entity_heads"], a["entity_head_dim"], dropout=a["dropout"],
                                           **form, seed=new(), **policy)
         self.kinds, self.drop = WordEmbedding(sizes.categories, a["category_dim"], seed=new(), **tables), self.dropout(a["dropout"], seeds)

@@ -99,7 +99,7 @@ class GLORY(NewsRecommender):
         pool = lambda: AdditiveAttention(dim, query_dim, score_bias=True, seed=new(), **policy)
         if entities:
             self.reads["entities"], self.tables = None, ("entity_neighbours",)
-            self.entities = WordEmbedding(self.sizes.entities, entity_dim, vectors=entity_vectors, seed=new(), **policy)
+            self.entities = WordEmbedding(self.sizes.entities, entity_dim, vectors=entity_vectors, kind="entity", seed=new(), **policy)
             self.local_entities = EntityEncoder(entity_dim, entity_heads, dim, query_dim, dropout, new(), **policy)
             self.global_entities = AttendedPool(entity_dim, num_heads, head_dim, query_dim, dropout, new(), **policy)
             self.candidate_views = pool()
