@@ -17,9 +17,9 @@ PACKAGE = ROOT / "newsrex_nb"
 LEVELS = {
     "": -1,
     "core": 0,
-    "results": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
-    "data.features": 2, "data.vectors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
-    "data.cache": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
+    "results": 1, "data.downloads": 1, "data.archives": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
+    "data.features": 2, "data.mirrors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
+    "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.xmind": 3, "data.toy_text": 3,
     "layers.views": 3, "layers.graph": 3, "layers.popularity": 3,
     "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
     "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "device": 5,
@@ -30,7 +30,7 @@ LEVELS = {
     "cli": 10,
 }
 TRAINING = {"train", "steps"}
-ONLINE = {"data.mind_files", "data.vectors", "data.custom_log", "hub"}
+ONLINE = {"data.downloads", "data.custom_log", "hub"}
 NETWORK = {"urllib", "http", "requests", "httpx", "urllib3", "aiohttp", "socket", "ftplib", "huggingface_hub"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UPDATES = {"apply_gradients", "stateless_apply", "train_on_batch", "minimize"}
@@ -118,7 +118,7 @@ def test_no_pickle(name):
 def test_run_time_needs_only_what_is_declared(name):
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    declared = " ".join(config["DEFAULT"][key] for key in ("requirements", "lm_requirements", "wandb_requirements")).split()
+    declared = " ".join(config["DEFAULT"][key] for key in ("requirements", "lm_requirements", "wandb_requirements", "bpe_requirements")).split()
     packages = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in declared}
     legal = {p.replace("-", "_") for p in packages}.union(*(BROUGHT.get(p, set()) for p in packages))
     assert not roots(name) - legal - sys.stdlib_module_names - {"newsrex_nb"}, "not among the requirements of settings.ini"

@@ -1,4 +1,5 @@
 """Data sets: the sources, and what they are made of."""
+import newsrex_nb.data.bpe # registers its tokenizers
 import newsrex_nb.data.popularity # registers its columns and tables
 from .graphs import similar_news
 from .mind_files import mind

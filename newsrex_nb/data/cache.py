@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import fingerprint
+from .downloads import usual_folder
 from .features import Features
 from .schema import Behaviours, Dataset, Histories, News
 
@@ -77,8 +78,7 @@ def cache_folder(cache, # True for the usual folder, False for none, or a folder
                 ): # a `Path`, or None
     "The folder that encoded data sets are kept in."
     if cache is False or cache is None: return None
-    usual = os.environ.get("NEWSREX_CACHE") or Path.home() / ".cache" / "newsrex_nb"
-    return Path(usual if cache is True else cache)
+    return usual_folder() if cache is True else Path(cache)
 
 # %% ../../nbs/data.cache.ipynb #content-hash
 def content_hash(path, # a file

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TABLES', 'PLANNERS', 'Column', 'column', 'table', 'planner', 'feature_recipe', 'read_recipe',
-           'build_vocabulary', 'number_names', 'Features', 'text_column', 'title', 'abstract', 'category',
-           'subcategory', 'entities']
+           'build_vocabulary', 'number_names', 'tokenizer_of', 'Features', 'text_column', 'title', 'abstract',
+           'category', 'subcategory', 'entities']
 
 # %% ../../nbs/data.features.ipynb #imports
 import dataclasses, inspect
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core import one_of, wrong
 from .schema import News, news_table
-from .text import Tokens, Vocabulary
+from .text import Tokens, Vocabulary, make_tokenizer
 
 # %% ../../nbs/data.features.ipynb #column
 COLUMNS, TABLES, PLANNERS = {}, {}, {} # by name
@@ -53,7 +53,7 @@ def planner(name): # what models call it
     return register
 
 # %% ../../nbs/data.features.ipynb #recipe
-def feature_recipe(tokenizer="word", # name of a registered tokenizer
+def feature_recipe(tokenizer="word", # "word"; or pieces: "bpemb.ja.10000", or a sentencepiece file "….model"
                    min_count=2, # words that occur less often are unknown
                    fields=("title", "abstract"), # texts whose words enter the vocabulary
                    title_length=32, # words kept of a title
@@ -86,12 +86,14 @@ def read_recipe(given): # a mapping with some of the recipe's arguments
 def build_vocabulary(news, # a `News`
                      recipe, # a whole recipe
                      texts, # `Tokens` of the recipe's fields
+                     cut=None, # the tokenizer; what it is made of, if it says so, is kept as `pieces`
                     ): # lists of names by kind; words are numbered from 2, the others from 1
     "The names of `news` in the order of their numbers."
     words = Vocabulary.build(*texts, min_count=recipe["min_count"], tokenizer=recipe["tokenizer"]).words
     entities = {e for named in news.entities for e in named}
     kinds = dict(categories=set(news.category), subcategories=set(news.subcategory), entities=entities)
-    return dict(words=words, **{kind: sorted(names - {""}) for kind, names in kinds.items()})
+    made_of = {"pieces": [*cut.pieces]} if hasattr(cut, "pieces") else {}
+    return dict(words=words, **{kind: sorted(names - {""}) for kind, names in kinds.items()}, **made_of)
 
 # %% ../../nbs/data.features.ipynb #number-names
 def number_names(names, # N names
@@ -100,6 +102,13 @@ def number_names(names, # N names
     "Names as numbers from 1; 0 for those that are missing or unknown."
     number = {name: n for n, name in enumerate(known, 1)}
     return np.fromiter((number.get(name, 0) for name in names), np.int32, len(names))
+
+# %% ../../nbs/data.features.ipynb #tokenizer-of
+def tokenizer_of(features): # a `Features`
+    "What cuts the texts, made once: from the pieces of a saved vocabulary, or by its name."
+    key = "tokenizer", features.recipe["tokenizer"]
+    if key not in features.kept: features.kept[key] = make_tokenizer(key[1], (features._vocabulary or {}).get("pieces", ()))
+    return features.kept[key]
 
 # %% ../../nbs/data.features.ipynb #features
 class Features:
@@ -150,18 +159,18 @@ class Features:
 
     def tokens(self, field): # "title" or "abstract"
         "A field's texts, cut once for counting and numbering."
-        if field not in self._tokens: self._tokens[field] = Tokens(getattr(self.news, field), self.recipe["tokenizer"])
+        if field not in self._tokens: self._tokens[field] = Tokens(getattr(self.news, field), tokenizer_of(self))
         return self._tokens[field]
 
     @property
     def vocabulary(self):
         "Lists of names by kind, in the order of their numbers: what has to be saved to read new articles."
         texts = lambda: [self.tokens(field) for field in self.recipe["fields"]]
-        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, texts())
+        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, texts(), tokenizer_of(self))
         return self._vocabulary
 
     @property
-    def sizes(self): return {kind: len(names) + (kind == "words") for kind, names in self.vocabulary.items()}
+    def sizes(self): return {kind: len(names) + (kind == "words") for kind, names in self.vocabulary.items() if kind != "pieces"}
 
 # %% ../../nbs/data.features.ipynb #text-columns
 def text_column(features, field, length):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'Source', 'sources', 'find_files', 'read_log', 'hold_out', 'split_log', 'order_users', 'wanted_files',
-           'hash_of', 'build_mind', 'mind']
+           'hash_of', 'build_mind', 'made_of', 'mind']
 
 # %% ../../nbs/data.mind_files.ipynb #imports
 import dataclasses, re, warnings
@@ -14,12 +14,16 @@ import numpy as np
 
 from .. import __version__
 from ..core import fingerprint, generator, one_of, wrong
+from .archives import members, open_bytes, place
+from .bpe import check_pieces
 from .cache import cache_folder, cached, content_hash
 from .features import Features, read_recipe
 from .mind_lines import Codes, Lines, Rows, parse_histories, read_behaviours, read_news
+from .mirrors import find_vectors, mind_folder
 from .schema import Behaviours, Dataset, news_table, take
 from .text import Numbering
-from .vectors import open_bytes, place, read_entity_vectors, read_word_vectors
+from .vectors import read_entity_vectors, read_word_vectors
+from .xmind import check_language, read_translations, translate, translation_files
 
 # %% ../../nbs/data.mind_files.ipynb #source
 @dataclasses.dataclass(frozen=True, order=True)
@@ -40,7 +44,6 @@ class Source:
 # %% ../../nbs/data.mind_files.ipynb #sources
 def sources(path): # a folder, or one archive
     "Every file of MIND's that lies under `path`, unpacked ones first."
-    import zipfile
     root, found = Path(path), []
     if not root.exists():
         raise wrong("a folder with MIND's files", "nothing", where=str(path),
@@ -48,10 +51,7 @@ def sources(path): # a folder, or one archive
     for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
         name = file.relative_to(root if root.is_dir() else root.parent).as_posix()
         if file.suffix == ".zip":
-            try: members = zipfile.ZipFile(file).namelist()
-            except zipfile.BadZipFile:
-                raise wrong("a whole archive", "a broken one", where=str(file), remedy="download or copy it again") from None
-            found += [Source(2, f"{name}/{member}", (str(file), member)) for member in members]
+            found += [Source(2, "/".join([name, *way]), (str(file), *way)) for way in members(file)]
         elif file.is_file(): found.append(Source(int(file.suffix == ".gz"), name, str(file)))
     return sorted(s for s in found if not re.search(r"(^|/)(\.|__MACOSX/)", s.name))
 
@@ -161,10 +161,14 @@ def hash_of(file): # what `open_bytes` takes
 
 # %% ../../nbs/data.mind_files.ipynb #build-mind
 def build_mind(files, # as `wanted_files` returns them
+               texts, # files with titles and abstracts in another language
                vectors, validation, empty_history, malformed, seed, name, recipe, key, # as for `mind`
               ): # a `Dataset`
     "Reads, splits and encodes."
     news, users, logs, notes = read_log(files, Lines(malformed))
+    if texts:
+        news, count = translate(news, read_translations(texts))
+        notes["articles translated"] = f"{count} of {len(news) - 1}"
     notes["empty histories are"] = {"keep": "kept", "drop": "dropped"}[empty_history]
     if empty_history == "drop":
         logs = {split: take(log, log.histories.lengths[log.history] > 0) for split, log in logs.items()}
@@ -181,31 +185,43 @@ def build_mind(files, # as `wanted_files` returns them
     if entity_files: features.entity_vectors = read_entity_vectors(entity_files, features.vocabulary["entities"])
     return Dataset(name, news, users, *splits, features, notes, key)
 
+# %% ../../nbs/data.mind_files.ipynb #made-of
+def made_of(files, texts, vectors, # as for `build_mind`
+            recipe, # a whole one
+           ): # list of names and hashes
+    "What files a data set is made of: the same files, the same list."
+    found = [(split, s.name, hash_of(s.file)) for split, some in files.items() for s in some.values()]
+    found += [] if vectors is None else [place(vectors), hash_of(vectors)]
+    return found + [hash_of(file) for file in texts] + [hash_of(t) for t in [recipe["tokenizer"]] if t.endswith(".model")]
+
 # %% ../../nbs/data.mind_files.ipynb #mind
-def mind(size=None, # "demo", "small" or "large", once it lies in a folder: see `path`
+def mind(size=None, # "demo", "small" or "large", downloaded once; None = what lies at `path`
          *, path=None, # folder with train/ and perhaps dev/ and test/, or with the files themselves; or a `.zip`
-         vectors=None, # file of word vectors: `.txt`, `.vec`, `.gz`, `.zip` or a pair (archive, member)
+         language=None, # of titles and abstracts: one of xMIND's codes such as "jpn", or a folder with xMIND's files
+         vectors=None, # of words: a file, a slice (`save_vectors`), a pair (archive, member), or a name such as "glove.6B.100d"
          validation="last_day", # held out of train/: "last_day", "random" (5 %) or None; "dev": dev/ validates, test/ tests
          empty_history="keep", # impressions without clicks before them: "keep" or "drop"
          malformed="raise", # lines that cannot be read: "raise", or "skip" to leave them out and count them
-         cache=True, # whether to keep the result in the usual folder, or a folder to keep it in
+         cache=True, # whether to keep the result in the usual folder, or a folder to keep it and downloads in
          seed=42, # of the random validation split and of the vectors of missing words
-         name="MIND", # what results call it
+         name=None, # what results call it; None = MIND, with its size and language
          **recipe, # arguments of `feature_recipe`
         ): # a `Dataset`
-    "A log in MIND's format as a data set."
-    if path is None or size is not None:
-        raise wrong("path= alone, a folder with MIND's files", f"the size {size!r}" if size else "nothing",
-                    remedy="download MIND from https://msnews.github.io and pass path='the folder with train/ and dev/'")
+    "MIND, or a log in its format, as a data set."
+    if (size is None) == (path is None):
+        raise wrong("a size of MIND to download (demo, small or large), or path= with a folder of its files",
+                    "neither" if size is None else "both")
     one_of("validation", validation, ("last_day", "random", "dev", None))
     one_of("empty_history", empty_history, ("keep", "drop"))
     one_of("malformed", malformed, ("raise", "skip"))
-    recipe, files = read_recipe(recipe), wanted_files(path, validation)
-    made_of = [(split, s.name, hash_of(s.file)) for split, some in files.items() for s in some.values()]
-    made_of += [] if vectors is None else [place(vectors), hash_of(vectors)]
-    key = fingerprint(__version__, made_of, validation, empty_history, malformed, seed, name, recipe)
+    recipe, test = read_recipe(recipe), validation == "dev"
+    check_language(language, recipe["tokenizer"]); check_pieces(recipe["tokenizer"], vectors)
+    files = wanted_files(mind_folder(size, test, cache) if size else path, validation)
+    texts = translation_files(language, size, test, cache) if language else []
+    vectors, name = find_vectors(vectors, cache), name or "-".join(["MIND", *filter(None, [size, language and Path(language).name])])
+    key = fingerprint(__version__, made_of(files, texts, vectors, recipe), validation, empty_history, malformed, seed, name, recipe)
     data = cached(cache_folder(cache), "mind", key, lambda: build_mind(
-        files, vectors, validation, empty_history, malformed, seed, name, recipe, key))
+        files, texts, vectors, validation, empty_history, malformed, seed, name, recipe, key))
     for file, numbers in data.notes["malformed lines"].items():
         warnings.warn(f"{len(numbers)} malformed lines of {file} were left out: {', '.join(map(str, numbers[:5]))}"
                       f"{' …' if len(numbers) > 5 else ''}.", stacklevel=2)

@@ -14,8 +14,8 @@ from datetime import date
 import numpy as np
 
 from ..core import wrong
+from .archives import open_bytes
 from .schema import Histories
-from .vectors import open_bytes
 
 # %% ../../nbs/data.mind_lines.ipynb #lines
 class Lines:
