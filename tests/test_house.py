@@ -35,7 +35,7 @@ NETWORK = {"urllib", "http", "requests", "httpx", "urllib3", "aiohttp", "socket"
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UPDATES = {"apply_gradients", "stateless_apply", "train_on_batch", "minimize"}
 VAGUE = {"util", "utils", "common", "helper", "helpers", "legacy", "misc"}
-BROUGHT = {"hydra-zen": {"hydra", "omegaconf"}, "sentence-transformers": {"transformers", "torch"}}  # packages that come with a requirement
+BROUGHT = {"hydra-zen": {"hydra", "omegaconf"}, "huggingface_hub": {"filelock"}, "sentence-transformers": {"transformers", "torch"}}  # packages that come with a requirement
 
 
 def name_of(path):

@@ -7,7 +7,7 @@ __all__ = ['usual_folder', 'downloads_folder', 'Unavailable', 'Redirect', 'hub_a
            'pull', 'next_block', 'told_hash', 'check_content', 'from_place', 'hub_token', 'progress', 'fetch']
 
 # %% ../../nbs/data.downloads.ipynb #imports
-import hashlib, http.client, os, re, shutil, sys, time, urllib.error, urllib.request, zipfile, zlib
+import contextlib, hashlib, http.client, os, re, shutil, sys, time, urllib.error, urllib.request, zipfile, zlib
 from pathlib import Path
 
 from .. import __version__
@@ -122,10 +122,9 @@ def pull(url, part, # the file, and the `Path` of what there is of it
             raise Unavailable(f"{total:,} bytes where {size:,} were expected")
         room_for(part, total and total - done)
         with open(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
+            file.truncate(done)
             file.seek(done)
-            if not done: file.truncate()
             while block := next_block(answer): file.write(block); done += len(block); tell(done, total)
-            if done == total or total is None: file.truncate()
     whole = size if total is None else total
     if whole is not None and done < whole: raise Unavailable(f"the connection ended after {done:,} of {whole:,} bytes", passing=True)
     return told_hash(told)
@@ -216,22 +215,24 @@ def fetch(urls, # places that hold the file, tried in order
           **patience, # `attempts=` and `pause=`, see `from_place`
          ): # `path`
     "The file, downloaded unless it is there already."
+    from filelock import FileLock
     path = Path(path)
     if path.is_file(): return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, reasons, remedies = path.with_name(path.name + ".part"), [], []
-    for url in urls:
-        place = url.split("/")[2]
-        try:
-            from_place(url, part, path.name, size, sha256, hub_token(url), progress(path.name), **patience)
-            try: os.replace(part, path)
-            except FileNotFoundError:
-                if not path.is_file(): raise # another process has finished it
-            return path
-        except Unavailable as e:
-            reasons.append(f"{place}: {e.reason}")
-            if e.remedy: remedies.append(e.remedy)
-        except OSError as e: raise wrong("a file that can be written", e.strerror or repr(e), where=str(part),
-                                         remedy="set NEWSREX_CACHE to another folder") from None
+    part, lock, reasons, remedies = path.with_name(path.name + ".part"), path.with_name(f".{path.name}.lock"), [], []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            for url in urls:
+                if path.is_file(): return path # another process was faster
+                try: from_place(url, part, path.name, size, sha256, hub_token(url), progress(path.name), **patience)
+                except Unavailable as e:
+                    reasons.append(f"{url.split('/')[2]}: {e.reason}")
+                    if e.remedy: remedies.append(e.remedy)
+                else: return Path(os.replace(part, path) or path)
+    except OSError as e:
+        raise wrong("a file that can be written", e.strerror or repr(e), where=str(part),
+                    remedy="set NEWSREX_CACHE to another folder") from None
+    finally:
+        with contextlib.suppress(OSError): lock.unlink()
     byhand = byhand or f"download {urls[0]} by hand to {path}"
     raise wrong(f"{path.name} from the network", "; ".join(reasons), remedy=", or ".join([*remedies, byhand]))
