@@ -41,7 +41,9 @@ class Redirect(urllib.request.HTTPRedirectHandler):
         if request.full_url.startswith("https:") and not address.startswith("https:"):
             raise Unavailable(f"sends on to {address}, which is not protected")
         self.told = {name.lower(): value for name, value in headers.items()} | self.told
-        return super().redirect_request(request, file, code, message, headers, address)
+        onward, token = super().redirect_request(request, file, code, message, headers, address), request.get_header("Authorization")
+        if token and onward and onward.host == request.host: onward.add_unredirected_header("Authorization", token)
+        return onward
 
 # %% ../../nbs/data.downloads.ipynb #hub-address
 def hub_address():
