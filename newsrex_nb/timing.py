@@ -19,7 +19,7 @@ from .core import generator
 from .data import mind, toy
 from .data.batches import Batches
 from .data.schema import take
-from .evaluate import direct_scores, scores
+from .scoring import direct_scores, scores
 from .losses import loss_function
 from .metrics import ranking_metrics
 from .train import Engine, make_optimizer, set_precision
