@@ -72,7 +72,7 @@ def evaluate(arguments):
 # %% ../nbs/cli.ipynb #predict
 def predict(arguments):
     "predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file"
-    from newsrex_nb.evaluate import predict
+    from newsrex_nb.predictions import predict
     from newsrex_nb.experiment import reopen, shown
     own = dict(path="prediction.zip", split="test")
     folder, own, data = divide(arguments, "newsrex predict RUN path=prediction.zip", own)

@@ -16,7 +16,7 @@ from . import hub
 from .core import wrong
 from .data.cache import ARTICLE_COLUMNS
 from .data.schema import Behaviours, Dataset, News, make_histories, news_table, UNKNOWN
-from .evaluate import scores
+from .scoring import scores
 
 # %% ../nbs/recommend.ipynb #extend
 def extend(data, # a `Dataset`

@@ -11,7 +11,7 @@ import pytest
 from newsrex_nb import models
 from newsrex_nb.data.batches import Batches, plan, slots_of
 from newsrex_nb.device import device_tables
-from newsrex_nb.evaluate import direct_scores, scores
+from newsrex_nb.scoring import direct_scores, scores
 from newsrex_nb.layers.attention import AdditiveUser
 from newsrex_nb.layers.text import CNNTitle
 from newsrex_nb.losses import loss_function
