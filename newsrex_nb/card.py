@@ -31,8 +31,9 @@ def measured(name, # of the model
         parts += [f"| {' | '.join(row)} |" for row in (["", *map(heading, metrics)], [":--", *["--:"] * len(metrics)])]
         parts += [f"| {row} | {' | '.join(values)} |" for row, values in rows.items()]
     if best:
+        told = "mean of AUC, MRR, nDCG@5 and nDCG@10" if by == "mean" else heading(by)
         values = "; ".join(f"{label.replace('_', ' ')}: {s['validation']:.4f}" for label, s in seeds.items())
-        parts.append(f"\n\\* The weights at the root of the folder. Chosen by the validation split ({by}: {values}), not by the test; "
+        parts.append(f"\n\\* The weights at the root of the folder. Chosen by the validation split ({told}: {values}), not by the test; "
                      "each seed lies in a folder of its own, such as `seed_42/`." if len(seeds) > 1 else "\n\\* The only seed.")
     return "\n".join(parts) + "\n\n" if parts else ""
 
@@ -75,6 +76,7 @@ def card(name, # of the model's class
          results=None, # as `experiment.measure` returns them
          kind="none", # what it holds of readers, a key of `READERS`
          articles=0, # how many it holds
+         handle=THIS, # what the example loads
          **seeds, # see `measured`
         ): # the text of README.md
     "A card in the hub's form: front matter, then what readers need."
@@ -84,6 +86,6 @@ def card(name, # of the model's class
             f"A news recommender: it orders articles for a reader, given the articles the reader clicked."
             + (f" Of an article it reads: {', '.join(reads)}." if reads else "") + "\n\n"
             "``` python\nfrom newsrex_nb.recommend import Recommender\n\n"
-            f"recommender = Recommender.from_pretrained(\"{THIS}\")\n{add}"
+            f"recommender = Recommender.from_pretrained(\"{handle}\")\n{add}"
             "recommender.recommend(history=[{\"title\": \"…\"}], k=10)\n```\n\n"
             + measured(name, results, **seeds) + readers(kind, articles) + terms)

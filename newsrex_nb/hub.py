@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'NEEDED', 'MORE', 'ASKED', 'SHIPPED', 'write_json', 'write_
            'load']
 
 # %% ../nbs/hub.ipynb #imports
-import contextlib, importlib, json, os, platform, re
+import contextlib, importlib, json, os, platform, re, shutil
 from pathlib import Path
 
 import keras
@@ -89,8 +89,9 @@ def save(folder, # made if it is not there
     folder.mkdir(parents=True, exist_ok=True)
     temporary, weights = folder / "model.safetensors.part", weight_names(model)
     save_file({name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in weights.items()}, temporary)
-    os.replace(temporary, folder / "model.safetensors")
     write_json(folder / "features.json", dict(format=FORMAT, recipe=features.recipe, vocabulary=features.vocabulary))
+    shutil.copymode(folder / "features.json", temporary) # safetensors keeps its files from everybody else
+    os.replace(temporary, folder / "model.safetensors")
     about = {"class": class_name(type(model)), "config": {k: v for k, v in model.get_config().items() if k != "name"}}
     about["data"] = getattr(features.dataset, "name", None)
     write_json(folder / "config.json", {"format": FORMAT, **about, "versions": versions()})
