@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'NEEDED', 'MORE', 'ASKED', 'SHIPPED', 'write_json', 'write_text', 'read_json', 'versions', 'class_name',
-           'find_class', 'save', 'read_handle', 'told', 'fetch', 'upload', 'check_names', 'open_folder', 'put_weights',
-           'load']
+           'find_class', 'save', 'read_handle', 'told', 'snapshot', 'fetch', 'upload', 'check_names', 'open_folder',
+           'put_weights', 'load']
 
 # %% ../nbs/hub.ipynb #imports
-import contextlib, importlib, json, os, platform, re, shutil
+import contextlib, importlib, json, os, platform, re, shutil, warnings
 from pathlib import Path
 
 import keras
@@ -137,17 +137,33 @@ def told(handle): # for the message
         text = (str(e).strip() or "nothing more").splitlines()[0]
         raise wrong("an answer of the hub", f"{type(e).__name__} ({text})", where=handle, remedy=remedy) from e
 
+# %% ../nbs/hub.ipynb #snapshot
+def snapshot(handle, # for the message
+             repository, # "organisation/repository"
+             revision, # branch, tag or commit; None = main
+             names, # of files
+            ): # a folder, a `Path`, named after the commit
+    "Some files of a repository as they are now, or as they were when the hub was last seen."
+    from huggingface_hub import errors, snapshot_download
+    what = dict(revision=revision, allow_patterns=names)
+    with told(handle):
+        try: return Path(snapshot_download(repository, **what))
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.LocalEntryNotFoundError): raise
+        except Exception as e: # a hub that breaks off or answers nonsense; one that is not there is met inside
+            with contextlib.suppress(errors.LocalEntryNotFoundError):
+                found = Path(snapshot_download(repository, **what, local_files_only=True))
+                warnings.warn(f"{handle} is read from the cache, since the hub did not answer ({type(e).__name__}).")
+                return found
+            raise
+
 # %% ../nbs/hub.ipynb #fetch
 def fetch(handle): # a folder, "hf://…" or "newsrex://toy"
     "The folder that a handle stands for; what lies on the hub is downloaded, or found in its cache."
     text = str(handle)
     if text.startswith("newsrex://"): return SHIPPED[one_of("a recommender of the package", text, tuple(SHIPPED))]
     if not text.startswith("hf://"): return Path(handle).parent if Path(handle).name == "model.safetensors" else Path(handle)
-    from huggingface_hub import snapshot_download
     repository, revision, inner = read_handle(handle)
-    def get(names, revision):
-        with told(text):
-            return Path(snapshot_download(repository, revision=revision, allow_patterns=[f"{inner}/{n}".lstrip("/") for n in names]))
+    get = lambda names, revision: snapshot(text, repository, revision, [f"{inner}/{name}".lstrip("/") for name in names])
     home = get([*NEEDED[:2], *MORE], revision)
     check_names(home / inner, text, NEEDED[:2])
     return get([*NEEDED, *MORE, *ASKED], home.name) / inner # of the same commit, even if there is a newer one by now

@@ -24,7 +24,7 @@ class Repository:
 
 class Hub:
     "The server: `with Hub() as hub:` … `hub.url`; `hub.log` lists what was asked for."
-    def __init__(self): self.repositories, self.lfs, self.log = {}, {}, []
+    def __init__(self): self.repositories, self.lfs, self.log, self.down = {}, {}, [], False
 
     def __enter__(self):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
@@ -33,6 +33,7 @@ class Hub:
         return self
 
     def __exit__(self, *_):
+        self.down = True
         self.server.shutdown()
         self.server.server_close()
 
@@ -61,10 +62,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def refuse(self, status, code, text): self.reply({"error": text}, status, X_Error_Code=code, X_Error_Message=text)
 
     def answer(self):
+        if self.hub.down: # a connection that is still open
+            self.close_connection = True
+            return
         body, path = self.body(), unquote(urlparse(self.path).path)
         self.hub.log.append(f"{self.command} {path}")
         own = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if path == "/down": # from now on nobody is there
+            self.hub.down = True
             self.reply({}, Connection="close")
             return threading.Thread(target=self.hub.__exit__).start()
         if path == "/api/validate-yaml": return self.reply({"errors": [], "warnings": []})
