@@ -159,6 +159,7 @@ def gather(runs, # folders of runs that differ in their seed only
         found[f"seed_{seed}"] = dict(run=run, validation=value, results=hub.read_json(path, "model") if path.exists() else None)
     best = max(found, key=lambda label: found[label]["validation"])
     seeds = {label: dict(validation=f["validation"], model=(f["results"] or {}).get("model")) for label, f in found.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.resolve().parent))
     try:
         for label, f in found.items():
