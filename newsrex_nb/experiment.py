@@ -117,15 +117,15 @@ def run(config, # of `configure`, with one seed
     return Outcome(folder, model, dataset, history, results)
 
 # %% ../nbs/experiment.ipynb #reopen
-def reopen(folder, # of a run
+def reopen(folder, # of a run, or the handle of a shared one
            *overrides, # of its data: "data=mind", "data.path=…"
           ): # (model, `Dataset`, whether the model was trained on its users)
     "The model of a run, and data to use it on."
     model, features = hub.load(folder)
-    path = Path(folder) / "experiment.json"
-    if not path.exists():
-        raise wrong(path.name, "a model without it", where=str(folder), remedy="use Recommender.from_pretrained")
-    about = hub.read_json(path, "config", "data")
+    paths = [hub.fetch(folder) / name for name in ("experiment.json", "training_run_summary.json")]
+    about = next((hub.read_json(path) for path in paths if path.exists()), {})
+    if not {"config", "data"} <= set(about):
+        raise wrong(paths[0].name, "a model without it", where=str(folder), remedy="use Recommender.from_pretrained")
     settings, given = about["config"]["data"], read_overrides(overrides)
     for key in given:
         if key.split(".")[0] != "data":

@@ -7,12 +7,11 @@ __all__ = ['extend', 'seconds', 'Recommended', 'Recommender', 'row_of', 'score_r
 
 # %% ../nbs/recommend.ipynb #imports
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from . import hub
+from . import share
 from .core import wrong
 from .data.cache import ARTICLE_COLUMNS
 from .data.schema import Behaviours, Dataset, News, make_histories, news_table, UNKNOWN
@@ -60,14 +59,17 @@ class Recommender:
         self.model, self.data = model, data
 
     @classmethod
-    def from_pretrained(cls, folder): # what `save_pretrained` wrote
-        "A saved model; its catalogue is empty until articles are added."
-        model, features = hub.load(folder)
-        return cls(model, Dataset(Path(folder).name, features.news, np.array([""]), None, None, None, features))
+    def from_pretrained(cls, handle): # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
+        "A saved model; its catalogue holds the articles that were saved with it, if any, and those that are added."
+        return cls(*share.from_pretrained(handle))
 
-    def save_pretrained(self, folder, results=None): # what was measured, a dict
-        "Writes weights, configuration, vocabulary and results; no articles, no user ids."
-        return hub.save(folder, self.model, self.data.features, results)
+    def save_pretrained(self, folder, results=None, **more): # what was measured; more: keep_users … of `share.save_pretrained`
+        "Writes weights, configuration, vocabulary, results and a card; articles and user ids only if they are asked for."
+        return share.save_pretrained(folder, self.model, self.data, results, **more)
+
+    def push_to_hub(self, to, **more): # "organisation/repository"; more: results, private, keep_users … of `share.publish`
+        "Publishes what `save_pretrained` writes; returns the handle that loads it."
+        return share.publish(self.model, self.data, to, **more)
 
     def add(self, articles): # dicts with `id` and raw fields; ids that are known already are left as they are
         "Adds articles to the catalogue; returns how many were new."
