@@ -228,13 +228,14 @@ def block_scores(scorer, encoded, behaviours, user, hour):
     return out
 
 # %% ../nbs/scoring.ipynb #scores
-def scores(model, # a `NewsRecommender`
+def scores(model, # a `NewsRecommender`, or anything with `scores(behaviours)`, such as a baseline
            data, # a `Dataset`
            split="test", # "train", "valid", "test", or `Behaviours` of this data set
            **options, # of `Scorer`
           ): # (candidates,) float32 logits, flat, in the order of the split's candidates
-    "Scores every candidate of every impression, from caches."
+    "Scores every candidate of every impression, those of a model from caches."
     behaviours = data.split(split) if isinstance(split, str) else split
+    if hasattr(model, "scores"): return model.scores(behaviours)
     scorer = Scorer(model, data, **options)
     user = np.where(behaviours.user <= model.sizes.users, behaviours.user, 0).astype(np.int32)
     hour = data.hour(behaviours.time)
