@@ -18,6 +18,7 @@ from .core import wrong
 from .data.features import Features
 from .data.schema import news_table
 from .models.base import NewsRecommender, weight_names
+from .results import portable
 
 # %% ../nbs/hub.ipynb #write-json
 def write_json(path, # of the file
@@ -83,7 +84,7 @@ def save(folder, # made if it is not there
     temporary, weights = folder / "model.safetensors.part", weight_names(model)
     save_file({name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in weights.items()}, temporary)
     os.replace(temporary, folder / "model.safetensors")
-    write_json(folder / "features.json", dict(format=FORMAT, recipe=features.recipe, vocabulary=features.vocabulary))
+    write_json(folder / "features.json", dict(format=FORMAT, recipe=portable(features.recipe), vocabulary=features.vocabulary))
     about = {"class": class_name(type(model)), "config": {k: v for k, v in model.get_config().items() if k != "name"}}
     write_json(folder / "config.json", {"format": FORMAT, **about, "versions": versions()})
     if results is not None: write_json(folder / "test_results.json", results)
