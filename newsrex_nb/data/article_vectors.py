@@ -31,7 +31,12 @@ def give_vectors(data, # a `Dataset`, or its `Features`
         vectors = dict(zip(features.news.ids.tolist(), vectors))
         del vectors[""]
     if not vectors: return data
-    features.article_vectors |= {name: np.asarray(v, np.float32) for name, v in vectors.items()}
+    vectors = {name: np.asarray(v, np.float32) for name, v in vectors.items()}
+    first = next(iter({**features.article_vectors, **vectors}.values()))
+    for name, v in vectors.items():
+        if v.ndim != 1 or v.shape != first.shape:
+            raise wrong(f"article vectors of one width ({first.shape[-1]})", f"shape {v.shape}", where=f"article {name!r}")
+    features.article_vectors |= vectors
     features.kept.pop(("column", "article_vectors"), None)
     return data
 

@@ -225,7 +225,9 @@ def walk(value, # a layer, or a list or dict of such
     elif isinstance(value, (keras.layers.Layer, keras.Variable)) and id(value) not in seen:
         seen.add(id(value))
         yield path, value
-        children = [] if isinstance(value, keras.Variable) else [(k, v) for k, v in vars(value).items() if not k.startswith("_")]
+        own = {} if isinstance(value, keras.Variable) else vars(value)
+        own = {**own, **own.get("_modules", {})} # where a layer's sub-layers are under torch
+        children = [(k, v) for k, v in own.items() if not k.startswith("_")]
     else: return
     for name, child in children: yield from walk(child, f"{path}.{name}" if path else name, seen)
 
