@@ -20,6 +20,7 @@ from .core import InputError, one_of, wrong
 from .data.features import Features
 from .data.schema import news_table
 from .models.base import NewsRecommender, weight_names
+from .results import portable
 
 # %% ../nbs/hub.ipynb #write-json
 def write_json(path, # of the file
@@ -89,7 +90,7 @@ def save(folder, # made if it is not there
     folder.mkdir(parents=True, exist_ok=True)
     temporary, weights = folder / "model.safetensors.part", weight_names(model)
     save_file({name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in weights.items()}, temporary)
-    write_json(folder / "features.json", dict(format=FORMAT, recipe=features.recipe, vocabulary=features.vocabulary))
+    write_json(folder / "features.json", dict(format=FORMAT, recipe=portable(features.recipe), vocabulary=features.vocabulary))
     shutil.copymode(folder / "features.json", temporary) # safetensors keeps its files from everybody else
     os.replace(temporary, folder / "model.safetensors")
     about = {"class": class_name(type(model)), "config": {k: v for k, v in model.get_config().items() if k != "name"}}

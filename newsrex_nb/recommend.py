@@ -13,6 +13,7 @@ import numpy as np
 
 from . import share
 from .core import wrong
+from .data.article_vectors import give_vectors
 from .data.cache import ARTICLE_COLUMNS
 from .data.schema import Behaviours, Dataset, News, make_histories, news_table, UNKNOWN
 from .scoring import scores
@@ -22,7 +23,8 @@ def extend(data, # a `Dataset`
            articles, # dicts of raw fields whose ids are new
           ): # a `Dataset` with more rows
     "The data set with more articles."
-    new, old = data.features.encode(news_table(articles)), data.news
+    vectors = {a["id"]: a["vector"] for a in articles if a.get("vector") is not None}
+    new, old = give_vectors(data.features.encode(news_table(articles)), vectors), data.news
     def both(field):
         parts = [getattr(news, field) for news in (old, new.news)]
         if all(p is None for p in parts): return None # the optional field of the news table
@@ -30,9 +32,9 @@ def extend(data, # a `Dataset`
         flat = [*parts[0], *parts[1][1:]]
         return np.array(flat) if isinstance(parts[0], np.ndarray) else flat
     news = News(**{field.name: both(field.name) for field in dataclasses.fields(News)})
-    features = data.features.encode(news)
+    features = give_vectors(data.features.encode(news), vectors)
     for (kind, name), column in data.features.kept.items():
-        if kind == "column" and name in ARTICLE_COLUMNS: features.kept[kind, name] = np.concatenate([column, new[name][1:]])
+        if kind == "column" and name in (*ARTICLE_COLUMNS, "article_vectors"): features.kept[kind, name] = np.concatenate([column, new[name][1:]])
     same = {field.name: getattr(data, field.name) for field in dataclasses.fields(Dataset)}
     return Dataset(**same | dict(news=news, features=features))
 
@@ -122,8 +124,8 @@ def row_of(article, # an id, or a dict of raw fields
         if article in news.row and article: return news.row[article]
         raise wrong(f"ids out of {len(news) - 1} articles, or dicts of raw fields", repr(article), where=where,
                     remedy="add(articles) first, or give the article as a dict with a title")
-    if not isinstance(article, dict) or not article.get("title"):
-        raise wrong("an id, or a dict with a title", repr(article), where=where)
+    if not isinstance(article, dict) or not (article.get("title") or article.get("vector") is not None):
+        raise wrong("an id, or a dict with a title or a vector", repr(article), where=where)
     name = article.get("id") or f"<new {len(new) + 1}>"
     if name in news.row: return news.row[name]
     new.setdefault(name, {**article, "id": name})

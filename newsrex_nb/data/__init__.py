@@ -1,6 +1,7 @@
 """Data sets: the sources, and what they are made of."""
 import newsrex_nb.data.bpe # registers its tokenizers
 import newsrex_nb.data.popularity # registers its columns and tables
+from .article_vectors import give_vectors
 from .graphs import similar_news
 from .mind_files import mind
 from .schema import Behaviours, Dataset, News
