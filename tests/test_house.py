@@ -17,9 +17,9 @@ PACKAGE = ROOT / "newsrex_nb"
 LEVELS = {
     "": -1,
     "core": 0,
-    "results": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
-    "data.features": 2, "data.vectors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
-    "data.cache": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
+    "results": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "bootstrap": 1, "layers": 1, "layers.attention": 1,
+    "data.features": 2, "data.vectors": 2, "slices": 2, "lens": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
+    "data.cache": 3, "data.popularity": 3, "data.causal": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
     "layers.views": 3, "layers.graph": 3, "layers.popularity": 3,
     "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
     "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "device": 5,
@@ -27,7 +27,8 @@ LEVELS = {
     "train": 7, "hub": 7,
     "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
     "experiment": 9, "bench": 9,
-    "cli": 10,
+    "compare": 10, "probe": 10,
+    "cli": 11,
 }
 TRAINING = {"train", "steps"}
 ONLINE = {"data.mind_files", "data.vectors", "data.custom_log", "hub"}
