@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'bracketed', 'divide', 'train', 'evaluate', 'predict', 'recommend', 'table', 'words_and_keys', 'compare',
-           'bench', 'usage', 'keep_programs', 'main']
+           'bench', 'lens', 'probe', 'usage', 'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
 import os, sys, warnings
@@ -133,9 +133,33 @@ def bench(arguments):
     from newsrex_nb.configuration import plain_values
     bench(**plain_values(arguments))
 
+# %% ../nbs/cli.ipynb #lens
+def lens(arguments):
+    "lens RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries"
+    from newsrex_nb.compare import as_markdown, lens_of_runs, write_csv
+    folders, own = words_and_keys(arguments, "newsrex lens RUN …", dict(split="test", csv=None))
+    lines = lens_of_runs(folders, own["split"])
+    print(as_markdown(lines))
+    if own["csv"]: write_csv(own["csv"], lines)
+
+# %% ../nbs/cli.ipynb #probe
+def probe(arguments):
+    "probe model=nrms [key=value … results=results/probe.jsonl path=probe.png]  what a model learns of the toy world"
+    from newsrex_nb.compare import as_markdown
+    from newsrex_nb.probe import draw_probe, probe_models, probe_table
+    own, rest = dict(model=None, results=None, path=None), []
+    for text in map(bracketed, arguments):
+        key, _, value = text.partition("=")
+        if key in own: own[key] = value
+        else: rest.append(text)
+    if not own["model"]: raise wrong("model=…", "none", remedy="write newsrex probe model=nrms")
+    runs = probe_models(own["model"], *rest, path=own["results"])
+    print(f"\n{as_markdown(probe_table(runs))}")
+    if own["path"]: draw_probe(runs).savefig(own["path"], dpi=120)
+
 # %% ../nbs/cli.ipynb #commands
 COMMANDS = dict(train=train, evaluate=evaluate, predict=predict, recommend=recommend, table=table,
-                compare=compare, bench=bench)
+                compare=compare, lens=lens, probe=probe, bench=bench)
 
 def usage():
     "What `newsrex --help` prints."

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'measured', 'compare', 'overview', 'differences', 'slice_table', 'as_markdown', 'as_csv', 'settings',
-           'run_names', 'read_scores', 'same_impressions', 'gather', 'report', 'legend', 'write_csv', 'compare_runs']
+           'run_names', 'read_scores', 'same_impressions', 'gather', 'report', 'legend', 'write_csv', 'compare_runs',
+           'lens_of_runs']
 
 # %% ../nbs/compare.ipynb #imports
 import csv, dataclasses, io
@@ -18,6 +19,7 @@ from .bootstrap import Comparison, Ranking, draw_ranking
 from .core import wrong
 from .evaluate import scores as score_split
 from .experiment import load_data, reopen, shown
+from .lens import lens, lens_table
 from .metrics import per_impression
 from .results import heading, run_folders
 from .slices import VIEWS, slices as slices_of
@@ -210,3 +212,13 @@ def compare_runs(folders, # of runs, or of folders of runs
     if csv: write_csv(csv, tables[0][1])
     alone = [name for name, of in scores.items() if len(of) == 1 and list(of) != [None]]
     return "\n\n".join([*(f"{title}\n\n{as_markdown(lines)}" for title, lines in tables), legend(alone)])
+
+# %% ../nbs/compare.ipynb #lens-of-runs
+def lens_of_runs(folders, # of runs, or of folders of runs
+                 split="test"): # -> rows of text
+    "The table of `lens` for runs: each number the mean over a model's seeds."
+    scores, _, log = gather([run for folder in folders for run in run_folders(folder)], split)
+    each = lens({(name, seed): flat for name, of in scores.items() for seed, flat in of.items()}, log)
+    mean = lambda found: {m: type(found[0][m])(np.mean([f[m] for f in found])) for m in found[0]}
+    return lens_table({protocol: {name: mean([f for (n, _), f in of.items() if n == name]) for name in scores}
+                       for protocol, of in each.items()})
