@@ -15,7 +15,7 @@ from .bootstrap import drawn_means, reader_sums
 from .configuration import choose, configure, keys, spread
 from .core import generator, one_of, wrong
 from .data.features import COLUMNS, PLANNERS
-from .data.schema import owner
+from .data.schema import owner, take
 from .evaluate import scores as score_split
 from .experiment import build_model, load_data
 from .hub import versions
@@ -122,7 +122,7 @@ def falls(model, data, log, seed=0): # {part: points of AUC}
 
 # %% ../nbs/probe.ipynb #small
 SMALL = dict(
-    data=dict(articles=8000, impressions=8000, valid=500, test=4000, vectors=32),
+    data=dict(articles=8000, impressions=8000, valid=500, test=4000, unseen=.2, vectors=32),
     model=dict(num_heads=4, head_dim=8, filters=32, query_dim=32, news_dim=32, hidden="[32,32]", entity_heads=2, entity_head_dim=8,
                entity_dim=16, category_dim=16, user_dim=16, co_heads=2, co_dim=8, age_dim=16, interests=8, intent_dim=32,
                feed_dim=64, graph_heads=4, title_length=12, abstract_length=24, history_length=40, dropout=0.1),
@@ -142,11 +142,13 @@ def probe(config, # one of `small`
     "Trains a model on its toy world and says what it has learned."
     from hydra_zen import instantiate
     data = load_data(config) if data is None else data
-    model = build_model(config, data, lambda line: None)
+    model, log = build_model(config, data, lambda line: None), data.test
     run = instantiate(config["recipe"])(model, data, seed=config["seed"])
-    seconds = dict(compile=run.compile_seconds, epochs=run.seconds)
-    return dict(config=config, versions=versions(), data=dict(name=data.name, key=data.key), best_epoch=run.best_epoch, seconds=seconds,
-                results=dict(name=type(model).__name__) | shares(score_split(model, data), data, data.test) | dict(falls=falls(model, data, data.test)))
+    found, new = score_split(model, data), log.user > data.trained_users
+    results = dict(name=type(model).__name__) | shares(found, data, log) | dict(falls=falls(model, data, log))
+    if new.sum() >= 100: results["unseen"] = shares(found[np.repeat(new, log.lengths)], data, take(log, new))
+    return dict(config=config, versions=versions(), data=dict(name=data.name, key=data.key), best_epoch=run.best_epoch,
+                seconds=dict(compile=run.compile_seconds, epochs=run.seconds), results=results)
 
 # %% ../nbs/probe.ipynb #by-model
 def by_model(runs): # of `probe`, or lines of a file of them -> {model: list of results, one per seed}
