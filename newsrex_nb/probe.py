@@ -88,6 +88,7 @@ def scrambled_features(data, model, part, rng): # NumPy generator -> a `Dataset`
     "The data set with the columns and tables of one part given to other articles and words."
     data = dataclasses.replace(data, features=copy.copy(data.features))
     names = [*model.reads, *([model.graph] if model.graph and model.graph not in PLANNERS else [])]
+    for name in model.tables: data.features.table(name) # built from the true articles before those change
     kind = lambda name: "popularity" if COLUMNS[name].hours else "recency" if name == "published_hour" else "content"
     rows = np.append(0, 1 + rng.permutation(len(data.news) - 1))
     changed = {("column", name): data.features[name][rows] for name in names if kind(name) == part}
