@@ -170,9 +170,8 @@ class Features:
     @property
     def vocabulary(self):
         "Lists of names by kind, in the order of their numbers: what has to be saved to read new articles."
-        if not self._vocabulary:
-            texts = [*map(self.tokens, self.recipe["fields"])]
-            self._vocabulary = build_vocabulary(self.news, self.recipe, texts, tokenizer_of(self))
+        texts = lambda: [*map(self.tokens, self.recipe["fields"])]
+        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, texts(), tokenizer_of(self))
         return self._vocabulary
 
     @property
