@@ -89,11 +89,11 @@ def read_recipe(given): # a mapping with some of the recipe's arguments
 # %% ../../nbs/data.features.ipynb #build-vocabulary
 def build_vocabulary(news, # a `News`
                      recipe, # a whole recipe
-                     texts, # `Tokens` of the recipe's fields
+                     tokens, # tokens(field) gives its `Tokens`
                      cut=None, # the tokenizer; what it is made of, if it says so, is kept as `pieces`
                     ): # lists of names by kind; words are numbered from 2, the others from 1
     "The names of `news` in the order of their numbers."
-    words = Vocabulary.build(*texts, min_count=recipe["min_count"], tokenizer=recipe["tokenizer"]).words
+    words = Vocabulary.build(*map(tokens, recipe["fields"]), min_count=recipe["min_count"], tokenizer=recipe["tokenizer"]).words
     entities = {e for named in news.entities for e in named}
     kinds = dict(categories=set(news.category), subcategories=set(news.subcategory), entities=entities)
     made_of = {"pieces": [*cut.pieces]} if hasattr(cut, "pieces") else {}
@@ -170,8 +170,7 @@ class Features:
     @property
     def vocabulary(self):
         "Lists of names by kind, in the order of their numbers: what has to be saved to read new articles."
-        texts = lambda: [*map(self.tokens, self.recipe["fields"])]
-        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, texts(), tokenizer_of(self))
+        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, self.tokens, tokenizer_of(self))
         return self._vocabulary
 
     @property
