@@ -21,7 +21,7 @@ LEVELS = {
     "data.features": 2, "data.vectors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
     "data.cache": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
     "layers.views": 3, "layers.graph": 3, "layers.popularity": 3,
-    "data.live": 4, "catalogue": 7,
+    "data.live": 4, "catalogue": 7, "readers": 7,
     "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
     "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "device": 5,
     "evaluate": 6, "steps": 6,
