@@ -14,6 +14,7 @@ import newsrex_nb.models
 from . import timing
 from .core import wrong
 from .data import toy
+from .recommend import Recommender
 
 # %% ../nbs/bench.ipynb #bench
 def bench(model="NRMS", # a class of newsrex_nb.models, by name
@@ -22,6 +23,7 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
           chunks=3, # timed dispatches each
           precision=None, # of both paths
           optimizer=True, evaluation=True, parsing=True, # whether to time them, too
+          recommendation=False, # whether to time a recommender, too
           against=None, # JSON file of seconds measured elsewhere, see `read_against`
           out=None, # JSON file to write
           **arguments): # of the model
@@ -43,6 +45,7 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
     if evaluation: result["evaluation"] = timing.evaluation_speed(make(), data) | {
         "plain_ms_per_impression": timing.plain_evaluation(make(), data) * 1e3}
     if parsing: result["start"] = timing.start_up(data)
+    if recommendation: result["recommendation"] = timing.recommendation_speed(Recommender(make(), data))
     result["peak_gigabytes"] = timing.peak_memory() / 1e9
     if out: write_result(out, result)
     print(bench_table(result))
@@ -84,6 +87,7 @@ def bench_table(result): # as `bench` returns it
     for part in ("evaluation", "start"):
         for name, value in result.get(part, {}).items():
             if name.endswith("_seconds"): row(f"{part}: {name[:-8]}, s", None, value)
+    for name, value in result.get("recommendation", {}).items(): row(f"recommending: {name.replace('_', ' ')}", None, value)
     row("peak memory, GB", None, result["peak_gigabytes"])
     return "\n".join(lines)
 
