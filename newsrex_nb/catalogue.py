@@ -11,7 +11,6 @@ import functools
 
 import numpy as np
 
-from .core import wrong
 from .data.features import COLUMNS, PLANNERS
 from .data.live import Moment
 from .data.plans import group_of
@@ -150,12 +149,16 @@ def hold(desk, # `Desk`, bound
     "Has these articles encoded and in their places; returns how many had to be encoded."
     new = desk.shelf.missing(rows)
     places = desk.shelf.claim(new)
-    for g, widths in enumerate(desk.widths):
-        mine = desk.group[new] == g
-        size = fitting(ARTICLES, np.count_nonzero(mine) // 4)
-        for block, where in zip(blocks_of(new[mine], size), blocks_of(places[mine], size)):
-            made = desk.call(("encode", widths), encode_rows(widths), *desk.near(block.astype(np.int32)))
-            desk.news = put()(desk.news, made, where)
+    try:
+        for g, widths in enumerate(desk.widths):
+            mine = desk.group[new] == g
+            size = fitting(ARTICLES, np.count_nonzero(mine) // 4)
+            for block, where in zip(blocks_of(new[mine], size), blocks_of(places[mine], size)):
+                made = desk.call(("encode", widths), encode_rows(widths), *desk.near(block.astype(np.int32)))
+                desk.news = put()(desk.news, made, where)
+    except BaseException: # Ctrl-C, for instance: what is not encoded has no place
+        desk.shelf.drop(new)
+        raise
     return len(new)
 
 # %% ../nbs/catalogue.ipynb #offer

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import hub
-from .catalogue import Desk, hold, is_dot, listed_scores, offer, shared_scores, user_blocks
+from .catalogue import Desk, is_dot, listed_scores, offer, shared_scores, user_blocks
 from .core import wrong
 from .data.features import PLANNERS
 from .data.live import LASTING, Moment, extend, impressions, live, observe, room_for, seconds
@@ -36,7 +36,10 @@ def answers(desk, # `Desk`, bound
 # %% ../nbs/recommend.ipynb #service
 class Service:
     "What a recommender keeps between requests."
-    def __init__(self, model, data, budget=BUDGET, clock=time.time):
+    def __init__(self, model, # a `NewsRecommender`
+                 data, # the `Dataset` whose articles it recommends
+                 budget=BUDGET, # bytes that encoded articles may take, and that article columns may take
+                 clock=time.time): # gives the present time in seconds; None: there is no clock
         self.model, self.data, self.clock = model, live(data), clock
         self.desk, self.lock, self.said, self.moments = Desk(model, budget), threading.RLock(), set(), {}
         self.number, self.trained = {u: n for n, u in enumerate(self.data.users.tolist()) if n}, len(self.data.users) - 1
@@ -72,12 +75,12 @@ class Service:
                 while len(self.moments) > 1: self.moments.pop(next(iter(self.moments)))
                 moment = self.moments[hour] = Moment(asked.data, hour)
             self.desk.bind(moment)
-            yield np.flatnonzero(keys == hour)
-        if asked.data is not self.data: self.desk.shelf.drop(np.arange(len(self.data.news), len(asked.data.news)))
+            try: yield np.flatnonzero(keys == hour)
+            finally: self.desk.shelf.drop(np.arange(len(self.data.news), len(asked.data.news))) # of dicts nothing stays
 
 # %% ../nbs/recommend.ipynb #recommender
 class Recommender(Service):
-    "A model and the catalogue it recommends from; `budget` bounds the bytes of encoded articles, `clock` gives the present time."
+    "A model and the catalogue it recommends from."
     @classmethod
     def from_pretrained(cls, folder): # what `save_pretrained` wrote
         "A saved model; its catalogue is empty until articles are added."
@@ -131,7 +134,7 @@ class Recommender(Service):
         with self.lock: return vectors_of_users(self, history, user, at)
 
     @property
-    def rows(self): return np.array([r for i, r in self.data.news.row.items() if r and i != UNKNOWN], np.int32)
+    def rows(self): return np.setdiff1d(np.arange(1, len(self.data.news), dtype=np.int32), self.data.news.row.get(UNKNOWN, 0))
 
     @property
     def articles(self): return self.data.news.ids[self.rows].tolist() # ids of the catalogue
@@ -173,7 +176,7 @@ def best_articles(r, history, k, user, at, among): # `Recommender`, and as for i
     news, out = asked.data.news, {}
     place = np.full(len(news), -1)
     once = lambda rows: np.array([*dict.fromkeys(rows.tolist())], np.int32)
-    asked.shown = [once(rows) for rows in asked.shown] if asked.own else once(asked.shown)
+    if among is not None: asked.shown = [once(rows) for rows in asked.shown] if asked.own else once(asked.shown)
     for some in r.hours(asked):
         for n, logits in answers(r.desk, asked, some):
             shown = asked.shown[n] if asked.own else asked.shown

@@ -154,7 +154,7 @@ def test_nothing_is_compiled_for_a_request():
     for n in (1, 2, 7, 31):
         rec.add([dict(id=f"A{n}", title=f"News of {n}")])
         rec.observe([dict(time=data.test.time.max() + n, article=f"A{n}", user="U1")])
-        rec.recommend([ids[n:2 * n]] * (1 + n % 9), among=ids[-60 - n:], at=data.test.time.max() + 3600 * n)
+        rec.recommend([ids[n:2 * n]] * (1 + n % 9), among=ids[-70 - n:], at=data.test.time.max() + 3600 * n)
         rec.recommend([[dict(title="Only now")]])
     assert compiled(model) == before
 
