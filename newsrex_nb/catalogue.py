@@ -15,7 +15,7 @@ from .data.features import COLUMNS, PLANNERS
 from .data.live import Moment
 from .data.plans import group_of
 from .device import BUDGET, Tables, values_of
-from .evaluate import (Scorer, blocks_of, encode_keys, encode_rows, encode_states, score_tiles, tiles_of,
+from .scoring import (Scorer, blocks_of, encode_keys, encode_rows, encode_states, score_tiles, tiles_of,
                                  tree_bytes, tree_shapes)
 
 # %% ../nbs/catalogue.ipynb #shelf
