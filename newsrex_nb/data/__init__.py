@@ -1,5 +1,7 @@
 """Data sets: the sources, and what they are made of."""
 import newsrex_nb.data.popularity # registers its columns and tables
+import newsrex_nb.data.report # gives every data set its report()
+from .custom_log import custom
 from .graphs import similar_news
 from .mind_files import mind
 from .schema import Behaviours, Dataset, News
