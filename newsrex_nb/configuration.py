@@ -23,7 +23,7 @@ GIVEN = dict( # what a run sets, not a key
 def parts():
     "What there is to choose from: {group: {name: class or function}}."
     known = {n.lower(): c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, NewsRecommender)}
-    return dict(model=known, data={"toy": data.toy, "mind": data.mind}, recipe={"fit": fit})
+    return dict(model=known, data={"toy": data.toy, "mind": data.mind, "custom": data.custom}, recipe={"fit": fit})
 
 # %% ../nbs/configuration.ipynb #choose
 def choose(group, # "model", "data" or "recipe"
@@ -41,7 +41,7 @@ def keys(group, # "model", "data" or "recipe"
     "What can be set about one part."
     found = arguments(target, GIVEN[group])
     if target is data.toy: found |= {size: (value, "a size of the world") for size, value in SCALES["small"].items()}
-    return found | (arguments(feature_recipe) if target is data.mind else {})
+    return found | (arguments(feature_recipe) if target in (data.mind, data.custom) else {})
 
 def arguments(function, without=()): # {name: (default, meaning)}
     "The arguments of a function or class, but for those that stand for any number."

@@ -66,6 +66,7 @@ def measure(model, # a `NewsRecommender`
             known=True): # whether the model was trained on these users
     "The metrics of a model and of the baselines, as `test_results.json` holds them."
     found = dict(name=type(model).__name__, data=dataset.name, key=dataset.key, split=split)
+    if "candidates" in dataset.notes: found["candidates"] = dataset.notes["candidates"] # what was ranked
     return found | dict(model=evaluate(model, dataset, shown(dataset, split, known)),
                         baselines={name: evaluate(b, dataset, split) for name, b in baselines(dataset).items()})
 

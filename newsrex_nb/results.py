@@ -35,7 +35,8 @@ def table(results): # what `measure` returns, or a list of that, one per seed
     lines = [["", *map(heading, metrics)]]
     lines += [[name, *(cell([f[m] for f in found]) for m in metrics)] for name, found in rows.items()]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join(lines + (["", f"Candidates: {results[0]['candidates']}"] if "candidates" in results[0] else []))
 
 # %% ../nbs/results.ipynb #portable
 def portable(config): # a configuration, or a part of one
