@@ -55,18 +55,23 @@ def class_name(cls): # a class of models
     return cls.__name__ if getattr(models, cls.__name__, None) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
 # %% ../nbs/hub.ipynb #find-class
-def find_class(name): # "NRMS", in capitals or not, "module:Class" or "module.Class"
-    "The model class of this name, or the sentence that lists the names there are."
-    ours = {n.lower(): c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, NewsRecommender)}
+def find_class(name, # "NRMS", in capitals or not, "module:Class" or "module.Class"
+               base=NewsRecommender, # what the class must be
+               known=None, # {name: class} of this package; None: the models
+               what="a model"): # for the message
+    "The class of this name, or the sentence that lists the names there are."
+    known = {n: c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, base)} if known is None else known
+    ours = {n.lower(): c for n, c in known.items()}
     if name.lower() in ours: return ours[name.lower()]
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
     found, reason = None, "an unknown name"
     if module:
         try: found = getattr(importlib.import_module(module), attribute, None)
         except ImportError as e: reason = f"a module that cannot be imported ({e})"
-        if found is not None: reason = "no subclass of NewsRecommender"
-    if isinstance(found, type) and issubclass(found, NewsRecommender): return found
-    raise wrong(f"a model ({', '.join(ours)}) or the way to a class, module:Class", f"{name!r}, {reason}")
+        if found is not None: reason = f"no subclass of {base.__name__}"
+    if isinstance(found, type) and issubclass(found, base): return found
+    listed = ours if base is NewsRecommender else known
+    raise wrong(f"{what} ({', '.join(listed)}) or the way to a class, module:Class", f"{name!r}, {reason}")
 
 # %% ../nbs/hub.ipynb #save
 FORMAT = 1 # of the folder; a reader refuses newer ones

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "newsrex_nb"
 LEVELS = {
     "": -1,
     "core": 0,
-    "results": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
+    "results": 1, "presets": 1, "overrides": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1, "layers": 1, "layers.attention": 1,
     "data.features": 2, "data.vectors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
     "data.cache": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.toy_text": 3,
     "layers.views": 3, "layers.graph": 3, "layers.popularity": 3,
@@ -27,7 +27,9 @@ LEVELS = {
     "train": 7, "hub": 7,
     "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
     "experiment": 9, "bench": 9,
-    "cli": 10,
+    "sweeps": 10,
+    "reproduction": 11,
+    "cli": 12,
 }
 TRAINING = {"train", "steps"}
 ONLINE = {"data.mind_files", "data.vectors", "data.custom_log", "hub"}
