@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'train', 'evaluate', 'predict', 'r
            'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
-import os, sys, warnings
+import errno, os, sys, warnings
 
 from .core import InputError, one_of, wrong
 
@@ -152,6 +152,11 @@ def main(argv=None): # words of the command line; None = those of the process
                 COMMANDS[one_of("the command", command, tuple(COMMANDS))](arguments)
         except InputError as e:
             print(f"newsrex: {e}", file=sys.stderr)
+            return 2
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
+            print(f"newsrex: {e.strerror} ({e.filename}): make room; a run goes on after its last epoch when it is started again "
+                  "with its folder=.", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("newsrex: stopped", file=sys.stderr)

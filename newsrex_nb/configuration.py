@@ -15,6 +15,7 @@ from .core import one_of, wrong
 from .data.features import feature_recipe
 from .data.toy_world import SCALES
 from .layers.attention import Encoder
+from .loggers import to_csv, to_tensorboard, to_wandb
 from .models.base import NewsRecommender
 from .overrides import read_overrides
 from .presets import SETS, experiment, experiments
@@ -22,13 +23,13 @@ from .train import fit
 
 # %% ../nbs/configuration.ipynb #parts
 GIVEN = dict( # what a run sets, not a key
-    model=("sizes", "word_vectors", "entity_vectors", "seed"), data=(), recipe=("model", "data", "seed"),
+    model=("sizes", "word_vectors", "entity_vectors", "seed"), data=(), recipe=("model", "data", "seed", "checkpoint"),
     logging=("folder", "config"))
 
 def parts():
     "What there is to choose from: {group: {name: class or function}}."
     known = {n.lower(): c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, NewsRecommender)}
-    return dict(model=known, data={"toy": data.toy, "mind": data.mind}, recipe={"fit": fit}, logging={"none": nowhere})
+    return dict(model=known, data={"toy": data.toy, "mind": data.mind}, recipe={"fit": fit}, logging={"none": nowhere, "csv": to_csv, "tensorboard": to_tensorboard, "wandb": to_wandb})
 
 # %% ../nbs/configuration.ipynb #nowhere
 def nowhere(folder, # of the run

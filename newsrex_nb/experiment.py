@@ -16,9 +16,11 @@ import numpy as np
 
 from . import hub
 from .baselines import baselines
+from .checkpoint import discard
 from .configuration import arguments, choose, chosen_parts, configure, encoder_class, parts, signature_keys
 from .core import fingerprint, wrong
 from .evaluate import evaluate, scores
+from .loggers import Printed
 from .models.base import weight_names
 from .overrides import read_overrides
 from .results import append_result, portable, read_results
@@ -155,8 +157,10 @@ class Log(keras.callbacks.Callback):
         self.path, self.title = path, title
 
     def write(self, text):
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.datetime.now().isoformat(' ', 'seconds')}  {text}\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(f"{datetime.datetime.now().isoformat(' ', 'seconds')}  {text}\n")
+        except OSError: pass # a disk that is full costs the line, not the run
 
     def on_train_begin(self, logs=None): self.write(f"{self.title}: training")
 
@@ -170,9 +174,13 @@ def learn(config, model, dataset, folder):
     train, clock = instantiate(config["recipe"]), time.process_time()
     logs = instantiate(config["logging"])(folder=folder, config=config)
     log = Log(folder / "log.txt", f"{config['name']}, seed {config['seed']}")
-    history = train(model, dataset, seed=config["seed"], callbacks=[*train.keywords.get("callbacks", ()), log, *logs])
+    if config["recipe"]["verbose"]: log.on_train_begin() # what is printed says the rest
+    else: logs = [log, *logs]
+    with Printed(log.path):
+        history = train(model, dataset, seed=config["seed"], callbacks=[*train.keywords.get("callbacks", ()), *logs],
+                        checkpoint=folder / "checkpoint")
     seconds = dict(plan=history.plan_seconds, compile=history.compile_seconds, epochs=history.seconds,
-                   processor=time.process_time() - clock)
+                   processor=history.earlier + time.process_time() - clock)
     return history, dict(best_epoch=history.best_epoch, refitted=history.refitted, samples=history.samples, seconds=seconds,
                          validation=kept_validation(config["recipe"], history))
 
@@ -229,6 +237,7 @@ def run(config, # of `configure`, with one seed
     os.replace(folder / "curve.part.png", folder / "curve.png")
     run_file["finished"] = datetime.datetime.now().isoformat(" ", "seconds")
     hub.write_json(folder / "experiment.json", run_file)
+    discard(folder / "checkpoint")
     if config["results"] and results: append_result(config["results"], {**run_file, **about}, results)
     return Outcome(folder, model, dataset, history, results)
 

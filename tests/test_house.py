@@ -23,7 +23,7 @@ LEVELS = {
     "layers.views": 3, "layers.graph": 3, "layers.popularity": 3,
     "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
     "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "device": 5,
-    "evaluate": 6, "steps": 6, "checkpoint": 6, "watching": 6,
+    "evaluate": 6, "steps": 6, "checkpoint": 6, "watching": 6, "loggers": 6,
     "train": 7, "hub": 7,
     "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
     "experiment": 9, "bench": 9,
