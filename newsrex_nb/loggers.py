@@ -47,9 +47,9 @@ def to_tensorboard(folder, # of the run
                    name="tensorboard", # of the folder within it
                   ): # Keras callbacks
     "The loss and the validation metrics of every epoch, for `tensorboard --logdir runs`."
-    if importlib.util.find_spec("tensorflow") is None:
-        raise wrong("TensorFlow, with which Keras writes for TensorBoard", "an installation without it",
-                    remedy="install tensorflow, or choose logging=csv or logging=wandb")
+    if lacks := [name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None]:
+        raise wrong("tensorflow and tensorboard, with which Keras writes for TensorBoard", f"no {' and no '.join(lacks)}",
+                    remedy=f"install {' '.join(lacks)}, or choose logging=csv or logging=wandb")
     return [TensorBoard(str(Path(folder) / name), write_graph=False)]
 
 # %% ../nbs/loggers.ipynb #wandb

@@ -65,7 +65,9 @@ class Engine:
         self.rows = make_rows(model, optimizer, logits_of, tables, first, batches.chunk, lazy) if sharing and by_rows else None
         program = make_chunk(make_step(model, optimizer, loss, logits_of, self.rows), self.rows)
         exactly = {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
-        self.program = program.lower(state_of(model, optimizer), tables, arrays, np.int32(1)).compile(exactly)
+        self.program = self.lowered(program, state_of(model, optimizer), tables, arrays).compile(exactly)
+
+    def lowered(self, program, state, tables, arrays): return program.lower(state, tables, arrays, np.int32(1))
 
     def plan(self, epoch, chunk):
         "The arrays of one chunk: rows made unique, or, for the plain path, every slot."
@@ -161,6 +163,10 @@ class Training:
         elif self.restore_best and self.watch.epoch: self.put(self.watch.weights)
         return self.first
 
+    def make_optimizer(self):
+        made = make_optimizer(self.optimizer, self.learning_rate, self.clip_norm)
+        return keras.optimizers.LossScaleOptimizer(made) if self.model.dtype_policy.compute_dtype == "float16" else made
+
     def put(self, values):
         for v, value in zip(self.model.trainable_variables, values): v.assign(value)
 
@@ -197,8 +203,7 @@ def prepare(self, behaviours, epochs):
                           self.shuffle, self.chunk if self.sharing else 1)
     run.samples, run.plan_seconds = len(run.batches.samples), time.perf_counter() - clock
     clock = time.perf_counter()
-    optimizer = make_optimizer(self.optimizer, self.learning_rate, self.clip_norm)
-    if self.model.dtype_policy.compute_dtype == "float16": optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer = self.make_optimizer()
     engine = Engine(self.model, self.data, run.batches, optimizer, self.loss, self.sharing, self.lazy, self.deterministic,
                     self.memory)
     run.compile_seconds, self.model.optimizer, self.model.stop_training = time.perf_counter() - clock, optimizer, False

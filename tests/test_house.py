@@ -25,7 +25,7 @@ LEVELS = {
     "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "device": 5,
     "evaluate": 6, "steps": 6, "checkpoint": 6, "watching": 6, "loggers": 6,
     "train": 7, "hub": 7,
-    "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
+    "stacked": 8, "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
     "experiment": 9, "bench": 9,
     "sweeps": 10,
     "reproduction": 11,
