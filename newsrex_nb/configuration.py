@@ -8,7 +8,7 @@ __all__ = ['GIVEN', 'TOP', 'parts', 'nowhere', 'choose', 'chosen_parts', 'encode
            'preset_line', 'key_table', 'spread']
 
 # %% ../nbs/configuration.ipynb #imports
-import difflib, inspect, json, re
+import difflib, functools, inspect, json, re
 
 from . import data, hub, models
 from .core import one_of, wrong
@@ -81,6 +81,7 @@ def arguments(function, without=()): # {name: (default, meaning)}
         found[name] = parameter.default, meaning[1] if meaning else ""
     return found
 
+@functools.cache
 def source_of(function):
     "The source of a function, \"\" where there is none to read."
     try: return inspect.getsource(function)

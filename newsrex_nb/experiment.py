@@ -194,9 +194,9 @@ def kept_validation(recipe, history): # of a configuration; the `Run` of `fit`
 def save_scores(path, # of the file
                 log, # `Behaviours` with labels
                 found): # (candidates,) scores, in the order of the log's candidates
-    "Writes scores with what it takes to measure and to compare them; users are numbers, not ids."
+    "Writes scores with what it takes to measure and to compare them, under the names of `Behaviours`; users are numbers, not ids."
     from safetensors.numpy import save_file
-    arrays = dict(impression=log.ids.astype(np.int64), offsets=log.offsets.astype(np.int64), scores=found.astype(np.float32),
+    arrays = dict(ids=log.ids.astype(np.int64), offsets=log.offsets.astype(np.int64), scores=found.astype(np.float32),
                   labels=log.labels.astype(np.uint8), user=log.user.astype(np.int32))
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{path}.part")
     os.replace(f"{path}.part", path)

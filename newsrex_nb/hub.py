@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'write_json', 'write_text', 'read_json', 'versions', 'class_name', 'find_class', 'save', 'card',
-           'open_folder', 'put_weights', 'load']
+           'open_folder', 'put_weights', 'outside_encoders', 'load']
 
 # %% ../nbs/hub.ipynb #imports
 import importlib, json, os, platform
@@ -17,6 +17,7 @@ from . import __version__, models
 from .core import wrong
 from .data.features import Features
 from .data.schema import news_table
+from .layers.attention import Encoder
 from .models.base import NewsRecommender, weight_names
 
 # %% ../nbs/hub.ipynb #write-json
@@ -143,13 +144,21 @@ def put_weights(model, # a `NewsRecommender`
                     remedy="load the weights with the class and configuration they were saved with")
     for name, v in own.items(): v.assign(arrays[name])
 
+# %% ../nbs/hub.ipynb #outside-encoders
+def outside_encoders(config): # of a model
+    "{registered name: class} of the encoders of other packages that a configuration names."
+    named = [v for v in config.values() if isinstance(v, dict) and "class_name" in v and "registered_name" in v]
+    theirs = [v for v in named if not str(v["registered_name"]).startswith(("newsrex_nb>", "keras"))]
+    return {v["registered_name"]: find_class(f"{v['module']}:{v['class_name']}", Encoder, {}, "an encoder") for v in theirs}
+
 # %% ../nbs/hub.ipynb #load
 def load(folder): # (model, features): the features have no articles yet, see `Features.encode`
     "Reads what `save` wrote."
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
     folder, config = open_folder(folder)
-    model = find_class(config["class"]).from_config(config["config"])
+    with keras.saving.custom_object_scope(outside_encoders(config["config"])):
+        model = find_class(config["class"]).from_config(config["config"])
     path = folder / "model.safetensors"
     try: arrays = load_file(path)
     except (SafetensorError, OSError) as e:

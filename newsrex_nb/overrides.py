@@ -14,14 +14,14 @@ from .core import wrong
 def read_overrides(overrides): # texts such as "recipe.epochs=3"
     "{key: value in Hydra's grammar}; what that grammar cannot read is taken as plain text."
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
     parser, found = OverridesParser.create(), {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
             raise wrong("key=value", repr(text), remedy="write for instance recipe.epochs=3")
         try: many = parser.parse_override(f"{key}={value}").is_sweep_override()
-        except OverrideParseException: value, many = "'" + value.replace("'", "\\'") + "'", False
+        except HydraException: value, many = "'" + value.replace("'", "\\'") + "'", False
         if many: raise wrong("one value, or a list [a,b]", repr(value), where=key)
         found[key] = value
     return found
