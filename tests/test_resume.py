@@ -99,7 +99,7 @@ for line in sys.stdin:
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-KILLS = [("chunk", 2), ("half", 1), ("chunk", 5), ("written", 1), ("renamed", 2), ("chunk", 2), ("half", 2), ("renamed", 2)]
+KILLS = [("half", 1), ("chunk", 5), ("written", 1), ("renamed", 2), ("chunk", 2), ("half", 2), ("renamed", 2)]
 PLAIN = [(None, 0, None), ("full", 2, "full"), (None, 0, "killed")]
 
 
