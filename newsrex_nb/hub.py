@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'NEEDED', 'MORE', 'ASKED', 'SHIPPED', 'write_json', 'write_text', 'read_json', 'versions', 'class_name',
            'find_class', 'save', 'read_handle', 'told', 'snapshot', 'fetch', 'upload', 'check_names', 'open_folder',
-           'put_weights', 'load']
+           'put_weights', 'outside_encoders', 'load']
 
 # %% ../nbs/hub.ipynb #imports
 import contextlib, importlib, json, os, platform, re, shutil, warnings
@@ -19,6 +19,7 @@ from .card import card
 from .core import InputError, one_of, wrong
 from .data.features import Features
 from .data.schema import news_table
+from .layers.attention import Encoder
 from .models.base import NewsRecommender, weight_names
 from .results import portable
 
@@ -58,18 +59,23 @@ def class_name(cls): # a class of models
     return cls.__name__ if getattr(models, cls.__name__, None) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
 # %% ../nbs/hub.ipynb #find-class
-def find_class(name): # "NRMS", in capitals or not, "module:Class" or "module.Class"
-    "The model class of this name, or the sentence that lists the names there are."
-    ours = {n.lower(): c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, NewsRecommender)}
+def find_class(name, # "NRMS", in capitals or not, "module:Class" or "module.Class"
+               base=NewsRecommender, # what the class must be
+               known=None, # {name: class} of this package; None: the models
+               what="a model"): # for the message
+    "The class of this name, or the sentence that lists the names there are."
+    known = {n: c for n, c in vars(models).items() if isinstance(c, type) and issubclass(c, base)} if known is None else known
+    ours = {n.lower(): c for n, c in known.items()}
     if name.lower() in ours: return ours[name.lower()]
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
     found, reason = None, "an unknown name"
     if module:
         try: found = getattr(importlib.import_module(module), attribute, None)
         except ImportError as e: reason = f"a module that cannot be imported ({e})"
-        if found is not None: reason = "no subclass of NewsRecommender"
-    if isinstance(found, type) and issubclass(found, NewsRecommender): return found
-    raise wrong(f"a model ({', '.join(ours)}) or the way to a class, module:Class", f"{name!r}, {reason}")
+        if found is not None: reason = f"no subclass of {base.__name__}"
+    if isinstance(found, type) and issubclass(found, base): return found
+    listed = ours if base is NewsRecommender else known
+    raise wrong(f"{what} ({', '.join(listed)}) or the way to a class, module:Class", f"{name!r}, {reason}")
 
 # %% ../nbs/hub.ipynb #save
 FORMAT = 1 # of the folder; a reader refuses newer ones
@@ -230,13 +236,21 @@ def put_weights(model, # a `NewsRecommender`
                     remedy="load the weights with the class and configuration they were saved with")
     for name, v in own.items(): v.assign(arrays[name])
 
+# %% ../nbs/hub.ipynb #outside-encoders
+def outside_encoders(config): # of a model
+    "{registered name: class} of the encoders of other packages that a configuration names."
+    named = [v for v in config.values() if isinstance(v, dict) and "class_name" in v and "registered_name" in v]
+    theirs = [v for v in named if not str(v["registered_name"]).startswith(("newsrex_nb>", "keras"))]
+    return {v["registered_name"]: find_class(f"{v['module']}:{v['class_name']}", Encoder, {}, "an encoder") for v in theirs}
+
 # %% ../nbs/hub.ipynb #load
 def load(handle): # (model, features): the features have no articles yet, see `Features.encode`
     "Reads what `save` wrote, here or on the hub."
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
     folder, config = open_folder(fetch(handle))
-    model = find_class(config["class"]).from_config(config["config"])
+    with keras.saving.custom_object_scope(outside_encoders(config["config"])):
+        model = find_class(config["class"]).from_config(config["config"])
     path = folder / "model.safetensors"
     try: arrays = load_file(path)
     except (SafetensorError, OSError) as e:

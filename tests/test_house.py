@@ -18,7 +18,7 @@ LEVELS = {
     "": -1,
     "core": 0,
     "results": 1, "data.downloads": 1, "data.archives": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1,
-    "metrics": 1, "layers": 1, "layers.attention": 1, "bootstrap": 1,
+    "metrics": 1, "layers": 1, "layers.attention": 1, "bootstrap": 1, "presets": 1, "overrides": 1,
     "data.features": 2, "data.mirrors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2, "card": 2,
     "layers.vectors": 2, "slices": 2, "lens": 2, "data.frames": 2, "data.clicks": 2, "data.report": 2,
     "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.mind_lines": 3, "data.xmind": 3,
@@ -26,12 +26,13 @@ LEVELS = {
     "data": 4, "data.graphs": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
     "scoring": 4, "data.article_vectors": 4,
     "models": 5, "models.*": 5, "data.live": 5, "data.batches": 5, "baselines": 5, "rows": 5, "predictions": 5,
-    "evaluate": 6, "steps": 6, "hub": 6,
+    "evaluate": 6, "steps": 6, "hub": 6, "checkpoint": 6, "watching": 6, "loggers": 6,
     "train": 7, "share": 7, "catalogue": 7, "readers": 7,
-    "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
+    "recommend": 8, "viz": 8, "configuration": 8, "timing": 8, "stacked": 8,
     "experiment": 9, "bench": 9,
-    "compare": 10, "probe": 10,
-    "cli": 11,
+    "compare": 10, "probe": 10, "sweeps": 10,
+    "reproduction": 11,
+    "cli": 12,
 }
 TRAINING = {"train", "steps"}
 ONLINE = {"data.downloads", "data.custom_log", "hub"}
