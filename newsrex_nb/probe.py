@@ -17,10 +17,10 @@ from .core import generator, one_of, wrong
 from .data.features import COLUMNS, PLANNERS
 from .data.schema import owner, take
 from .evaluate import scores as score_split
-from .experiment import build_model, load_data
+from .experiment import build_model, load_data, run_key
 from .hub import versions
 from .metrics import per_impression
-from .results import append_result, label, read_results, run_key
+from .results import append_result, label, read_results
 
 # %% ../nbs/probe.ipynb #utility-parts
 PARTS = ("content", "popularity", "recency", "identity", "order")
