@@ -160,7 +160,7 @@ def compare(arguments):
 # %% ../nbs/cli.ipynb #share
 def share(arguments):
     "share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first"
-    from newsrex_nb.configuration import plain_values
+    from newsrex_nb.overrides import plain_values
     from newsrex_nb.hub import read_json
     from newsrex_nb.share import gather, push_to_hub
     runs, own = [a for a in arguments if "=" not in a], dict(folder=None, to=None, private=None)

@@ -2,6 +2,7 @@
 import ast
 import configparser
 import graphlib
+import importlib
 import json
 import re
 import sys
@@ -94,6 +95,17 @@ def level(name):
 def test_imports_only_lower_levels(name):
     reach = level(name) + is_package(name)
     assert not {other: level(other) for other in ours(name) if level(other) >= reach}
+
+
+@every_module
+def test_imported_names_exist(name):
+    "Also those that a function imports when it is called."
+    for node in ast.walk(TREES[name]):
+        if not isinstance(node, ast.ImportFrom) or not (node.level or node.module.split(".")[0] == "newsrex_nb"): continue
+        here = ["newsrex_nb", *name.split(".")][:None if is_package(name) else -1]
+        module = importlib.import_module(".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module)
+        absent = [a.name for a in node.names if not hasattr(module, a.name) and f"{module.__name__}.{a.name}"[11:] not in PATHS]
+        assert not absent, f"{module.__name__} has no {', '.join(absent)}"
 
 
 def test_no_cycles():
