@@ -15,7 +15,7 @@ import numpy as np
 
 from .core import one_of, wrong
 from .data.schema import UNKNOWN, owner
-from .data.vectors import open_bytes
+from .data.archives import open_bytes
 from .metrics import ranks
 from .scoring import scores
 
