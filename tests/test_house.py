@@ -23,11 +23,11 @@ LEVELS = {
     "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.xmind": 3,
     "data.toy_text": 3, "layers.views": 3, "layers.graph": 3, "layers.popularity": 3, "device": 3,
     "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4, "scoring": 4,
-    "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "predictions": 5,
+    "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "predictions": 5, "explain": 5,
     "evaluate": 6, "steps": 6,
     "train": 7, "hub": 7,
     "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
-    "experiment": 9, "bench": 9,
+    "experiment": 9, "bench": 9, "viz_attention": 9, "viz_live": 9,
     "cli": 10,
 }
 TRAINING = {"train", "steps"}
