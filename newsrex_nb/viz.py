@@ -55,18 +55,20 @@ def click_map(data, # a `Dataset`
     if size not in ("ctr", "articles"): raise wrong("size to be 'ctr' or 'articles'", repr(size))
     shown, clicked = article_counts(data, split)
     low, high = most_clicked(shown, clicked, top)
-    highest = np.max(clicked / np.maximum(shown, 1), where=shown >= 5, initial=.01) # of rarely shown articles it is chance
-    mean = clicked.sum() / max(shown.sum(), 1)
+    mean, rates = clicked.sum() / max(shown.sum(), 1), clicked / np.maximum(shown, 1)
+    order = np.argsort(rates)
+    highest = rates[order[np.searchsorted(np.cumsum(shown[order]), .98 * shown.sum())]] or 1 # of rarely displayed articles it is chance
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     names = "All articles", f"Bottom {100 * (1 - top):g} % by clicks", f"Top {100 * top:g} % by clicks"
     for axis, name, mask in zip(axes, names, (shown > 0, low, high)):
         points, many = np.unique(np.stack([shown[mask], clicked[mask]]), axis=1, return_counts=True)
         rate = points[1] / points[0]
         area = 8 + 90 * np.minimum(rate / highest, 1) if size == "ctr" else 12 * many
-        drawn = axis.scatter(*points, s=area, c=rate, cmap="cividis", vmin=0, vmax=highest, alpha=.8, lw=.3, edgecolor="white")
-        axis.axline((0, 0), slope=mean, color=COLORS[1], ls="--", lw=1, zorder=0)
+        drawn = axis.scatter(*points, s=area, c=rate, cmap="viridis", vmin=0, vmax=highest, alpha=.8, lw=.3, edgecolor="white")
+        axis.axline((0, 0), slope=mean, color=COLORS[1], ls="--", lw=1, zorder=0, label=f"mean, {mean:.3f}")
         axis.set(title=f"{name} ({mask.sum():,})", xlabel="displays per article", xlim=(0, None), ylim=(-.03 * max(points[1].max(), 1), None))
     axes[0].set_ylabel("clicks per article")
+    axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     figure.colorbar(drawn, ax=axes, label="clicks per display", pad=.01, extend="max")
     return figure
 
@@ -138,9 +140,12 @@ def box_of(axis, box, name, count, color):
     from matplotlib.patches import Rectangle
     x, y, width, height = box
     axis.add_patch(Rectangle((x, y), width, height, facecolor=color, edgecolor="white"))
-    size = min(11, 115 * width / max(len(name), 5) * 1.9, 115 * height / 2)
+    half = (len(name) + 1) // 2
+    fit = lambda lines: min(12, 260 * width / .62 / max(map(len, lines)), 260 * height / 1.3 / len(lines)) # points; some 290 are a unit
+    text = max(([name, f"{count:,}"], [name[:half], name[half:], f"{count:,}"]), key=fit)
+    size, color = fit(text), np.asarray(color)
     dark = np.dot(color[:3], (.299, .587, .114)) < .5
-    if size >= 5: axis.text(x + width / 2, y + height / 2, f"{name}\n{count:,}", ha="center", va="center", fontsize=size, color="w" if dark else "k")
+    if size >= 4.5: axis.text(x + width / 2, y + height / 2, "\n".join(text), ha="center", va="center", fontsize=size, color="w" if dark else "k")
 
 # %% ../nbs/viz.ipynb #mean-interval
 def mean_interval(values, # (B,) a metric per impression, NaN where there is none
@@ -152,7 +157,8 @@ def mean_interval(values, # (B,) a metric per impression, NaN where there is non
     if not len(values): return (np.nan,) * 3
     mean, groups = values.mean(), np.unique(users, return_inverse=True)[1]
     sums = np.bincount(groups, values - mean)
-    error = 1.96 * np.sqrt((sums ** 2).sum() * len(sums) / max(len(sums) - 1, 1)) / len(values)
+    if len(sums) < 2: return (float(mean), np.nan, np.nan)
+    error = 1.96 * np.sqrt((sums ** 2).sum() * len(sums) / (len(sums) - 1)) / len(values)
     return tuple(float(v) for v in (mean, mean - error, mean + error))
 
 # %% ../nbs/viz.ipynb #slice-means

@@ -61,9 +61,10 @@ def grid_figure(values, # (R, C)
     import matplotlib.pyplot as plt
     values, signed = np.asarray(values, float), np.min(values) < 0
     most = np.abs(values).max() or 1
-    figure, axis = plt.subplots(figsize=(min(4.2 + .45 * len(columns), 13), 1.5 + .26 * len(rows)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(min(5.2 + .5 * len(columns), 13), 1.5 + .26 * len(rows)), layout="constrained")
     drawn = axis.imshow(values, cmap="PuOr_r" if signed else "Blues", vmin=-most if signed else 0, vmax=most, aspect="auto")
-    axis.set(title=title, xticks=range(len(columns)), yticks=range(len(rows)), xlabel=names[1], ylabel=names[0])
+    figure.suptitle(title, fontsize=11)
+    axis.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=names[1], ylabel=names[0])
     long = max(map(len, map(str, columns))) > 4
     axis.set_xticklabels(columns, fontsize=8, rotation=30 if long else 0, ha="right" if long else "center")
     axis.set_yticklabels([shortened(str(r)) for r in rows], fontsize=8)

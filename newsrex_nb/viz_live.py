@@ -121,9 +121,11 @@ class LiveMetrics(keras.callbacks.Callback):
                  every=1.0): # seconds between pictures, at least
         super().__init__()
         self.data, self.log, self.metric, self.every = data, None if data is None else log_of(data, split), metric, every
+        self.on_train_begin()
+
+    def on_train_begin(self, logs=None): # every training starts a new picture
         self.canvas, self.steps, self.losses, self.clocks, self.at = Canvas(), [], [], {}, -np.inf
 
-    def on_train_begin(self, logs=None): self.__init__(self.data, self.log, self.metric, self.every)
     def on_epoch_begin(self, epoch, logs=None): self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
