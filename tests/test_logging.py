@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 import threading
+import time
 
 import pytest
 from hydra_zen import instantiate
@@ -133,6 +134,10 @@ def test_wandb_offline(data, tmp_path, monkeypatch):
             callback.on_train_end()
         assert network.calls == 0
     path, = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    for _ in range(300): # its own process goes on writing after finish() has returned
+        found = list(records(path))
+        if any(r.WhichOneof("record_type") == "exit" for r in found): break
+        time.sleep(.1)
     rows = [{i.nested_key[0] if i.nested_key else i.key: json.loads(i.value_json) for i in r.history.item}
-            for r in records(path) if r.WhichOneof("record_type") == "history"]
+            for r in found if r.WhichOneof("record_type") == "history"]
     assert [(row["epoch"], row["loss"]) for row in rows] == [(1, 1.5), (2, 1.25)]
