@@ -18,7 +18,7 @@ from .data.features import feature_recipe
 from .experiment import already_run, find_runs, run, run_key
 from .overrides import in_grammar, plain_values, read_overrides
 from .results import aligned, cell, heading, table
-from .train import FOUR
+from .watching import FOUR
 
 # %% ../nbs/sweeps.ipynb #default-of
 def default_of(key, # such as "model.news_encoder.filters"
