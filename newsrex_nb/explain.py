@@ -79,13 +79,14 @@ def word_weights(model, data, # a `NewsRecommender` and a `Dataset`
                  user=0, # number of the reader, for models that read words with a reader's eyes
                 ): # a list of (words, weights), one per article
     "How much the model's pooling weighs each word of some articles; words that it does not read are left out."
-    length, count = model.reads.get(field), len(articles)
-    if not length: raise wrong(f"a model that reads the {field}", f"{type(model).__name__}, which reads {', '.join(model.reads)}")
+    if not model.reads.get(field): raise wrong(f"a model that reads the {field}", f"{type(model).__name__}, which reads {', '.join(model.reads)}")
+    texts = {name: min(width, data.features[name].shape[1]) for name, width in model.reads.items() if COLUMNS[name].text}
+    length, count = texts[field], len(articles)
     extra = [*articles, articles[0]] if count == 1 else articles # one row could be mistaken for a history
     found = attention(model, data, articles[:1], extra, user)
-    same = pooled(found, ("candidates", "score"), (len(extra), length), (1, len(extra), length))
-    texts = [name for name, width in model.reads.items() if COLUMNS[name].text and width == length]
-    weights, names = same[texts.index(field)].reshape(-1, length)[:count], ["", "<unknown>", *data.features.vocabulary["words"]]
+    same = pooled(found, ("candidates", "score"), (len(extra), length), (1, len(extra), model.reads[field]))
+    which = [name for name, width in texts.items() if width == length].index(field)
+    weights, names = same[which].reshape(len(extra), -1)[:count, :length], ["", "<unknown>", *data.features.vocabulary["words"]]
     ids = data.features[field][np.asarray(articles), :length]
     return [([names[i] for i in row if i], w[row > 0]) for row, w in zip(ids, weights)]
 

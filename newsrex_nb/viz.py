@@ -195,9 +195,9 @@ def slice_figure(found, # {view: {slice: {model: number, or (mean, low, high)}}}
 # %% ../nbs/viz.ipynb #t-quantile
 def t_quantile(freedom): # n - 1
     "The 97.5 % quantile of Student's t."
-    table = (12.7062, 4.3027, 3.1824, 2.7764)
+    table = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
     if freedom <= len(table): return table[freedom - 1]
-    z, n = 1.959964, freedom
+    z, n = 1.959964, freedom # the first terms of the expansion around the normal distribution
     return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
 
 # %% ../nbs/viz.ipynb #seed-figure

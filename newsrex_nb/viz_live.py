@@ -62,12 +62,14 @@ def clock_panel(axis, clocks, # {name: `Clock`}, the last one drawn in full
                 metric): # what was measured
     "Metric so far as a line for each clock; of the last one also the metric of each hour, larger where there are more impressions."
     import matplotlib.dates as dates
+    others = [COLORS[i] for i in (0, 2, 3, 6)]
     for number, (name, clock) in enumerate(clocks.items(), 1):
         last = number == len(clocks)
         at = (clock.hour + np.timedelta64(1, "h")).astype("datetime64[ms]").astype(object) # what is known at the end of the hour
         if last and len(at):
             axis.scatter(at, clock.mean, 8 + 60 * clock.count / clock.count.max(), color=COLORS[5], lw=0, label="one hour (size: impressions)")
-        axis.plot(at, clock.so_far, color=COLORS[1] if last else ".7", lw=2 if last else 1, ls="-" if last else "--", label=f"so far{name and ', '}{name}")
+        axis.plot(at, clock.so_far, color=COLORS[1] if last else others[number % 4], lw=2 if last else 1.2, ls="-" if last else ("--", "-.", ":")[number % 3],
+                  label=f"so far{name and ', '}{name}")
     locator = dates.AutoDateLocator(maxticks=7)
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
