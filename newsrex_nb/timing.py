@@ -102,7 +102,7 @@ def largest_batches(make, # make() gives a new model
         if size not in taken: taken[size] = program_bytes(compiled(make(), data, size)[0])
         return taken[size] <= room * 1e9
     for room in sorted(np.atleast_1d(gigabytes).tolist()):
-        size = max(best.values(), default=16)
+        size = max([16, *best.values()])
         while size < most and fits(2 * size, room): size *= 2
         best[room] = size if fits(size, room) else 0
     return dict(largest={f"{room:g}": size for room, size in best.items()}, bytes={str(s): b for s, b in sorted(taken.items())})
