@@ -59,7 +59,7 @@ def encoder_class(name): # such as "CNNTitle", or the way to a class, `module.Cl
     for cls in found:
         found += cls.__subclasses__()
         if cls.__module__.startswith("newsrex_nb.") and "__init__" in vars(cls): known[cls.__name__] = cls
-    return hub.find_class(name, Encoder, known, "an encoder")
+    return hub.find_class(name, Encoder, known, "'vectors' (news_encoder only), an encoder")
 
 # %% ../nbs/configuration.ipynb #keys
 def keys(group, # "model", "data" or "recipe"
