@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'TOP', 'parts', 'nowhere', 'choose', 'chosen_parts', 'encoder_class', 'keys', 'signature_keys', 'arguments',
-           'source_of', 'check_key', 'preset_overrides', 'preset_parts', 'compose', 'check_kind', 'configure', 'settle',
-           'preset_line', 'key_table', 'spread']
+           'defaults_of', 'source_of', 'check_key', 'preset_overrides', 'preset_parts', 'compose', 'check_kind',
+           'configure', 'settle', 'preset_line', 'key_table', 'spread']
 
 # %% ../nbs/configuration.ipynb #imports
 import difflib, functools, inspect, json, re
@@ -75,12 +75,18 @@ def signature_keys(group, target): # as for `keys`; {key: (default, meaning)}
 
 def arguments(function, without=()): # {name: (default, meaning)}
     "The arguments of a function or class, but for those that stand for any number."
-    code, found = source_of(function.__init__ if isinstance(function, type) else function), {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    bound = isinstance(function, type) # of a class its __init__, wherever it is inherited from
+    function = function.__init__ if bound else function
+    code, found = source_of(function), {}
+    for name, parameter in [*inspect.signature(function).parameters.items()][bound:]:
         if name in without or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL): continue
         meaning = re.search(rf"^[^#\n]*\b{name}\b[^#\n]*# (.*)$", code, re.M)
         found[name] = parameter.default, meaning[1] if meaning else ""
     return found
+
+def defaults_of(function, without=()):
+    "{argument: default}, for those that have one."
+    return {name: default for name, (default, _) in arguments(function, without).items() if default is not inspect.Parameter.empty}
 
 @functools.cache
 def source_of(function):
@@ -157,8 +163,8 @@ def compose(chosen, # {group: class or function}
     from omegaconf import MISSING, OmegaConf
     store, whole = ZenStore("newsrex", overwrite_ok=True), dict(populate_full_signature=True, hydra_convert="all")
     for group, target in chosen.items():
-        inner = {name: builds(cls, **whole) for name, cls in encoders.items()} if group == "model" else {}
-        part = builds(target, zen_exclude=GIVEN[group], zen_partial=True, **whole, **inner)
+        inner = {name: builds(cls, **whole, **defaults_of(cls)) for name, cls in encoders.items()} if group == "model" else {}
+        part = builds(target, zen_exclude=GIVEN[group], zen_partial=True, **whole, **defaults_of(target, GIVEN[group]) | inner)
         store(part, group=group, name=target.__name__)
     defaults = ["_self_", *({group: target.__name__} for group, target in chosen.items())]
     store(make_config(hydra_defaults=defaults, **dict.fromkeys(chosen, MISSING), **top), name="newsrex")
@@ -199,7 +205,7 @@ def configure(*overrides): # texts such as "model=nrms", "recipe.epochs=3", "see
         for key, (default, _) in keys(group, target).items():
             if key in config[group]: check_kind(f"{group}.{key}", config[group][key], default)
     for name, cls in encoders.items():
-        for key, (default, _) in arguments(cls).items(): check_kind(f"model.{name}.{key}", config["model"][name][key], default)
+        for key, (default, _) in arguments(cls).items(): check_kind(f"model.{name}.{key}", config["model"][name].get(key, "???"), default)
     return {"given": list(overrides), "parts": names, **config}
 
 def settle(given, # {key: value in Hydra's grammar}; what chooses parts is taken out
