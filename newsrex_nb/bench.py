@@ -15,6 +15,7 @@ import newsrex_nb.models
 from . import timing
 from .core import wrong
 from .data import toy
+from .recommend import Recommender
 
 # %% ../nbs/bench.ipynb #bench
 def bench(model="NRMS", # a class of newsrex_nb.models, by name
@@ -24,6 +25,7 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
           precision=None, # of both paths
           optimizer=True, evaluation=True, parsing=True, # whether to time them, too
           memory=(), # gigabytes of devices: the largest batch for each is looked for
+          recommendation=False, # whether to time a recommender, too
           against=None, # JSON file of seconds measured elsewhere, see `read_against`
           out=None, # JSON file to write
           **arguments): # of the model
@@ -46,6 +48,7 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
         "plain_ms_per_impression": timing.plain_evaluation(make(), data) * 1e3}
     if len(np.atleast_1d(memory)): result["memory"] = timing.largest_batches(make, data, memory)
     if parsing: result["start"] = timing.start_up(data)
+    if recommendation: result["recommendation"] = timing.recommendation_speed(Recommender(make(), data))
     result["peak_gigabytes"] = timing.peak_memory() / 1e9
     if out: write_result(out, result)
     print(bench_table(result))
@@ -88,6 +91,7 @@ def bench_table(result): # as `bench` returns it
         for name, value in result.get(part, {}).items():
             if name.endswith("_seconds"): row(f"{part}: {name[:-8]}, s", None, value)
     for room, size in result.get("memory", {}).get("largest", {}).items(): row(f"largest batch in {room} GB", None, size)
+    for name, value in result.get("recommendation", {}).items(): row(f"recommending: {name.replace('_', ' ')}", None, value)
     row("peak memory, GB", None, result["peak_gigabytes"])
     return "\n".join(lines)
 

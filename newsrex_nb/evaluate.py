@@ -21,5 +21,4 @@ def evaluate(model, # a `NewsRecommender`, or anything with `scores(behaviours)`
     "Measures a model on a split as MIND does: per impression, then the mean."
     behaviours = data.split(split) if isinstance(split, str) else split
     if behaviours.labels is None: raise wrong("labelled impressions", "a split without labels", remedy="use predict() for it")
-    found = model.scores(behaviours) if hasattr(model, "scores") else scores(model, data, behaviours, **options)
-    return ranking_metrics(found, behaviours.labels, behaviours.offsets, metrics)
+    return ranking_metrics(scores(model, data, behaviours, **options), behaviours.labels, behaviours.offsets, metrics)

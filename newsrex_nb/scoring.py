@@ -228,13 +228,16 @@ def block_scores(scorer, encoded, behaviours, user, hour):
     return out
 
 # %% ../nbs/scoring.ipynb #scores
-def scores(model, # a `NewsRecommender`
+def scores(model, # a `NewsRecommender`, or anything with `scores(behaviours)`, such as a baseline
            data, # a `Dataset`
            split="test", # "train", "valid", "test", or `Behaviours` of this data set
            **options, # of `Scorer`
           ): # (candidates,) float32 logits, flat, in the order of the split's candidates
-    "Scores every candidate of every impression, from caches."
+    "Scores every candidate of every impression, those of a model from caches."
+    import keras
     behaviours = data.split(split) if isinstance(split, str) else split
+    if hasattr(model, "scores"): return model.scores(behaviours)
+    if keras.config.backend() != "jax": return direct_scores(model, data, behaviours)
     scorer = Scorer(model, data, **options)
     user = np.where(behaviours.user <= model.sizes.users, behaviours.user, 0).astype(np.int32)
     hour = data.hour(behaviours.time)
@@ -253,11 +256,12 @@ def scores(model, # a `NewsRecommender`
 # %% ../nbs/scoring.ipynb #direct-scores
 def direct_scores(model, data, behaviours, batch_size=64):
     "Scores by the plain path: every slot of every impression encoded, nothing shared. Slow."
+    import keras
     from newsrex_nb.models.base import gather_batch
     tables, out = device_tables(model, data.features), np.empty(len(behaviours.candidates), np.float32)
     width = int(behaviours.lengths.max(initial=1))
     planner = data.features.planner(model.graph) if model.graph in PLANNERS else None
-    run = lambda m, *a: m(gather_batch(m, *a)).astype("float32")
+    run = lambda m, *a: keras.ops.cast(m(gather_batch(m, *a)), "float32")
     for block in blocks_of(np.arange(len(behaviours)), batch_size):
         flat = behaviours.offsets[block][:, None] + np.arange(width)
         inside = flat < behaviours.offsets[block + 1][:, None]
@@ -266,5 +270,5 @@ def direct_scores(model, data, behaviours, batch_size=64):
         user = np.where(behaviours.user[block] <= model.sizes.users, behaviours.user[block], 0).astype(np.int32)
         graph = planner.plan(behaviours.history[block], clicked) if planner else None
         logits = program(model, "direct", run)(values_of(model), tables, clicked, rows, user, data.hour(behaviours.time[block]), graph)
-        out[flat[inside]] = np.asarray(logits)[inside]
+        out[flat[inside]] = keras.ops.convert_to_numpy(logits)[inside]
     return out

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['matrix_rate', 'peak_memory', 'versions', 'compiled', 'training_speed', 'program_bytes', 'largest_batches',
-           'optimizer_split', 'evaluation_speed', 'plain_evaluation', 'start_up']
+           'optimizer_split', 'evaluation_speed', 'plain_evaluation', 'recommendation_speed', 'start_up']
 
 # %% ../nbs/timing.ipynb #imports
 import os, platform, resource, statistics, subprocess, sys, tempfile, time
@@ -102,7 +102,7 @@ def largest_batches(make, # make() gives a new model
         if size not in taken: taken[size] = program_bytes(compiled(make(), data, size)[0])
         return taken[size] <= room * 1e9
     for room in sorted(np.atleast_1d(gigabytes).tolist()):
-        size = max(best.values(), default=16)
+        size = max([16, *best.values()])
         while size < most and fits(2 * size, room): size *= 2
         best[room] = size if fits(size, room) else 0
     return dict(largest={f"{room:g}": size for room, size in best.items()}, bytes={str(s): b for s, b in sorted(taken.items())})
@@ -149,6 +149,34 @@ def plain_evaluation(model, data, split="test", impressions=64):
     clock = time.perf_counter()
     direct_scores(model, data, log, batch_size=16)
     return (time.perf_counter() - clock) / len(log)
+
+# %% ../nbs/timing.ipynb #recommendation-speed
+def recommendation_speed(recommender, # a `Recommender` whose data set has a test split
+                         requests=100, # of one reader each
+                         readers=1000, # in one call
+                         pool=100, # candidates of the smaller task; the larger one takes the catalogue
+                        ):
+    "Seconds to encode the catalogue; wall and processor milliseconds of one request, readers a second of a call; all compiled before."
+    log, ids = recommender.data.test, recommender.data.news.ids
+    at, numbers = int(log.time.max()), np.resize(log.history, max(readers, requests))
+    histories = [ids[log.histories[n]].tolist() for n in numbers.tolist()]
+    clock, out = time.perf_counter(), dict(articles=len(recommender.articles), readers=readers, pool=pool)
+    recommender.recommend([], at=at)
+    out["catalogue_seconds"] = time.perf_counter() - clock
+    for name, among in (("catalogue", None), ("pool", recommender.articles[:pool])):
+        ask = lambda history: recommender.recommend(history, at=at, among=among)
+        for history in sorted(histories[:requests], key=len): ask(history)
+        times, used = [], time.process_time()
+        for history in histories[:requests]:
+            clock = time.perf_counter(); ask(history); times.append(time.perf_counter() - clock)
+        out[f"{name}_processor_ms"] = (time.process_time() - used) / requests * 1e3
+        out |= {f"{name}_p{p}_ms": float(np.percentile(times, p)) * 1e3 for p in (50, 95)}
+        ask(histories[:readers])
+        clock, used = time.perf_counter(), time.process_time()
+        ask(histories[:readers])
+        out[f"{name}_readers_per_second"] = readers / (time.perf_counter() - clock)
+        out[f"{name}_readers_per_processor_second"] = readers / (time.process_time() - used)
+    return out
 
 # %% ../nbs/timing.ipynb #start-up
 def start_up(data): # a `ToyData`

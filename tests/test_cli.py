@@ -77,6 +77,21 @@ def test_predict_and_recommend(trained, monkeypatch, capsys):
     with zipfile.ZipFile("p.zip") as z: assert len(z.read("prediction.txt").splitlines()) == 60
 
 
+def test_share(trained, monkeypatch, capsys):
+    "Two runs become one folder, from which anybody measures the same numbers."
+    cwd, _ = trained
+    monkeypatch.chdir(cwd)
+    runs = {seed: f"runs/nrms-toy-{number}" for number, seed in ((1, 3), (2, 4))}
+    valid = {seed: json.loads((cwd / run / "history.json").read_text()) for seed, run in runs.items()}
+    best = max(valid, key=lambda seed: sum(valid[seed][f"val_{m}"][0] for m in ("auc", "mrr", "ndcg@5", "ndcg@10")))
+    assert main(["share", *runs.values(), "folder=shared/nrms"]) == 0
+    assert f"seed_{best}: " in (out := capsys.readouterr().out) and re.search(rf"seed_{best}: .*, best by validation \(mean\)", out)
+    saved = json.loads((cwd / runs[best] / "test_results.json").read_text())["model"]
+    assert main(["evaluate", "shared/nrms"]) == 0
+    assert numbers(capsys.readouterr().out, "NRMS") == tuple(f"{saved[m]:.4f}" for m in ("auc", "mrr", "ndcg@5", "ndcg@10"))
+    assert main(["share", "folder=shared/nrms"]) == 2 and "newsrex share runs/" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["train", "recipe.epoch=3"], "perhaps epochs is meant"),
     (["train", "recipe.epochs=x"], "a whole number in recipe.epochs"),

@@ -2,6 +2,7 @@
 import ast
 import configparser
 import graphlib
+import importlib
 import json
 import re
 import sys
@@ -17,18 +18,22 @@ PACKAGE = ROOT / "newsrex_nb"
 LEVELS = {
     "": -1,
     "core": 0,
-    "results": 1, "data.downloads": 1, "data.archives": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1, "metrics": 1,
-    "layers": 1, "layers.attention": 1,
-    "data.features": 2, "data.mirrors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2,
-    "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.graphs": 3, "data.mind_lines": 3, "data.xmind": 3,
-    "data.toy_text": 3, "layers.views": 3, "layers.graph": 3, "layers.popularity": 3, "device": 3,
-    "data": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4, "scoring": 4,
-    "models": 5, "models.*": 5, "data.batches": 5, "baselines": 5, "rows": 5, "predictions": 5, "explain": 5,
-    "evaluate": 6, "steps": 6,
-    "train": 7, "hub": 7,
-    "recommend": 8, "viz": 8, "configuration": 8, "timing": 8,
+    "results": 1, "data.downloads": 1, "data.archives": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1,
+    "metrics": 1, "layers": 1, "layers.attention": 1, "bootstrap": 1, "presets": 1, "overrides": 1,
+    "data.features": 2, "data.mirrors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2, "card": 2,
+    "layers.vectors": 2, "slices": 2, "lens": 2, "data.frames": 2, "data.clicks": 2, "data.report": 2,
+    "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.mind_lines": 3, "data.xmind": 3,
+    "data.toy_text": 3, "layers.views": 3, "layers.graph": 3, "layers.popularity": 3, "device": 3, "data.causal": 3,
+    "data": 4, "data.graphs": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
+    "scoring": 4, "data.article_vectors": 4,
+    "models": 5, "models.*": 5, "data.live": 5, "data.batches": 5, "baselines": 5, "rows": 5, "predictions": 5, "explain": 5,
+    "evaluate": 6, "steps": 6, "hub": 6, "checkpoint": 6, "watching": 6, "loggers": 6,
+    "train": 7, "share": 7, "catalogue": 7, "readers": 7,
+    "recommend": 8, "viz": 8, "configuration": 8, "timing": 8, "stacked": 8,
     "experiment": 9, "bench": 9, "viz_attention": 9, "viz_live": 9,
-    "cli": 10,
+    "compare": 10, "probe": 10, "sweeps": 10,
+    "reproduction": 11,
+    "cli": 12,
 }
 TRAINING = {"train", "steps"}
 ONLINE = {"data.downloads", "data.custom_log", "hub"}
@@ -90,6 +95,17 @@ def level(name):
 def test_imports_only_lower_levels(name):
     reach = level(name) + is_package(name)
     assert not {other: level(other) for other in ours(name) if level(other) >= reach}
+
+
+@every_module
+def test_imported_names_exist(name):
+    "Also those that a function imports when it is called."
+    for node in ast.walk(TREES[name]):
+        if not isinstance(node, ast.ImportFrom) or not (node.level or node.module.split(".")[0] == "newsrex_nb"): continue
+        here = ["newsrex_nb", *name.split(".")][:None if is_package(name) else -1]
+        module = importlib.import_module(".".join([*here[:len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else node.module)
+        absent = [a.name for a in node.names if not hasattr(module, a.name) and f"{module.__name__}.{a.name}"[11:] not in PATHS]
+        assert not absent, f"{module.__name__} has no {', '.join(absent)}"
 
 
 def test_no_cycles():

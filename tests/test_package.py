@@ -58,11 +58,12 @@ def test_wheel_holds_the_package(built, settings):
         read = lambda name: wheel.read(next(f for f in files if f.endswith(f".dist-info/{name}"))).decode()
         points, metadata = read("entry_points.txt"), read("METADATA")
     source = built.parent / "source"
-    there = {p.relative_to(source).as_posix() for p in (source / "newsrex_nb").rglob("*.py")}
+    there = {p.relative_to(source).as_posix() for p in (source / "newsrex_nb").rglob("*") if p.is_file()}
+    assert {"model.safetensors", "articles.jsonl"} <= {Path(f).name for f in there}, "the toy recommender"
     assert {f for f in files if ".dist-info/" not in f} == there
     assert "newsrex = newsrex_nb.cli:main" in points and "newsrex_nb = newsrex_nb._modidx:d" in points
     assert f"Version: {settings['version']}\n" in metadata and f"Requires-Python: >={settings['min_python']}\n" in metadata
-    assert set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.M)) == {"dev", "lab", "lm", "wandb"}
+    assert set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.M)) == {"dev", "lab", "lm", "wandb", "bpe", "parquet"}
     assert len(re.findall(r"^Requires-Dist: (?!.*extra ==)", metadata, re.M)) == len(settings["requirements"].split())
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         assert {"settings.ini", "LICENSE", "README.md"} <= {Path(f).name for f in sdist.getnames()}

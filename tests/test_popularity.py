@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from newsrex_nb.data import mind
+from newsrex_nb.data.causal import check_causal
 from newsrex_nb.data.features import Features
-from newsrex_nb.data.schema import owner, take
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "mind-sample"  # lies beside a checkout, where there is one
 
@@ -18,34 +18,20 @@ def data():
     return mind(path=SAMPLE, malformed="skip", cache=False)
 
 
-def with_splits(data, change, **recipe):
-    "The data set with other splits: what was made of the articles is kept, what was made of the log is built anew."
+LOOKING_BACK = ["ctr", "ctr_bin", "word_ctr", "entity_ctr", "published_hour", "news_counts"]
+
+
+@pytest.mark.parametrize("recipe", [dict(popularity_hours=1), dict(popularity_hours=6), dict(popularity_mode="train_only")], ids=str)
+def test_nothing_is_known_of_the_present_and_the_future(data, recipe):
     features = Features(data.news, data.features.recipe | recipe, data.features.vocabulary)
     features.kept = {("column", name): data.features[name] for name in ("title", "entities")}
-    return dataclasses.replace(data, **{name: change(log) for name, log in data.splits.items()}, features=features)
-
-
-def known(data, hour):
-    "What an impression of this hour reads of any article, word and entity."
-    f = data.features
-    return [f["ctr"][:, hour], f["ctr_bin"][:, hour], f.table("word_ctr")[hour], f.table("entity_ctr")[hour],
-            np.maximum(hour - f["published_hour"], 0)]
-
-
-@pytest.mark.parametrize("width", [1, 6])
-def test_nothing_is_known_of_the_present_and_the_future(data, width):
-    data = with_splits(data, lambda log: log, popularity_hours=width)
-    busy = np.unique(np.concatenate([data.hour(log.time) for log in data.splits.values()]))
-    hours = busy[1:][np.diff(busy) == 1]
-    for hour in np.random.default_rng(0).choice(hours, min(5, len(hours)), replace=False):
-        before = with_splits(data, lambda log: take(log, data.hour(log.time) < hour))
-        def scramble(log):
-            later = (data.hour(log.time) >= hour)[owner(log.offsets)]
-            return dataclasses.replace(log, labels=np.where(later, 1 - log.labels, log.labels),
-                                       candidates=np.where(later, np.roll(log.candidates, 2), log.candidates))
-        for other in (before, with_splits(data, scramble)):
-            assert all((a == b).all() for a, b in zip(known(data, hour), known(other, hour)))
+    data = dataclasses.replace(data, features=features)
+    assert all(check_causal(LOOKING_BACK, data, moments=5).values())
     assert np.count_nonzero(data.features["ctr_bin"]) > 50
+
+
+def test_graphs_know_the_training_log_only(data):
+    assert all(check_causal(["click_edges", "click_graph", "click_graph_top8", "entity_neighbours"], data, moments=2).values())
 
 
 def test_counts_equal_a_loop(data):

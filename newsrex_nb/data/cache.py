@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARTICLE_COLUMNS', 'TEXTS', 'LOG', 'pack', 'unpack', 'to_arrays', 'from_arrays', 'cache_folder', 'content_hash',
-           'cached']
+           'hash_of', 'cached']
 
 # %% ../../nbs/data.cache.ipynb #imports
 import dataclasses, json, os, warnings, zipfile
@@ -16,6 +16,7 @@ from ..core import fingerprint
 from .downloads import usual_folder
 from .features import Features
 from .schema import Behaviours, Dataset, Histories, News
+from .archives import open_bytes
 
 # %% ../../nbs/data.cache.ipynb #pack
 def pack(strings): # any number of strings
@@ -90,6 +91,12 @@ def content_hash(path, # a file
         if (about := os.stat(path)).st_size <= limit: return hashlib.file_digest(file, hashlib.blake2b).hexdigest()[:24]
         first, _, last = file.read(2**20), file.seek(-2**20, os.SEEK_END), file.read()
     return fingerprint(about.st_size, about.st_mtime_ns, hashlib.blake2b(first + last).hexdigest())
+
+# %% ../../nbs/data.cache.ipynb #hash-of
+def hash_of(file): # what `open_bytes` takes
+    "The hash of a file, or of the archive that it lies in."
+    with open_bytes(file): pass # says it if there is none
+    return content_hash(file[0] if isinstance(file, tuple) else file)
 
 # %% ../../nbs/data.cache.ipynb #cached
 def cached(folder, # a `Path`, or None for no cache

@@ -62,11 +62,14 @@ def feature_recipe(tokenizer="word", # "word"; or pieces: "bpemb.ja.10000", or a
                    missing_words="normal", # vectors of words that a vector file lacks: "normal" or "zero"
                    popularity_mode="causal_stream", # clicks counted: "causal_stream" = of all splits, "train_only"
                    popularity_hours=1, # hours before an impression in which they are counted
+                   article_vectors=None, # file of vectors by article id, or name of a sentence-transformers model
+                   vector_fields=("title",), # texts that such a model reads, one after the other
                   ): # a dict that JSON can write
     "How articles, and what happened to them, become numbers."
     return dict(tokenizer=tokenizer, min_count=min_count, fields=list(fields), title_length=title_length,
                 abstract_length=abstract_length, title_entities=title_entities, missing_words=missing_words,
-                popularity_mode=popularity_mode, popularity_hours=popularity_hours)
+                popularity_mode=popularity_mode, popularity_hours=popularity_hours,
+                article_vectors=None if article_vectors is None else str(article_vectors), vector_fields=list(vector_fields))
 
 # %% ../../nbs/data.features.ipynb #read-recipe
 def read_recipe(given): # a mapping with some of the recipe's arguments
@@ -75,9 +78,10 @@ def read_recipe(given): # a mapping with some of the recipe's arguments
     for name in given:
         if name not in known: raise wrong(f"arguments of the recipe ({', '.join(known)})", repr(name))
     recipe = feature_recipe(**given)
-    for field in recipe["fields"]:
-        if field not in ("title", "abstract"):
-            raise wrong("fields to be title, abstract or both", repr(field), where="the recipe")
+    for name in ("fields", "vector_fields"):
+        for field in recipe[name]:
+            if field not in ("title", "abstract"):
+                raise wrong(f"{name} to be title, abstract or both", repr(field), where="the recipe")
     one_of("popularity_mode", recipe["popularity_mode"], ("causal_stream", "train_only"))
     if recipe["popularity_hours"] < 1: raise wrong("at least one hour", recipe["popularity_hours"], where="popularity_hours")
     return recipe
@@ -85,11 +89,11 @@ def read_recipe(given): # a mapping with some of the recipe's arguments
 # %% ../../nbs/data.features.ipynb #build-vocabulary
 def build_vocabulary(news, # a `News`
                      recipe, # a whole recipe
-                     texts, # `Tokens` of the recipe's fields
+                     tokens, # tokens(field) gives its `Tokens`
                      cut=None, # the tokenizer; what it is made of, if it says so, is kept as `pieces`
                     ): # lists of names by kind; words are numbered from 2, the others from 1
     "The names of `news` in the order of their numbers."
-    words = Vocabulary.build(*texts, min_count=recipe["min_count"], tokenizer=recipe["tokenizer"]).words
+    words = Vocabulary.build(*map(tokens, recipe["fields"]), min_count=recipe["min_count"], tokenizer=recipe["tokenizer"]).words
     entities = {e for named in news.entities for e in named}
     kinds = dict(categories=set(news.category), subcategories=set(news.subcategory), entities=entities)
     made_of = {"pieces": [*cut.pieces]} if hasattr(cut, "pieces") else {}
@@ -118,9 +122,10 @@ class Features:
                  vocabulary=None, # lists of words, categories, subcategories, entities; None = those of `news`
                  word_vectors=None, # (V, E) float32, a row per number of a word; None = there are none
                  entity_vectors=None, # (entities + 1, E) float32; None = there are none
+                 article_vectors={}, # (E,) float32 by article id, see `data.article_vectors`
                 ):
         self.news, self.recipe, self._vocabulary = news, read_recipe(recipe), vocabulary
-        self.word_vectors, self.entity_vectors = word_vectors, entity_vectors
+        self.word_vectors, self.entity_vectors, self.article_vectors = word_vectors, entity_vectors, dict(article_vectors)
         self.kept, self._tokens, self._dataset, self._building, self._logged = {}, {}, None, [], set()
 
     def __len__(self): return len(self.news)
@@ -155,7 +160,7 @@ class Features:
     def encode(self, articles): # a `News`, or dicts of raw fields
         "Features of other articles under the same vocabulary and recipe."
         news = articles if isinstance(articles, News) else news_table(articles)
-        return Features(news, self.recipe, self.vocabulary, self.word_vectors, self.entity_vectors)
+        return Features(news, self.recipe, self.vocabulary, self.word_vectors, self.entity_vectors, self.article_vectors)
 
     def tokens(self, field): # "title" or "abstract"
         "A field's texts, cut once for counting and numbering."
@@ -165,8 +170,7 @@ class Features:
     @property
     def vocabulary(self):
         "Lists of names by kind, in the order of their numbers: what has to be saved to read new articles."
-        texts = lambda: [self.tokens(field) for field in self.recipe["fields"]]
-        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, texts(), tokenizer_of(self))
+        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, self.tokens, tokenizer_of(self))
         return self._vocabulary
 
     @property

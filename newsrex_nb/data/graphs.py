@@ -16,6 +16,7 @@ from ..core import wrong
 from .features import column, planner, table
 from .schema import UNKNOWN, segments
 from .text import Tokens
+from .vectors import sentence_vectors
 
 # %% ../../nbs/data.graphs.ipynb #hashed-vectors
 def hashed_vectors(texts, # N strings
@@ -49,12 +50,7 @@ def text_vectors(texts, # N strings
                 ): # (N, E) float32 of length 1 or 0
     "Vectors of texts; an empty text has none."
     if encoder is None: return hashed_vectors(texts)
-    if isinstance(encoder, str):
-        try: from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise wrong(f"the package sentence-transformers for {encoder!r}", "none", remedy="pip install 'newsrex_nb[lm]'") from None
-        found = SentenceTransformer(encoder).encode([t.lower() for t in texts])
-    else: found = encoder(texts)
+    found = sentence_vectors(encoder, [t.lower() for t in texts]) if isinstance(encoder, str) else encoder(texts)
     if len(found) != len(texts): raise wrong(f"{len(texts)} vectors, one per text", len(found), where="encoder")
     return normalised(found) * np.array([bool(t) for t in texts])[:, None]
 

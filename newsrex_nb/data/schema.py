@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'News', 'news_table', 'Histories', 'check_offsets', 'make_histories', 'Behaviours', 'segments', 'take',
-           'owner', 'merge', 'Dataset']
+           'owner', 'merge', 'order_users', 'Dataset']
 
 # %% ../../nbs/data.schema.ipynb #imports
 import dataclasses
@@ -169,6 +169,19 @@ def merge(first, second): # two `Behaviours` of one data set
     return Behaviours(join("ids"), join("user"), join("time"), join("history"), join("candidates"),
                       np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
                       None if first.labels is None else join("labels"), first.histories)
+
+# %% ../../nbs/data.schema.ipynb #order-users
+def order_users(users, # ids by provisional number, users[0] = ""
+                splits, # `Behaviours` with provisional numbers, the training split first; None where there is none
+               ): # (ids, splits) with the final numbers
+    "Numbers the users so that those of the first split come first."
+    seen = np.zeros(len(users), bool)
+    if splits[0] is not None: seen[splits[0].user] = True
+    seen[0] = True
+    order = np.concatenate([np.flatnonzero(seen), np.flatnonzero(~seen)])
+    number = np.argsort(order)
+    renumber = lambda log: None if log is None else dataclasses.replace(log, user=number[log.user])
+    return np.array(users, dtype=str)[order], list(map(renumber, splits))
 
 # %% ../../nbs/data.schema.ipynb #dataset
 @dataclasses.dataclass

@@ -244,8 +244,8 @@ class CAUM(NewsRecommender):
             raise wrong("entity_vectors for the paper's news encoder", f"a {type(news_encoder).__name__}, too", where="CAUM")
         given = {} if entity_vectors is None else dict(entity_vectors=entity_vectors)
         self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors, **given)
-        self.reads = dict(self.news_encoder.reads)
-        self.user = CandidateUser(self.news_encoder.output_dim, num_heads, head_dim, hidden, dropout, wrap, own["projected"],
+        self.reads, self.news_width = dict(self.news_encoder.reads), self.news_encoder.output_dim
+        self.user = CandidateUser(self.news_width, num_heads, head_dim, hidden, dropout, wrap, own["projected"],
                                   seed=next(self.seeds), **policy)
 
     def encode_news(self, news, training=False): return self.news_encoder(news, training=training)

@@ -13,7 +13,7 @@ from ..layers.attention import AdditiveAttention, ConfiguredLayer, MultiHeadAtte
 from ..layers.graph import GatedGraph, along, among
 from ..layers.text import WordEmbedding
 from ..layers.transformer import LayerNorm, Linear
-from .base import NewsRecommender
+from .base import NewsRecommender, encoder_of_width
 
 # %% ../../nbs/models.glory.ipynb #attended
 @register
@@ -84,6 +84,7 @@ class GLORY(NewsRecommender):
                  history_length=50, # last clicks read of a history
                  dropout=0.2, # share dropped of words and entities, and behind their self-attentions
                  wiring="paper", # "paper" or "official": missing entities take part
+                 news_encoder=None, # another reader of titles, of width num_heads · head_dim
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  entity_vectors=None, # initial entity vectors (entities + 1, entity_dim)
                  seed=0, # initial values and dropout
@@ -92,9 +93,12 @@ class GLORY(NewsRecommender):
         self.masked = one_of("wiring", wiring, ("paper", "official")) == "paper"
         self.graph = {"all": "click_graph", "top8": "click_graph_top8", None: None}[one_of("messages", messages, ("all", "top8", None))]
         dim, policy, new = num_heads * head_dim, dict(dtype=self.dtype_policy), lambda: next(self.seeds)
-        self.reads, self.tables = {"title": title_length}, ()
-        self.words = WordEmbedding(self.sizes.words, word_dim, vectors=word_vectors, seed=new(), **policy)
-        self.title = AttendedPool(word_dim, num_heads, head_dim, query_dim, dropout, new(), **policy)
+        self.reads, self.tables, self.news_width = {"title": title_length}, (), dim
+        self.news_encoder = encoder_of_width(self, news_encoder, dim, word_vectors) if news_encoder else None
+        if news_encoder: self.reads = dict(self.news_encoder.reads)
+        else:
+            self.words = WordEmbedding(self.sizes.words, word_dim, vectors=word_vectors, seed=new(), **policy)
+            self.title = AttendedPool(word_dim, num_heads, head_dim, query_dim, dropout, new(), **policy)
         self.gated = GatedGraph(dim, steps, new(), **policy) if self.graph else None
         pool = lambda: AdditiveAttention(dim, query_dim, score_bias=True, seed=new(), **policy)
         if entities:
@@ -108,8 +112,8 @@ class GLORY(NewsRecommender):
         self.pool, self.candidate = pool(), Linear(dim, dim, seed=new(), **policy)
 
     def encode_news(self, news, training=False):
-        ids = news["title"]
-        out = {"title": self.title(self.words(ids), ops.not_equal(ids, 0), training=training)}
+        if self.news_encoder: out = {"title": self.news_encoder(news, training=training)}
+        else: out = {"title": self.title(self.words(news["title"]), ops.not_equal(news["title"], 0), training=training)}
         if self.tables:
             named = news["entities"]
             mask = ops.not_equal(named, 0) if self.masked else None

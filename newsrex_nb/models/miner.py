@@ -126,7 +126,7 @@ class MINER(NewsRecommender):
         self.aggregator, policy = one_of("aggregator", aggregator, ("weighted", "max", "mean")), dict(dtype=self.dtype_policy)
         encoder = SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, bias=True, project=True)
         self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors)
-        self.reads, width = dict(self.news_encoder.reads), self.news_encoder.output_dim
+        self.reads, self.news_width = dict(self.news_encoder.reads), (width := self.news_encoder.output_dim)
         self.poly = PolyAttention(width, interests, query_dim, seed=next(self.seeds), **policy)
         seed_chooser, seed_kinds = next(self.seeds), next(self.seeds)
         self.chooser = Chooser(width, own["bias"], seed=seed_chooser, **policy) if aggregator == "weighted" else None

@@ -1,0 +1,79 @@
+"""Runs side by side, from their folders: the shell compares what `newsrex train` has left, with score files and without."""
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from newsrex_nb.cli import main
+from newsrex_nb.compare import gather
+from newsrex_nb.evaluate import scores
+from newsrex_nb.experiment import reopen
+from newsrex_nb.metrics import ranking_metrics
+
+TINY = ["model.num_heads=2", "model.head_dim=4", "data.vectors=8", "model.query_dim=4", "model.title_length=8", "model.history_length=8",
+        "recipe.epochs=1", "recipe.batch_size=64", "recipe.verbose=0", "data.articles=200", "data.users=50", "data.impressions=100",
+        "data.valid=50", "data.test=60"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "Two seeds of one model, one of another."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("runs"))
+        assert main(["train", *TINY, "seed=1,2", "folder=runs/a"]) == main(["train", *TINY, "recipe.learning_rate=0.01", "folder=runs/b", "seed=1"]) == 0
+        yield patch
+
+
+def test_folders_without_scores_are_scored_again(runs):
+    found, data, log = gather(["runs/a/seed_1", "runs/a/seed_2", "runs/b"])
+    assert [(name, [*of]) for name, of in found.items()] == [("NRMS recipe.learning_rate=0.002", [1, 2]), ("NRMS recipe.learning_rate=0.01", [1])]
+    for folder, flat in zip(("runs/a/seed_1", "runs/a/seed_2", "runs/b"), (x for of in found.values() for x in of.values())):
+        saved = json.loads(open(f"{folder}/test_results.json").read())["model"]["auc"]
+        assert np.isclose(ranking_metrics(flat, log.labels, log.offsets)["auc"], saved)
+
+
+def test_score_files_are_read_and_checked(runs):
+    model, data, _ = reopen("runs/b")
+    kept = dict(scores=-scores(model, data), labels=data.test.labels)
+    save_file(kept, "runs/b/scores.safetensors")
+    found, _, log = gather(["runs/b"])
+    assert (found["NRMS"][1] == kept["scores"]).all()
+    save_file(kept | {"labels": 1 - kept["labels"]}, "runs/b/scores.safetensors")
+    with pytest.raises(ValueError, match="got other labels"): gather(["runs/b"])
+    save_file({"scores": kept["scores"][1:]}, "runs/b/scores.safetensors")
+    with pytest.raises(ValueError, match="got other scores"): gather(["runs/b"])
+    import os
+    os.remove("runs/b/scores.safetensors")
+
+
+def test_compare(runs, capsys):
+    assert main(["compare", "runs", "baselines=true", "slices=true", "path=ranks.png", "csv=table.csv", "draws=50"]) == 0
+    said = capsys.readouterr().out
+    rows = [*csv.reader(open("table.csv"))]
+    assert [row[1] for row in rows if row[0].startswith("NRMS")] in (["2", "1"], ["1", "2"]) and len(rows) == 6
+    assert "smallest that could be shown" in said and "| history |" in said and "population sd" in said
+    assert re.search(r"not known and the interval is of readers only: NRMS recipe.learning_rate=0.01\.", said)
+    assert open("ranks.png", "rb").read(4) == b"\x89PNG"
+
+
+def test_table_and_lens(runs, capsys):
+    assert main(["table", "runs", "csv=runs.csv"]) == 0
+    rows, said = [*csv.DictReader(open("runs.csv"))], capsys.readouterr().out
+    assert [row["seed"] for row in rows] == ["1", "2", "1"] and said.count("| NRMS") == 1 + (len({r["model"] for r in rows}) > 1)
+    assert float(rows[2]["auc"]) == json.loads(open("runs/b/test_results.json").read())["model"]["auc"]
+    assert main(["lens", "runs/b"]) == 0
+    said = capsys.readouterr().out
+    assert f"{float(rows[2]['auc']):.4f} | {float(rows[2]['mrr']):.4f}" in said.split("MIND's scorer")[1].split("\n")[0]
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["compare"], "at least one path"), (["compare", "nowhere"], "a run, or a folder of runs"), (["compare", "x", "metrics=auc"], "'metrics'"),
+    (["table", "nowhere"], "a run, or a folder of runs"), (["probe"], "model=…"), (["probe", "model=nrm"], "nrm")])
+def test_one_sentence(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1

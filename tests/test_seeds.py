@@ -1,0 +1,86 @@
+"""Seeds that are trained in one call: each is the model that it would be by itself."""
+import numpy as np
+import pytest
+from probes import tiny
+
+from newsrex_nb import stacked
+from newsrex_nb.core import InputError
+from newsrex_nb.data import toy
+from newsrex_nb.models import NRMS
+from newsrex_nb.stacked import fit_seeds
+from newsrex_nb.train import fit
+
+SEEDS = [3, 4, 5]
+RUN = dict(epochs=2, batch_size=16, chunk=3, learning_rate=3e-3, validation=None, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def data(): return toy(articles=140, users=30, impressions=120, valid=30, test=30)
+
+
+def make(data, seed, **changes): return tiny(NRMS, data, seed=seed, **{"title_length": 8, "dropout": 0.2, **changes})
+
+
+def trained(data, seeds, together, changes={}, **arguments):
+    "(models, runs)"
+    models = [make(data, seed, **changes) for seed in seeds]
+    return models, fit_seeds(models, data, seeds, together=together, **{**RUN, **arguments})
+
+
+def close(models, others):
+    "Equal weights, but for sums in another order; Adam makes a full step even where a gradient is rounding alone."
+    for a, b in zip(models, others):
+        for v, w in zip(a.trainable_variables, b.trainable_variables): np.testing.assert_allclose(v.value, w.value, rtol=1e-3, atol=2e-5)
+        for v, w in zip(a.non_trainable_variables, b.non_trainable_variables): assert (v.value == w.value).all(), "states of dropout"
+
+
+def losses(runs): return np.array([run.history["loss"] for run in runs])
+
+
+def test_together_as_in_turn(data, monkeypatch):
+    "With dropout: the same seeds give the same masks. The table is large, so it is updated by rows in both ways."
+    engines, real = [], stacked.Engine.__init__
+    def noted(self, *arguments): real(self, *arguments), engines.append(self)
+    monkeypatch.setattr(stacked.Engine, "__init__", noted)
+    (models, runs), (others, again) = (trained(data, SEEDS, way, dict(words=20000)) for way in (True, False))
+    assert [type(e).__name__ for e in engines] == ["Together", "InTurn"] and all(e.rows for e in engines)
+    assert len(np.unique(losses(runs))) == losses(runs).size == 6
+    np.testing.assert_allclose(losses(runs), losses(again), rtol=1e-5)
+    close(models, others)
+
+
+def test_as_fit(data):
+    "One seed is `fit` to the bit, validation included; without dropout, so is each of several but for sums in another order."
+    plain, more = dict(dropout=0.0), dict(validation="valid", patience=1)
+    alone = make(data, SEEDS[1], **plain)
+    found = fit(alone, data, **{**RUN, **more}, seed=SEEDS[1])
+    (model,), (run,) = trained(data, SEEDS[1:2], False, plain, **more)
+    assert run.history == found.history and run.best_epoch == found.best_epoch
+    assert all((a.value == b.value).all() for a, b in zip(model.variables, alone.variables))
+    models, runs = trained(data, SEEDS, False, plain, **more)
+    np.testing.assert_allclose(runs[1].history["loss"], found.history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(runs[1].history["val_auc"], found.history["val_auc"], atol=0.005)
+    close(models[1:2], [alone])
+
+
+def test_patience_of_each_seed(data, monkeypatch):
+    "A seed that has stopped keeps its weights and its history; the others go on."
+    values = {3: [0.5, 0.4, 0.9], 4: [0.5, 0.6, 0.7]}
+    def measured(stage, data, split, metrics):
+        equal = lambda m: all((v.value == w.value).all() for v, w in zip(stage.trainable_variables, m.trainable_variables))
+        same = [seed for seed, m in zip(values, models) if m is not stage and equal(m)] or [*values]
+        return dict.fromkeys(metrics, values[same[0]].pop(0))
+    monkeypatch.setattr(stacked, "evaluate", measured)
+    models = [make(data, seed) for seed in values]
+    one, other = fit_seeds(models, data, [*values], **{**RUN, "epochs": 3, "validation": "valid", "patience": 1})
+    assert len(one.history["loss"]) == 2 and one.best_epoch == 1 and len(other.history["loss"]) == 3 and other.best_epoch == 3
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (dict(refit=True), "without refit"), (dict(callbacks=[None]), "without callbacks"), (dict(checkpoint="here"), "without checkpoint"),
+    (dict(seeds=[1]), "3 models for 1 seeds")])
+def test_what_it_does_not_take(data, change, sentence):
+    models = [make(data, seed) for seed in SEEDS]
+    with pytest.raises(InputError, match=sentence): fit_seeds(models, data, **{"seeds": SEEDS, **change})
+    with pytest.raises(TypeError, match="epoch"): fit_seeds(models, data, SEEDS, epoch=3)
+    with pytest.raises(InputError, match="a model of its own"): fit_seeds([models[0]] * 3, data, SEEDS)
