@@ -95,7 +95,7 @@ def save(folder, # made if it is not there
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     temporary, weights = folder / "model.safetensors.part", weight_names(model)
-    save_file({name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in weights.items()}, temporary)
+    save_file({name: np.asarray(keras.ops.convert_to_numpy(v), order="C") for name, v in weights.items()}, temporary)
     write_json(folder / "features.json", dict(format=FORMAT, recipe=portable(features.recipe), vocabulary=features.vocabulary))
     shutil.copymode(folder / "features.json", temporary) # safetensors keeps its files from everybody else
     os.replace(temporary, folder / "model.safetensors")
