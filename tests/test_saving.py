@@ -48,6 +48,21 @@ for article in recommender.recommend(news.ids[1:6].tolist(), k=5): print(article
 """
 
 
+class Scaled(NRMS):
+    "A model with a weight without axes."
+    def __init__(self, sizes, **arguments):
+        super().__init__(sizes, **arguments)
+        self.scale = self.add_weight(shape=(), name="scale", initializer="ones")
+
+
+def test_a_weight_without_axes_keeps_its_shape(data, tmp_path):
+    model = Scaled(data.sizes, num_heads=2, head_dim=8, word_dim=16, query_dim=8, title_length=8, history_length=8)
+    model.scale.assign(3.0)
+    hub.save(tmp_path, model, data.features)
+    assert load_file(tmp_path / "model.safetensors")["scale"].shape == ()
+    assert float(hub.load(tmp_path)[0].scale.value) == 3.0
+
+
 def test_fresh_process(folder, model, data, tmp_path):
     out = tmp_path / "scores.npy"
     command = [sys.executable, "-c", FRESH.format(world=WORLD), folder, out]
