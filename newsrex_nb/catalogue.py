@@ -238,7 +238,7 @@ def listed_scores(desk, # `Desk`, bound
         for tiles in blocks_of(np.arange(len(owner)), size):
             candidates, of, block = offer(desk, rows[tiles], int(when[0])), owner[tiles], np.ascontiguousarray(rows[tiles])
             tables, near = desk.near(block)
-            logits = np.asarray(desk.call("tiles", score_tiles, tables, desk.news, desk.shelf.at, candidates, states,
+            logits = np.asarray(desk.call("tiles", score_tiles(), tables, desk.news, desk.shelf.at, candidates, states,
                                           of.astype(np.int32), desk.shelf.at[block], near, who[of], when[of]))
             found[place[tiles][inside[tiles]]] = logits[inside[tiles]]
         for n, i in enumerate(some): out[i] = found[offsets[n]:offsets[n + 1]]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Scorer', 'text_groups', 'tree_bytes', 'tree_shapes', 'encode_rows', 'encode_keys', 'encode_states', 'score_tiles',
-           'Encoded', 'blocks_of', 'join', 'user_states', 'tiles_of', 'block_scores', 'scores', 'direct_scores']
+           'Encoded', 'blocks_of', 'join', 'user_states', 'tiles_of', 'cut_tiles', 'block_scores', 'scores',
+           'direct_scores']
 
 # %% ../nbs/scoring.ipynb #imports
 import functools, math
@@ -22,12 +23,12 @@ class Scorer:
     def __init__(self, model, # a `NewsRecommender`
                  data, # a `Dataset`
                  budget=BUDGET, # bytes that caches may take, and that article columns may take
-                 rows=1024, width=32, # articles of a call, candidates of a tile
+                 rows=1024, width=None, # articles of a call; candidates of a tile, None: few where a pair is dear
                  users=None, # states of a call; None: as many as the model allows
                  watch=None): # called as watch(stage, arrays) when a stage has been dispatched
         self.model, self.data, self.features, self.budget = model, data, data.features, budget
-        self.rows, self.users, self.width = rows, min(users or model.states_per_call, model.states_per_call), width
-        self.tiles = max(model.pairs_per_call // width, 1)
+        self.rows, self.users, self.width = rows, min(users or model.states_per_call, model.states_per_call), width or (32 if model.pairs_per_call > 1024 else 8)
+        self.tiles = max(model.pairs_per_call // self.width, 1)
         self.watch = watch or (lambda stage, arrays: None)
         self.tables, self.values = Tables(model, data.features, budget), values_of(model)
         self.group, self.widths = text_groups(model, data)
@@ -36,6 +37,7 @@ class Scorer:
         narrow = [w for w in (8, 16, 32) if w < model.history_length and self.planner is None
                   and tree_shapes(self._state_shape(w)) == tree_shapes(state)]
         self.history_widths = [*narrow, model.history_length]
+        self.cuts = [*(w for w in (8, 16, 32) if model.keeps_clicks and w < model.history_length), None]
         self.row_bytes = tree_bytes(self._row_shape())
         self.block = int(np.clip(budget // 4 // max(tree_bytes(state), 1), self.users, 8192))
 
@@ -112,15 +114,20 @@ def encode_states(model, tables, catalogue, position, rows, user, hour, subgraph
     return model.encode_user(pick(catalogue, position), rows > 0, context)
 
 # %% ../nbs/scoring.ipynb #score-tiles
-def score_tiles(model, tables, catalogue, at, candidates, states, number, place, rows, user, hour):
-    "Logits of tiles: one state, a few candidates."
-    from newsrex_nb.models.base import columns, pick
-    context = dict(user=user, hour=hour, tables={n: tables[n] for n in model.tables},
-                   candidates=columns(model, tables, rows, hour[:, None]))
-    if model.graph in tables:
-        neighbours = tables[model.graph][rows]
-        context |= dict(neighbours=pick(catalogue, at[neighbours]), neighbour_mask=neighbours > 0)
-    return model.score(pick(states, number), pick(candidates, place), context).astype("float32")
+@functools.lru_cache(maxsize=None)
+def score_tiles(clicks=None): # that the longest history has; None: as many as the model keeps
+    "The function that gives logits of tiles: one state, a few candidates."
+    def score(model, tables, catalogue, at, candidates, states, number, place, rows, user, hour):
+        from newsrex_nb.models.base import columns, pick
+        context = dict(user=user, hour=hour, tables={n: tables[n] for n in model.tables},
+                       candidates=columns(model, tables, rows, hour[:, None]))
+        if model.graph in tables:
+            neighbours = tables[model.graph][rows]
+            context |= dict(neighbours=pick(catalogue, at[neighbours]), neighbour_mask=neighbours > 0)
+        state = pick(states, number)
+        if clicks: state = model.narrow(state, clicks)
+        return model.score(state, pick(candidates, place), context).astype("float32")
+    return score
 
 # %% ../nbs/scoring.ipynb #encoded
 class Encoded:
@@ -205,6 +212,16 @@ def tiles_of(offsets, # (B + 1,) offsets of candidate lists
     inside = flat < offsets[impression + 1][:, None]
     return impression, np.where(inside, flat, 0), inside
 
+# %% ../nbs/scoring.ipynb #cut-tiles
+def cut_tiles(scorer, lengths, # clicks of each tile's history
+              few=32): # calls for which a program of its own does not pay
+    "Tiles by how many clicks of their states are wanted: yields (clicks, numbers of the tiles)."
+    kind = np.searchsorted(scorer.cuts[:-1], lengths)
+    for i, cut in enumerate(scorer.cuts):
+        same = np.flatnonzero(kind == i)
+        if i + 1 < len(scorer.cuts) and len(same) < few * scorer.tiles: kind[same] = i + 1
+        elif len(same): yield cut, same
+
 # %% ../nbs/scoring.ipynb #block-scores
 def block_scores(scorer, encoded, behaviours, user, hour):
     "Scores of a block of impressions that stand in the order of their state keys; flat, as the candidates are."
@@ -217,14 +234,17 @@ def block_scores(scorer, encoded, behaviours, user, hour):
     rows = np.where(inside, behaviours.candidates[flat], 0)
     at = encoded.place(rows, hour[impression][:, None])
     logits = []
-    for tiles in blocks_of(np.arange(len(impression)), scorer.tiles):
-        who = impression[tiles]
-        tables, near = scorer.near(rows[tiles])
-        logits.append(scorer.call("tiles", score_tiles, tables, encoded.catalogue, encoded.at, encoded.candidates,
-                                  states, state[who], at[tiles], near, user[who], hour[who]))
-    scorer.watch("pairs", logits)
-    out = np.empty(len(behaviours.candidates), np.float32)
-    out[flat[inside]] = np.concatenate([np.asarray(l) for l in logits])[:len(impression)][inside]
+    for cut, same in cut_tiles(scorer, behaviours.histories.lengths[behaviours.history][impression]):
+        for start, tiles in zip(range(0, len(same), scorer.tiles), blocks_of(same, scorer.tiles)):
+            who = impression[tiles]
+            tables, near = scorer.near(rows[tiles])
+            found = scorer.call(("tiles", cut), score_tiles(cut), tables, encoded.catalogue, encoded.at, encoded.candidates,
+                                states, state[who], at[tiles], near, user[who], hour[who])
+            logits.append((same[start:start + scorer.tiles], found))
+    scorer.watch("pairs", [found for _, found in logits])
+    whole, out = np.empty(inside.shape, np.float32), np.empty(len(behaviours.candidates), np.float32)
+    for tiles, found in logits: whole[tiles] = np.asarray(found)[:len(tiles)]
+    out[flat[inside]] = whole[inside]
     return out
 
 # %% ../nbs/scoring.ipynb #scores

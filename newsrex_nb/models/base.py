@@ -27,6 +27,7 @@ class NewsRecommender(keras.Model):
     pairs_per_call = 16384 # pairs of user and candidate that `score` takes at once in an evaluation; a bound on memory
     states_per_call = 256 # the same for users and `encode_user`
     news_width = None # width of a news vector, where another news encoder can be given
+    keeps_clicks = False # whether `score` reads a state click by click, so that `narrow` saves work
 
     def __init__(self, arguments):
         known = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "kwargs", "word_vectors", "entity_vectors")}
@@ -52,6 +53,7 @@ class NewsRecommender(keras.Model):
     def encode_news(self, news, training=False): raise NotImplementedError
     def encode_candidate(self, news, encoded, context, training=False): return encoded
     def encode_user(self, clicked, mask, context, training=False): raise NotImplementedError
+    def narrow(self, state, clicks): return tree.map_structure(lambda leaf: leaf[:, :clicks], state)
     def score(self, state, candidates, context, training=False): return ops.einsum("bd,bcd->bc", state, candidates)
     def auxiliary(self, encoded, count, state, logits): return {}
 

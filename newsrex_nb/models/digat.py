@@ -127,7 +127,7 @@ def news_graph(graph, # the column of neighbours, or None
 @register
 class DIGAT(NewsRecommender):
     "DIGAT (Mao et al., Findings of EMNLP 2022): a graph of similar articles and a graph of clicks and topics that read each other."
-    pairs_per_call = 512 # a pair has a graph of its own
+    pairs_per_call, keeps_clicks = 512, True # a pair has a graph of its own
 
     def __init__(self, sizes, # `Sizes` or a mapping
                  num_heads=16, # heads of the self-attention over words

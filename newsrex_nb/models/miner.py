@@ -122,13 +122,13 @@ class MINER(NewsRecommender):
                  **kwargs): # name
         super().__init__(locals())
         own = switches(wiring, side=side, category_weight=category_weight, disagreement=disagreement)
-        self.side, self.category_weight, self.disagreement = (own[k] for k in ("side", "category_weight", "disagreement"))
+        self.side, self.category_weight, self.disagreement = own["side"], own["category_weight"], own["disagreement"]
         self.aggregator, policy = one_of("aggregator", aggregator, ("weighted", "max", "mean")), dict(dtype=self.dtype_policy)
         encoder = SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, bias=True, project=True)
         self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors)
         self.reads, self.news_width = dict(self.news_encoder.reads), (width := self.news_encoder.output_dim)
         self.poly = PolyAttention(width, interests, query_dim, seed=next(self.seeds), **policy)
-        seed_chooser, seed_kinds = next(self.seeds), next(self.seeds)
+        seed_chooser, seed_kinds, self.keeps_clicks = next(self.seeds), next(self.seeds), True
         self.chooser = Chooser(width, own["bias"], seed=seed_chooser, **policy) if aggregator == "weighted" else None
         if self.category_weight:
             self.reads["category"] = None
