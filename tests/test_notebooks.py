@@ -124,5 +124,6 @@ def test_sidebar():
 
 
 def test_readme_is_index():
-    render = runpy.run_path(str(ROOT / ".ci/readme"))["render"]
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == render(), "README.md is written by .ci/readme from nbs/index.ipynb"
+    readme = runpy.run_path(str(ROOT / ".ci/readme"))
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme["render"](), "README.md is written by .ci/readme from nbs/index.ipynb"
+    assert (ROOT / readme["picture"]).read_bytes() == readme["drawn"](), "so is its picture"

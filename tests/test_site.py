@@ -1,4 +1,5 @@
 """What the site is made of, as far as it can be seen without Quarto: processed pages, links, images, configuration."""
+import ast
 import functools
 import json
 import os
@@ -61,7 +62,7 @@ def test_pages_are_processed(processed):
         for cell in cells:
             text = joined(cell["source"])
             assert not (match := NBDEV.search(text)), f"{page}: {match[0]} is shown"
-            assert "_cell_guards" not in cell and not [o for o in cell.get("outputs", []) if o["output_type"] == "error"], page
+            assert not [o for o in cell.get("outputs", []) if o["output_type"] == "error"], page
             for out in cell.get("outputs", []):
                 for fence in re.findall(r"^```.*?^```", joined(out.get("data", {}).get("text/markdown", "")), re.M | re.S):
                     assert "](" not in fence, f"{page}: a link in code is shown as text: {fence[:200]}"
@@ -118,6 +119,31 @@ def test_links_and_images(processed):
     assert broken("nothing.ipynb", "index.ipynb", found) and broken(SITE + "core.html#nothing", "index.ipynb", found)
 
 
+def cells_of(page): return {c["id"]: c for c in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]}
+
+
+def test_table_of_models(monkeypatch):
+    "The landing page shows what classes, pages, presets and results say now."
+    cells, names = cells_of("index.ipynb"), {}
+    monkeypatch.chdir(NBS)
+    body = [node for name in ("hidden-imports", "picture", "models-table") for node in ast.parse(joined(cells[name]["source"])).body]
+    *body, table = [node for node in body if "seed_figure(" not in ast.unparse(node)]  # the table needs no picture
+    exec(compile(ast.Module(body, []), "index", "exec"), names)
+    now = eval(compile(ast.Expression(table.value), "index", "eval"), names).data
+    stored = joined(cells["models-table"]["outputs"][0]["data"]["text/markdown"])
+    assert now == stored, "execute nbs/index.ipynb, then .ci/readme"
+
+
+def test_citation():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    text = joined(cells_of("index.ipynb")["cite"]["source"])
+    for key, value in (("title", cff["title"]), ("version", cff["version"]), ("url", cff["repository-code"])): assert f"{key} = {{{value}}}" in text
+    assert cff["repository-code"] == SETTINGS["git_url"] and cff["url"].rstrip("/") + "/" == SITE
+    for page in PAGES:  # one place decides where the package is installed from
+        found = re.findall(r"git\+(https?://[^\s\"'`\\)]+)", (NBS / page).read_text(encoding="utf-8"))
+        assert set(found) <= {SETTINGS["git_url"]}, page
+
+
 def test_configuration():
     "Everything that the site's configuration names is there, and says what settings.ini says."
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
@@ -128,4 +154,5 @@ def test_configuration():
     links = [tool["href"] for tool in config["website"]["navbar"]["tools"]]
     assert SETTINGS["git_url"] in links and config["website"]["search"] and html["html-math-method"] == "mathml"
     sections = [part["section"] for part in yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]]
+    assert re.search(r"^\s+PYTHONPATH: \.ci\b", (ROOT / ".github/workflows/site.yml").read_text(), re.M), "where .ci/pages.py is found"
     assert sections == ["Start here", "Tutorials", "Data", "Blocks", "Models", "Train and evaluate", "Share", "Look"]
