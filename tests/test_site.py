@@ -139,7 +139,7 @@ def test_citation():
     for key, value in (("title", cff["title"]), ("version", cff["version"]), ("url", cff["repository-code"])): assert f"{key} = {{{value}}}" in text
     assert cff["repository-code"] == SETTINGS["git_url"] and cff["url"].rstrip("/") + "/" == SITE
     for page in PAGES:  # one place decides where the package is installed from
-        found = re.findall(r"git\+(https?://[^\s\"'`\\)]+)", (NBS / page).read_text(encoding="utf-8"))
+        found = re.findall(r"(?:git\+|git clone -q --depth 1 )(https?://[^\s\"'`\\)]+)", (NBS / page).read_text(encoding="utf-8"))
         assert set(found) <= {SETTINGS["git_url"]}, page
 
 
