@@ -165,6 +165,7 @@ def epoch_figure(entries, # as `read_against` returns them, and `epoch_times`
                  models=("NRMS", "NAML", "LSTUR")):
     "Time per epoch, mean and total of each library as three panels; a library's machine stands in the legend."
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     groups = list(dict.fromkeys((e["library"], e["machine"]) for e in entries))
     colors, markers = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^D"
@@ -183,8 +184,8 @@ def epoch_figure(entries, # as `read_against` returns them, and `epoch_times`
     for axis in axes[1:]:
         axis.set_xticks(range(len(models)), models)
         axis.set_yscale("log")
-        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter): ticks("{x:g}")
-        axis.tick_params(axis="y", which="minor", labelsize=7)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}"); axis.yaxis.set_minor_formatter("")
     axes[0].set(xlabel="epoch", ylim=(0, None)); axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(frameon=False, fontsize=8)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), frameon=False, fontsize=8)

@@ -142,7 +142,7 @@ def box_of(axis, box, name, count, color):
     axis.add_patch(Rectangle((x, y), width, height, facecolor=color, edgecolor="white"))
     half = (len(name) + 1) // 2
     fit = lambda lines: min(12, 260 * width / .62 / max(map(len, lines)), 260 * height / 1.3 / len(lines)) # points; some 290 are a unit
-    text = max(([name, f"{count:,}"], [name[:half], name[half:], f"{count:,}"]), key=fit)
+    text = max(([name, f"{count:,}"], [name[:half] + "-", name[half:], f"{count:,}"]), key=fit)
     size, color = fit(text), np.asarray(color)
     dark = np.dot(color[:3], (.299, .587, .114)) < .5
     if size >= 4.5: axis.text(x + width / 2, y + height / 2, "\n".join(text), ha="center", va="center", fontsize=size, color="w" if dark else "k")

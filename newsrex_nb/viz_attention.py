@@ -14,11 +14,12 @@ from .viz import COLORS
 # %% ../nbs/viz_attention.ipynb #word-figure
 def word_figure(texts, # [(words, weights)], of `explain.word_weights`
                 title="Attention over words"):
-    "Words in cells whose colour is their weight, a row per text."
+    "Words in cells whose colour is their weight, 1 if all words of the text had the same; a row per text."
     import matplotlib.pyplot as plt
     from matplotlib import colors
+    texts = [(words, np.asarray(weights) * len(words)) for words, weights in texts] # 1: an equal share, however long a text is
     longest, most = max(len(words) for words, _ in texts), max(float(np.max(w, initial=0)) for _, w in texts)
-    scale, shades = colors.Normalize(0, most or 1), plt.get_cmap("Blues")
+    scale, shades = colors.Normalize(0, max(most, 2)), plt.get_cmap("Blues")
     widths = [max(len(words[i]) for words, _ in texts if i < len(words)) + 2 for i in range(longest)]
     left = np.cumsum([0, *widths])
     figure, axis = plt.subplots(figsize=(min(1.2 + .085 * left[-1], 14), .9 + .34 * len(texts)), layout="constrained")
@@ -30,7 +31,7 @@ def word_figure(texts, # [(words, weights)], of `explain.word_weights`
     axis.set(xlim=(0, left[-1]), ylim=(len(texts) - .5, -.5), xticks=(), yticks=range(len(texts)), yticklabels=range(1, 1 + len(texts)),
              ylabel="text", title=title)
     axis.spines[:].set_visible(False)
-    figure.colorbar(plt.cm.ScalarMappable(scale, shades), ax=axis, label="weight in the text", pad=.01)
+    figure.colorbar(plt.cm.ScalarMappable(scale, shades), ax=axis, label="weight, in equal shares", pad=.01)
     return figure
 
 # %% ../nbs/viz_attention.ipynb #click-figure
@@ -48,7 +49,7 @@ def click_figure(titles, # of the clicked articles, oldest first
     axis.set(yticks=range(len(titles)), ylim=(len(titles) - .4, -.6), xlabel="weight in the history", title=title)
     axis.set_yticklabels([shortened(t) for t in titles], fontsize=8)
     axis.set_ylabel("click, oldest first")
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower right", frameon=False, fontsize=8)
     return figure
 
 # %% ../nbs/viz_attention.ipynb #grid-figure

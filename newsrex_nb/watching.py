@@ -48,8 +48,9 @@ class Run(keras.callbacks.History):
         for (name, values), color, marker in zip(validation.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^D"):
             axes[0, 1].plot(epochs, values, label=name[4:], color=color, marker=marker)
         if validation:
-            if self.best_epoch: axes[0, 1].axvline(self.best_epoch, color="0.7", zorder=0)
-            axes[0, 1].set(title="Validation", xlabel="epoch", ylabel="mean per impression"); axes[0, 1].legend(frameon=False)
+            if self.best_epoch: axes[0, 1].axvline(self.best_epoch, color="0.7", zorder=0, label="best epoch")
+            axes[0, 1].set(title="Validation", xlabel="epoch", ylabel="mean per impression")
+            axes[0, 1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, .5))
         for axis in axes.flat: axis.xaxis.get_major_locator().set_params(integer=True)
         if path: figure.savefig(path, dpi=120); plt.close(figure)
         return figure

@@ -240,7 +240,10 @@ class AdditiveUser(Encoder):
         self.output_dim = input_dim
         self.pool = AdditiveAttention(input_dim, **self.arguments, seed=next(seeds), dtype=self.dtype_policy)
 
-    def call(self, clicked, mask, context=None, training=False): return self.pool(clicked, mask=mask, training=training)
+    def call(self, clicked, # (B, H, D)
+             mask, # (B, H), True for clicks
+             context=None, training=False): # (B, D)
+        return self.pool(clicked, mask=mask, training=training)
 
 # %% ../../nbs/layers.attention.ipynb #self-attention-user
 @register
@@ -269,6 +272,8 @@ class SelfAttentionUser(Encoder):
         self.pool = AdditiveAttention(self.output_dim, a["query_dim"], a["score_bias"], seed=next(seeds),
                                       dtype=self.dtype_policy)
 
-    def call(self, clicked, mask, context=None, training=False):
+    def call(self, clicked, # (B, H, D)
+             mask, # (B, H), True for clicks
+             context=None, training=False): # (B, output_dim)
         x = self.attention(clicked, mask=mask, training=training)
         return self.pool(self.drop(x, training=training), mask=mask, training=training)

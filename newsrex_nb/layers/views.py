@@ -119,7 +119,10 @@ class AttentiveViews(ViewEncoder):
         self.output_dim = a["filters"]
         self.attention = ViewAttention(a["filters"], a["query_dim"], a["score_bias"], seed=next(seeds), **policy)
 
-    def call(self, news, training=False, return_weights=False):
+    def call(self, news, # columns (R, L) or (R,) by name
+             training=False,
+             return_weights=False, # whether to return the weights of the views (R, K), too
+            ): # (R, filters)
         views, there = self.encode(news, training)
         return self.attention(views, mask=there if self.arguments["mask_empty"] else None, return_weights=return_weights)
 
@@ -147,4 +150,6 @@ class JoinedViews(ViewEncoder):
         super().create(sizes, seeds, word_vectors)
         self.output_dim = sum(getattr(self, view).output_dim for view in self.arguments["views"])
 
-    def call(self, news, training=False): return ops.concatenate(self.encode(news, training)[0], axis=-1)
+    def call(self, news, # columns (R, L) or (R,) by name
+             training=False): # (R, the sum of the views' widths)
+        return ops.concatenate(self.encode(news, training)[0], axis=-1)

@@ -57,7 +57,9 @@ class NewsRecommender(keras.Model):
     def score(self, state, candidates, context, training=False): return ops.einsum("bd,bcd->bc", state, candidates)
     def auxiliary(self, encoded, count, state, logits): return {}
 
-    def call(self, batch, training=False): return forward(self, batch, training)[0]
+    def call(self, batch, # as `gather_batch` makes it
+             training=False): # logits (B, C)
+        return forward(self, batch, training)[0]
 
     def get_config(self): return {**self.configuration, "name": self.name}
 
@@ -73,7 +75,9 @@ class NewsRecommender(keras.Model):
 # %% ../../nbs/models.base.ipynb #two-tower
 class TwoTower(NewsRecommender):
     "A news encoder and a user encoder joined by a dot product."
-    def towers(self, news_encoder, user_encoder, word_vectors=None):
+    def towers(self, news_encoder, # a layer, columns (R, …) to (R, D)
+               user_encoder, # a layer, clicks (B, H, D) and mask to (B, D)
+               word_vectors=None): # initial word vectors (words + 1, word_dim)
         "Makes both encoders concrete: their variables exist from here on."
         self.news_encoder, self.user_encoder = fresh(news_encoder), fresh(user_encoder)
         self.news_encoder.prepare(self.sizes, self.seeds, word_vectors)
@@ -125,12 +129,14 @@ def columns(model, # a `NewsRecommender`
     return out
 
 # %% ../../nbs/models.base.ipynb #pick
-def pick(leaves, index):
+def pick(leaves, # arrays (n, …), in a dict or list or alone
+         index, # (…) int32
+        ): # the same tree of arrays (…, …)
     "Rows of every leaf of a tree."
     return tree.map_structure(lambda leaf: ops.take(leaf, index, axis=0), leaves)
 
 # %% ../../nbs/models.base.ipynb #join
-def join(trees):
+def join(trees): # a list of trees, each of arrays (n, …)
     "Trees of one structure, concatenated along their leading axis."
     return trees[0] if len(trees) == 1 else tree.map_structure(lambda *leaves: ops.concatenate(leaves, axis=0), *trees)
 
@@ -184,7 +190,9 @@ def gather_batch(model, # a `NewsRecommender`
     return batch
 
 # %% ../../nbs/models.base.ipynb #shared-forward
-def shared_forward(model, tables, plan,
+def shared_forward(model, # a `NewsRecommender`
+                   tables, # device tables by name
+                   plan, # positions, see the table above
                    widths, # text widths by column, one dict per group
                    training=False):
     "The shared path: logits (B, C) and auxiliary losses, each article of the batch encoded once."

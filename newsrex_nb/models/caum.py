@@ -57,7 +57,8 @@ class TitleEntityCategory(Encoder):
         self.kernel = self.weight("kernel", glorot((width, self.output_dim), new()))
         self.bias = self.weight("bias", (self.output_dim,))
 
-    def call(self, news, training=False):
+    def call(self, news, # columns: title (R, L), entities (R, n), category (R,)
+             training=False): # (R, news_dim)
         words, names = news["title"], news["entities"]
         views = [self.title(self.words(words), ops.not_equal(words, 0), training=training),
                  self.entities(self.names(names), ops.not_equal(names, 0), training=training),
@@ -194,7 +195,11 @@ def candidates_alone(layer, # a `CandidateUser`
     return out | dict(first=first + layer.dense(own, "first", slice(size)), own=ops.sum(own * news, axis=-1), back=back)
 
 # %% ../../nbs/models.caum.ipynb #pair-by-parts
-def pair_by_parts(layer, state, candidates, attended, training):
+def pair_by_parts(layer, # a `CandidateUser`
+                  state, # of `clicks_alone`
+                  candidates, # of `candidates_alone`, leading (B, C)
+                  attended, # (B, C, H, heads · width) what each click hears from the others
+                  training): # two arrays, as said
     "The formulas as they stand, with dropout of what is fused: hidden layer (B, C, H, ·) and matches (B, C, H)."
     size = layer.input_dim
     local = state["local"][:, None] + candidates["local"][:, :, None]
@@ -205,7 +210,7 @@ def pair_by_parts(layer, state, candidates, attended, training):
     return hidden, ops.einsum("bcid,bcd->bci", fused, layer.drop_news(candidates["news"], training=training))
 
 # %% ../../nbs/models.caum.ipynb #pair-folded
-def pair_folded(layer, state, candidates, attended, training):
+def pair_folded(layer, state, candidates, attended, training): # as for `pair_by_parts`
     "The same without dropout, matrices that follow each other multiplied beforehand and what is fused never formed."
     size, dtype = layer.input_dim, attended.dtype
     kernel = layer.part("fusion", dtype, slice(size, None))

@@ -158,7 +158,9 @@ class UserNode(ConfiguredLayer):
         self.key = Linear(dim, query_dim, activation="tanh", seed=next(seeds), **policy)
         self.query = Linear(dim, query_dim, bias=False, seed=next(seeds), **policy)
 
-    def call(self, clicked, mask, training=False):
+    def call(self, clicked, # (B, H, D)
+             mask, # (B, H), True for clicks
+             training=False): # (B, D)
         centre = ops.broadcast_to(ops.cast(self.node, clicked.dtype), (ops.shape(clicked)[0], clicked.shape[-1]))
         for layer in self.layers: centre, clicked = layer(centre, clicked, mask, training=training)
         weights = masked_softmax(ops.einsum("bha,ba->bh", self.key(clicked), self.query(centre)), mask)

@@ -19,7 +19,10 @@ from .base import NewsRecommender, encoder_of_width
 @register
 class ReluText(SelfAttentionText):
     "Self-attention over words whose states pass a ReLU before they are pooled: (..., L, D) to (..., D')."
-    def words(self, x, mask, training=False): return ops.relu(self.attention(self.drop_words(x, training=training), mask=mask, training=training))
+    def words(self, x, # (..., L, E)
+              mask, # (..., L), True for words
+              training=False): # (..., L, D')
+        return ops.relu(self.attention(self.drop_words(x, training=training), mask=mask, training=training))
 
 # %% ../../nbs/models.digat.ipynb #asked
 @register
@@ -33,7 +36,8 @@ class Asked(ConfiguredLayer):
         self.key = Linear(dim, dim, bias=False, seed=next(seeds), **policy)
         self.question = Linear(dim, dim, seed=next(seeds), **policy)
 
-    def call(self, x, question):
+    def call(self, x, # (..., n, D)
+             question): # (..., D) -> (..., n)
         return ops.sum(self.key(x) * (self.question(question) * x.shape[-1] ** -0.5)[..., None, :], axis=-1)
 
 # %% ../../nbs/models.digat.ipynb #news-readout

@@ -56,7 +56,10 @@ class EntityEncoder(ConfiguredLayer):
         self.pool = AttendedPool(input_dim, num_heads, input_dim // num_heads, query_dim, dropout, next(seeds), **policy)
         self.dense = Linear(input_dim, output_dim, seed=next(seeds), **policy)
 
-    def call(self, x, mask=None, training=False): return ops.leaky_relu(self.dense(self.pool(x, mask=mask, training=training)), 0.2)
+    def call(self, x, # (..., K, E)
+             mask=None, # (..., K), True for entities
+             training=False): # (..., output_dim)
+        return ops.leaky_relu(self.dense(self.pool(x, mask=mask, training=training)), 0.2)
 
 # %% ../../nbs/models.glory.ipynb #fuse
 def fuse(pool, # `AdditiveAttention`

@@ -16,7 +16,8 @@ from ..layers.views import JoinedViews
 from .base import TwoTower
 
 # %% ../../nbs/models.lstur.ipynb #orthogonal
-def orthogonal(size, seed):
+def orthogonal(size, # rows and columns
+               seed): # (size, size)
     "A random orthogonal matrix: a state multiplied by it over and over neither fades nor grows."
     q, r = np.linalg.qr(generator(seed, "orthogonal").standard_normal((size, size)))
     return (q * np.sign(np.diag(r))).astype(np.float32)
@@ -76,7 +77,10 @@ class LongShortUser(Encoder):
         self.bias = self.weight("bias", (input_dim,)) if dense else None
         self.drop = self.dropout(a["user_mask"], seeds)
 
-    def call(self, clicked, mask, context, training=False):
+    def call(self, clicked, # (B, H, D)
+             mask, # (B, H), True for clicks
+             context, # of the contract: the number of the reader under `user` (B,)
+             training=False): # (B, D)
         long, keep = self.users(context["user"]), 1 - self.arguments["user_mask"]
         # dropout of a one per sample, without its factor: the whole vector stays as it is, or goes
         if training: long = long * (self.drop(ops.ones_like(long[:, :1]), training=True) * keep)

@@ -57,7 +57,7 @@ class Chooser(ConfiguredLayer):
         self.kernel = self.weight("kernel", glorot((input_dim, input_dim), next(Seeds(seed))))
         self.bias = self.weight("bias", (input_dim,)) if bias else None
 
-    def call(self, x):
+    def call(self, x): # (..., D) -> (..., D)
         y = ops.matmul(x, self.kernel)
         return ops.gelu(y if self.bias is None else y + self.bias, approximate=False)
 
