@@ -13,12 +13,13 @@ pythons = ["3.11", "3.12", "3.13", "3.14"]
 licenses = {"mit": "MIT"}
 statuses = {"3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 suffix = "_requirements"
+readme = (here / "README.md").read_text(encoding="utf-8").replace("](nbs/", f"]({cfg['git_url']}/raw/{cfg['branch']}/nbs/")  # its picture
 
 setuptools.setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"],
     author=cfg["author"], author_email=cfg["author_email"], license=licenses[cfg["license"]], url=cfg["git_url"],
     project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"] + "/"},
-    long_description=(here / "README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
+    long_description=readme, long_description_content_type="text/markdown",
     classifiers=[
         f"Development Status :: {statuses[cfg['status']]}",
         f"Intended Audience :: {cfg['audience']}",

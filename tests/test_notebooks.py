@@ -77,12 +77,24 @@ def test_clean(path):
 
 @api_notebook
 def test_opening(path):
-    title, export_to, hidden, imports = cells(path)[:4]
+    title, export_to, hidden, imports = [c for c in cells(path) if c["id"] not in ("badge", "install")][:4]
     assert title["cell_type"] == "markdown" and re.fullmatch(rf"# {re.escape(path.stem)}\n\n> [^\n]+", source(title).strip())
     assert source(export_to).strip() == f"#| default_exp {path.stem}"
     assert source(hidden).startswith("#| hide\nimport newsrex_nb")
     assert source(imports).startswith("#| export\n")
     for cell in (hidden, imports): assert all(isinstance(node, IMPORTS) for node in ast.parse(code(cell)).body), cell["id"]
+
+
+BADGES = runpy.run_path(str(ROOT / ".ci/badges"))
+
+
+@every_notebook
+def test_badge(path):
+    "Directly behind the title stand the badge and the install line that settings.ini gives for this page, and nowhere else."
+    wanted = [(c["cell_type"], c["id"], source(c)) for c in BADGES["opening"](path)] if path in BADGES["pages"]() else []
+    where = [i for i, c in enumerate(cells(path)) if "badge.svg" in source(c) or "pip install -q git+" in source(c)]
+    assert where == [1, 2][:len(wanted)], "run .ci/badges"
+    assert [(cells(path)[i]["cell_type"], cells(path)[i]["id"], source(cells(path)[i])) for i in where] == wanted, "run .ci/badges"
 
 
 @every_notebook
@@ -112,5 +124,6 @@ def test_sidebar():
 
 
 def test_readme_is_index():
-    render = runpy.run_path(str(ROOT / ".ci/readme"))["render"]
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == render(), "README.md is written by .ci/readme from nbs/index.ipynb"
+    readme = runpy.run_path(str(ROOT / ".ci/readme"))
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme["render"](), "README.md is written by .ci/readme from nbs/index.ipynb"
+    assert (ROOT / readme["picture"]).read_bytes() == readme["drawn"](), "so is its picture"

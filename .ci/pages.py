@@ -1,0 +1,74 @@
+"""What nbdev does to a notebook before Quarto renders it, with three changes: a page shows the code it exports, a name that several
+modules have links to the one that is meant, and signatures hold no links, which would be shown as text. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
+PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
+import ast
+import re
+import sys
+from pathlib import Path
+
+from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup, _lineno
+from nbdev.process import Processor
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def is_setup(cell):
+    "Whether a cell is the `default_exp` or holds exported imports, so that it says nothing to a reader."
+    if cell.cell_type != "code": return False
+    if "default_exp" in cell.directives_: return True
+    return "export" in cell.directives_ and all(isinstance(node, IMPORTS) for node in ast.parse(cell.source).body)
+
+
+class changed(Processor):
+    "Source under its documentation, and links of ambiguous names mended."
+    def begin(self):
+        self.module = "newsrex_nb." + getattr(self.nb, "frontmatter_", {}).get("title", "")
+        self.site = re.escape(get_config().doc_host + get_config().doc_baseurl)
+        self.symbols = NbdevLookup().entries["newsrex_nb"]["syms"] # {module: {qualified name: (page, file, source)}}
+        self.nb.cells[:] = [c for c in self.nb.cells if not (c.get("source") is not None and is_setup(c))]
+        cells = self.nb.cells
+        for at in reversed(range(len(cells))):
+            if cells[at].cell_type != "code" or "export" not in cells[at].directives_: continue
+            cells[at]["source"] = '#| code-fold: show\n#| code-summary: "Source"\n' + cells[at].source
+            behind = at + 1
+            while behind < len(cells) and getattr(cells[behind], "has_sd", 0): behind += 1
+            cells.insert(behind - 1, cells.pop(at))
+
+    def cell(self, cell):
+        if cell.cell_type == "markdown": cell["source"] = self.linked(cell.source)
+        for out in cell.get("outputs", []):
+            data = out.get("data", {})
+            if "text/markdown" not in data: continue
+            lines = [self.linked(line) for line in ([data["text/markdown"]] if isinstance(data["text/markdown"], str) else data["text/markdown"])]
+            if getattr(cell, "has_sd", 0): lines = [self.sourced("".join(lines), cell.source.rpartition("show_doc(")[2].rstrip(")"))]
+            data["text/markdown"] = "".join(lines)
+
+    def sourced(self, text, name):
+        "The documentation of a name: its source is this page's, and code holds no links."
+        _, path, source = self.symbols[self.module][f"{self.module}.{name}"]
+        text = re.sub(r"\[source\]\([^)]*\)", f"[source]({source}#L{_lineno(name, path)})", text)
+        return re.sub(r"```python\n.*?\n```", lambda m: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", m[0]), text, flags=re.S)
+
+    def linked(self, text):
+        "A link of a name that several modules have goes to this page, if it is one of them, and else nowhere."
+        def mended(match):
+            homes = [m for m, names in self.symbols.items() if f"{m}.{match[2]}" in names]
+            if len(homes) < 2: return match[0]
+            return f"[{match[1]}]({self.symbols[self.module][f'{self.module}.{match[2]}'][0]})" if self.module in homes else match[1]
+        return re.sub(rf"\[(`(\w+)(?:\(\))?`)\]\({self.site}/[^)]*\)", mended, text)
+
+
+def build(folder):
+    "All pages, processed into a folder."
+    from nbdev.processors import FilterDefaults
+    from nbdev.serve_drv import main
+    root = Path(__file__).resolve().parents[1] / "nbs"
+    for page in sorted(root.rglob("*.ipynb")):
+        if any(part.startswith(".") for part in page.relative_to(root).parts): continue
+        to = Path(folder) / page.relative_to(root)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        main((page, to, FilterDefaults))
+
+
+if __name__ == "__main__": build(sys.argv[1])

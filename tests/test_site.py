@@ -1,0 +1,157 @@
+"""What the site is made of, as far as it can be seen without Quarto: processed pages, links, images, configuration."""
+import ast
+import functools
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NBS = ROOT / "nbs"
+PAGES = sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+SETTINGS = runpy.run_path(str(ROOT / ".ci/badges"))["settings"]()
+SITE, GITHUB = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/", f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}/"
+LINK = re.compile(r"\]\(([^()\s]+(?:\([^()\s]*\)[^()\s]*)*)(?:\s+\"[^\"]*\")?\)|(?:src|href)=\"([^\"]+)\"")
+NBDEV = re.compile(r"^#\|\s*(export|exporti|exports|hide|hide_line|default_exp|slow|gpu|download)\b", re.M)
+
+
+def joined(text): return text if isinstance(text, str) else "".join(text)
+
+
+@pytest.fixture(scope="module")
+def processed(tmp_path_factory):
+    "{page: cells} as Quarto gets them."
+    folder = tmp_path_factory.mktemp("pages")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / ".ci")])}
+    done = subprocess.run([sys.executable, str(ROOT / ".ci/pages.py"), str(folder)], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-3000:]
+    return {page: json.loads((folder / page).read_text(encoding="utf-8"))["cells"] for page in PAGES}
+
+
+def prose(cells):
+    "Markdown of a page, written or returned by a cell, without its code."
+    for cell in cells:
+        texts = [joined(cell["source"])] if cell["cell_type"] == "markdown" else []
+        texts += [joined(out.get("data", {}).get("text/markdown", "")) for out in cell.get("outputs", [])]
+        for text in texts: yield re.sub(r"`[^`\n]*`", "`…`", re.sub(r"^\s*```.*?^\s*```", "", text, flags=re.M | re.S))
+
+
+def anchors(cells):
+    "The ids that Pandoc gives to the headings of a page."
+    found = {anchor for text in prose(cells) for anchor in re.findall(r"\{#([\w.-]+)", text)}
+    for cell in cells:
+        for text in [joined(cell["source"])] * (cell["cell_type"] == "markdown") + [
+                joined(out.get("data", {}).get("text/markdown", "")) for out in cell.get("outputs", [])]:
+            for heading in re.findall(r"^#+ +(.+?)\s*(?:\{[^}]*\})?$", text, re.M):
+                heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+                found.add(re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", heading))))
+    return found
+
+
+def test_pages_are_processed(processed):
+    for page, cells in processed.items():
+        head = yaml.safe_load(joined(cells[0]["source"]).strip().strip("-"))
+        assert cells[0]["cell_type"] == "raw" and head["title"] and head["description"], page
+        assert not any("\n" in value for value in head.values()), f"{page}: the title cell holds more than a title and a line"
+        for cell in cells:
+            text = joined(cell["source"])
+            assert not (match := NBDEV.search(text)), f"{page}: {match[0]} is shown"
+            assert not [o for o in cell.get("outputs", []) if o["output_type"] == "error"], page
+            for out in cell.get("outputs", []):
+                for fence in re.findall(r"^```.*?^```", joined(out.get("data", {}).get("text/markdown", "")), re.M | re.S):
+                    assert "](" not in fence, f"{page}: a link in code is shown as text: {fence[:200]}"
+
+
+def test_pages_show_what_they_export(processed):
+    "Every public function and class has its documentation, a link to its own source, and the source itself under it."
+    modules = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "newsrex_nb").rglob("*.py")}
+    for page in (p for p in PAGES if f"newsrex_nb/{p[:-6].replace('.', '/')}.py" in modules):
+        module = f"newsrex_nb/{page[:-6].replace('.', '/')}.py"
+        shown = {}
+        for cell in processed[page]:
+            for text in (joined(out.get("data", {}).get("text/markdown", "")) for out in cell.get("outputs", [])):
+                if "[source](" in text: shown[re.search(r"^### (\S+)", text, re.M)[1]] = re.search(r"\[source\]\(([^)#]+)#L(\d+)\)", text)
+        public = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", modules[module], re.M)
+        assert not [name for name in public if name not in shown], page
+        source = "\n".join(joined(c["source"]) for c in processed[page] if c["cell_type"] == "code")
+        for name in public:
+            url, line = shown[name].groups()
+            assert url == GITHUB + module and re.match(rf"(@|(def|class) {name}\b)", modules[module].split("\n")[int(line) - 1]), (page, name)
+            assert re.search(rf"^(def|class) {name}\b", source, re.M), f"{page} does not show the code of {name}"
+
+
+def broken(url, page, found):
+    "What is wrong with a link of a page, or nothing; `found` gives the anchors of a page."
+    if url.startswith(GITHUB):
+        path, _, line = url.removeprefix(GITHUB).partition("#L")
+        return not (ROOT / path).exists() or line and int(line) > len((ROOT / path).read_text(encoding="utf-8").split("\n"))
+    if url.startswith(SITE):
+        target, _, anchor = url.removeprefix(SITE).partition("#")
+        target = (target or "index.html").removesuffix(".html") + ".ipynb"
+    elif re.match(r"[a-z]+:", url): return False
+    else:
+        target, _, anchor = url.partition("#")
+        path = (NBS / page).parent / target if target else (NBS / page)
+        if path.suffix != ".ipynb" or not path.exists(): return not path.exists()
+        target = path.resolve().relative_to(NBS).as_posix()
+    if target not in PAGES: return True
+    return bool(anchor) and anchor.partition(".")[0] not in found(target)  # a method is on the page of its class
+
+
+def test_links_and_images(processed):
+    found, checked, bad = functools.cache(lambda page: anchors(processed[page])), 0, []
+    for page, cells in processed.items():
+        for text in prose(cells):
+            for url in (a or b for a, b in LINK.findall(text)):
+                checked += 1
+                if broken(url, page, found): bad.append((page, url))
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for url in (a or b for a, b in LINK.findall((ROOT / name).read_text(encoding="utf-8"))):
+            if broken(url, f"../{name}", found): bad.append((name, url))
+    assert checked > 500 and not bad
+    assert broken("nothing.ipynb", "index.ipynb", found) and broken(SITE + "core.html#nothing", "index.ipynb", found)
+
+
+def cells_of(page): return {c["id"]: c for c in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]}
+
+
+def test_table_of_models(monkeypatch):
+    "The landing page shows what classes, pages, presets and results say now."
+    cells, names = cells_of("index.ipynb"), {}
+    monkeypatch.chdir(NBS)
+    body = [node for name in ("hidden-imports", "picture", "models-table") for node in ast.parse(joined(cells[name]["source"])).body]
+    *body, table = [node for node in body if "seed_figure(" not in ast.unparse(node)]  # the table needs no picture
+    exec(compile(ast.Module(body, []), "index", "exec"), names)
+    now = eval(compile(ast.Expression(table.value), "index", "eval"), names).data
+    stored = joined(cells["models-table"]["outputs"][0]["data"]["text/markdown"])
+    assert now == stored, "execute nbs/index.ipynb, then .ci/readme"
+
+
+def test_citation():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    text = joined(cells_of("index.ipynb")["cite"]["source"])
+    for key, value in (("title", cff["title"]), ("version", cff["version"]), ("url", cff["repository-code"])): assert f"{key} = {{{value}}}" in text
+    assert cff["repository-code"] == SETTINGS["git_url"] and cff["url"].rstrip("/") + "/" == SITE
+    for page in PAGES:  # one place decides where the package is installed from
+        found = re.findall(r"(?:git\+|git clone -q --depth 1 )(https?://[^\s\"'`\\)]+)", (NBS / page).read_text(encoding="utf-8"))
+        assert set(found) <= {SETTINGS["git_url"]}, page
+
+
+def test_configuration():
+    "Everything that the site's configuration names is there, and says what settings.ini says."
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    html = config["format"]["html"]
+    themes = [part for mode in ("light", "dark") for part in html["theme"][mode] if part.endswith(".scss")]
+    assert themes and all((NBS / name).is_file() for name in [*themes, html["css"]])
+    assert all("/*-- scss:" in (NBS / name).read_text(encoding="utf-8") for name in themes)
+    links = [tool["href"] for tool in config["website"]["navbar"]["tools"]]
+    assert SETTINGS["git_url"] in links and config["website"]["search"] and html["html-math-method"] == "mathml"
+    sections = [part["section"] for part in yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]]
+    assert re.search(r"^\s+PYTHONPATH: \.ci\b", (ROOT / ".github/workflows/site.yml").read_text(), re.M), "where .ci/pages.py is found"
+    assert sections == ["Start here", "Tutorials", "Data", "Blocks", "Models", "Train and evaluate", "Share", "Look"]
