@@ -208,5 +208,6 @@ def draw_ranking(comparison, # a `Comparison`
         axis.plot([x, x], [group[0], group[-1]], color="0.45", lw=1.5)
         axis.plot([x] * len(group), group, "o", color="0.45", ms=4)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=title, ylim=(len(names) - .5, -.5))
+    axis.set_title("95 % intervals of the means; ticks are seeds, brackets join what is not told apart", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -166,5 +166,6 @@ def draw_lens(found, # of `lens`
             axis.plot(values, range(len(names)), marker, color=color, label=model, ms=6)
         axis.set(xlabel=dict(auc="AUC", mrr="MRR").get(metric, metric), yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5))
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.suptitle("The same scores under each protocol", fontsize=11)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
