@@ -7,6 +7,7 @@ __all__ = ['WORDS', 'CLICKS', 'BARE', 'QUESTIONS', 'other_encoder', 'values_of',
            'effect_table', 'keep_effects', 'write_world']
 
 # %% ../nbs/ablations.ipynb #imports
+import time
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,16 @@ def train_variant(configs, # of `configure`, one per seed
     keys, known = [run_key(c) for c in configs], {line["run"]: line for line in (read_results(path) if path else [])}
     lacking = [(key, c) for key, c in zip(keys, configs) if key not in known]
     if not lacking: return [known[key] for key in keys]
-    data = load_data(configs[0])
+    data, clock = load_data(configs[0]), time.process_time()
     models = [build_model(c, data, lambda line: None) for _, c in lacking]
     recipe = set_values(configs[0]["recipe"], defaults_of(fit, ("model", "data")))
     runs = fit_seeds(models, data, [c["seed"] for _, c in lacking], **recipe | dict(verbose=0))
+    processor = (time.process_time() - clock) / len(runs)
     for (key, c), model, run in zip(lacking, models, runs):
         found = scores(model, data)
         results = measure(model, data, found=found)
         about = dict(run=key, scores=fingerprint(found), best_epoch=run.best_epoch, samples=run.samples, validation=kept_validation(c["recipe"], run),
-                     curve=run.history, seconds=dict(plan=run.plan_seconds, compile=run.compile_seconds, epochs=run.seconds))
+                     curve=run.history, seconds=dict(plan=run.plan_seconds, compile=run.compile_seconds, epochs=run.seconds, processor=processor))
         save_scores(Path(folder) / f"{key}.safetensors", data.test, found)
         known[key] = about_run(c, model, data) | about | dict(results=results)
         if path: append_result(path, {k: v for k, v in known[key].items() if k != "results"}, results)
