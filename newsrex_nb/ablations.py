@@ -66,7 +66,7 @@ def train_variant(configs, # of `configure`, one per seed
     data, clock = load_data(configs[0]), time.process_time()
     models = [build_model(c, data, lambda line: None) for _, c in lacking]
     recipe = set_values(configs[0]["recipe"], defaults_of(fit, ("model", "data")))
-    runs = fit_seeds(models, data, [c["seed"] for _, c in lacking], **recipe | dict(verbose=0))
+    runs = fit_seeds(models, data, [c["seed"] for _, c in lacking], shared=True, **recipe | dict(verbose=0))
     processor = (time.process_time() - clock) / len(runs)
     for (key, c), model, run in zip(lacking, models, runs):
         found = scores(model, data)
