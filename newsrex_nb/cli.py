@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'bracketed', 'divide', 'train', 'summary', 'reproduce', 'evaluate', 'evaluate_file', 'predict',
-           'recommend', 'table', 'words_and_keys', 'compare', 'share', 'bench', 'lens', 'probe', 'usage',
+           'recommend', 'table', 'words_and_keys', 'compare', 'share', 'bench', 'lens', 'probe', 'ablate', 'usage',
            'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
@@ -207,9 +207,25 @@ def probe(arguments):
     print(f"\n{as_markdown(probe_table(runs))}")
     if own["path"]: draw_probe(runs).savefig(own["path"], dpi=120)
 
+# %% ../nbs/cli.ipynb #ablate
+def ablate(arguments):
+    "ablate QUESTION data.path=FOLDER [key=value … results=FILE effects=FILE folder=FOLDER]  what one decision of a protocol is worth"
+    from newsrex_nb.ablations import QUESTIONS, ablate, effect_table, keep_effects
+    from newsrex_nb.compare import as_markdown
+    own, rest = dict(results=None, effects=None, folder="runs/ablations"), []
+    for text in map(bracketed, arguments):
+        key, equals, value = text.partition("=")
+        if equals and key in own: own[key] = value
+        else: rest.append(text)
+    names = [text for text in rest if "=" not in text]
+    if len(names) != 1: raise wrong(f"one question, out of {', '.join(QUESTIONS)}", ", ".join(names) or "none", remedy="write newsrex ablate negatives data.path=FOLDER")
+    lines, found = ablate(names[0], *(text for text in rest if "=" in text), path=own["results"], folder=own["folder"])
+    print(f"\n{as_markdown(effect_table(lines, found))}")
+    if own["effects"]: keep_effects(own["effects"], names[0], lines, found)
+
 # %% ../nbs/cli.ipynb #commands
 COMMANDS = dict(train=train, reproduce=reproduce, evaluate=evaluate, predict=predict, recommend=recommend, share=share, table=table,
-                compare=compare, lens=lens, probe=probe, bench=bench)
+                compare=compare, lens=lens, probe=probe, ablate=ablate, bench=bench)
 
 def usage():
     "What `newsrex --help` prints."

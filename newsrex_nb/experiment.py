@@ -24,7 +24,7 @@ from .layers.vectors import ArticleVectors
 from .loggers import Printed
 from .models.base import weight_names
 from .overrides import read_overrides
-from .results import append_result, portable, read_results
+from .results import append_result, portable, read_results, run_folders
 
 # %% ../nbs/experiment.ipynb #load-data
 def load_data(config): # of `configure`, or read back from a run's `experiment.json`
@@ -159,10 +159,10 @@ def free_folder(folder, # that somebody has chosen
 def find_runs(parent): # a folder of runs, such as runs/
     "The runs in a folder: {key: (folder, whether the run is finished)}."
     found = {}
-    for path in sorted(Path(parent).glob("*/experiment.json")):
-        about = hub.read_json(path, "config")
+    for folder in run_folders(parent, least=0):
+        about = hub.read_json(folder / "experiment.json", "config")
         key, finished = key_of(about), bool(about.get("finished", True))
-        if finished or key not in found: found[key] = path.parent, finished
+        if finished or key not in found: found[key] = folder, finished
     return found
 
 # %% ../nbs/experiment.ipynb #log
@@ -186,10 +186,12 @@ class Log(keras.callbacks.Callback):
 
 # %% ../nbs/experiment.ipynb #learn
 def learn(config, model, dataset, folder):
-    "Trains; returns the `Run` of `fit`, and what `history.json` says beside its metrics."
+    "Trains; returns the `Run` of `fit`, what `history.json` says beside its metrics, and the loggers that wait for the test."
     from hydra_zen import instantiate
     train, clock = instantiate(config["recipe"]), time.process_time()
     logs = instantiate(config["logging"])(folder=folder, config=config)
+    waiting = [log for log in logs if hasattr(log, "tested")]
+    for log in waiting: log.waits = True
     log = Log(folder / "log.txt", f"{config['name']}, seed {config['seed']}")
     if config["recipe"]["verbose"]: log.on_train_begin() # what is printed says the rest
     else: logs = [log, *logs]
@@ -199,7 +201,7 @@ def learn(config, model, dataset, folder):
     seconds = dict(plan=history.plan_seconds, compile=history.compile_seconds, epochs=history.seconds,
                    processor=history.earlier + time.process_time() - clock)
     return history, dict(best_epoch=history.best_epoch, refitted=history.refitted, samples=history.samples, seconds=seconds,
-                         validation=kept_validation(config["recipe"], history))
+                         validation=kept_validation(config["recipe"], history)), waiting
 
 def kept_validation(recipe, history): # of a configuration; the `Run` of `fit`
     "What the validation said about the epoch that was kept, {metric: value}; None without validation."
@@ -242,12 +244,13 @@ def run(config, # of `configure`, with one seed
     folder = free_folder(folder, key) if folder else run_folder("runs", config["name"])
     run_file = {**about_run(config, model, dataset), "run": key, "finished": None}
     hub.write_json(folder / "experiment.json", run_file)
-    history, about = learn(config, model, dataset, folder)
+    history, about, waiting = learn(config, model, dataset, folder)
     results = None
     if dataset.test is not None and dataset.test.labels is not None:
         found = scores(model, dataset)
         results, run_file["scores"] = measure(model, dataset, found=found), fingerprint(found)
         save_scores(folder / "scores.safetensors", dataset.test, found)
+    for log in waiting: log.tested(results and results["model"])
     hub.save(folder, model, dataset.features, results)
     hub.write_json(folder / "history.json", history.history | about)
     history.plot(folder / "curve.part.png")

@@ -30,12 +30,16 @@ class Again:
 # %% ../nbs/loggers.ipynb #to-csv
 class CSV(Again, keras.callbacks.CSVLogger):
     "Keras' CSVLogger; a run that goes on writes its file anew, from the first epoch."
+    def tested(self, measured): # {metric: value}, or None without a test
+        if not measured: return
+        lines = ["metric,value", *(f"{name},{value}" for name, value in measured.items())]
+        Path(self.filename).with_name("test.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 def to_csv(folder, # of the run
            config, # of the run; a table needs nothing of it
            name="epochs.csv", # of the file in the folder
           ): # Keras callbacks
-    "A line per epoch, with the loss and the validation metrics."
+    "A line per epoch, with the loss and the validation metrics; what the test gives goes to `test.csv` beside it."
     return [CSV(str(Path(folder) / name))]
 
 # %% ../nbs/loggers.ipynb #to-tensorboard
@@ -54,7 +58,9 @@ def to_tensorboard(folder, # of the run
 
 # %% ../nbs/loggers.ipynb #wandb
 class WeightsAndBiases(keras.callbacks.Callback):
-    "A run of Weights & Biases: it begins with the training and ends with it."
+    "A run of Weights & Biases: it begins with the training and ends with it, or with the test if somebody waits for that."
+    waits = False # whether `tested` will be called
+
     def __init__(self, **settings): # of `wandb.init`
         super().__init__()
         self.settings, self.run = settings, None
@@ -65,7 +71,12 @@ class WeightsAndBiases(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None): self.run.log({"epoch": epoch + 1, **(logs or {})}, step=epoch + 1)
 
-    def on_train_end(self, logs=None): self.run.finish()
+    def on_train_end(self, logs=None):
+        if not self.waits: self.run.finish()
+
+    def tested(self, measured): # {metric: value}, or None without a test
+        self.run.summary.update({f"test_{name}": value for name, value in (measured or {}).items()})
+        self.run.finish()
 
 class WandB(Again, WeightsAndBiases):
     "The same; a run that goes on begins with the earlier epochs."

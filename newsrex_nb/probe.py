@@ -155,10 +155,10 @@ def probe(config, # one of `small`
 def by_model(runs): # of `probe`, or lines of a file of them -> {model: list of results, one per seed}
     "Runs put together that differ in the seed only, the best model first."
     found = {}
-    fixed = {f"{group}.{key}" for group, of in SMALL.items() for key in of}
+    usual = {f"{group}.{key}={value}" for group, of in SMALL.items() for key, value in of.items()}
     for run in runs:
-        own = [g for g in run["config"]["given"] if g.split("=")[0] not in fixed and g.startswith("model.")]
-        found.setdefault(label({**run, "config": {**run["config"], "given": own}}), []).append(run["results"])
+        changed = [g for g in run["config"]["given"] if g not in usual and g.startswith(("model.", "data.", "recipe."))]
+        found.setdefault(label({**run, "config": {**run["config"], "given": ["model." + g.removeprefix("model.") for g in changed]}}), []).append(run["results"])
     return dict(sorted(found.items(), key=lambda item: -np.mean([r["auc"] for r in item[1]])))
 
 # %% ../nbs/probe.ipynb #probe-table

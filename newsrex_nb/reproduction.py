@@ -51,6 +51,7 @@ WHERE = ("data.path", "data.size", "data.cache", "data.malformed", "recipe.verbo
 def departures(name, # of the experiment
                config, # of a run
                counts, # of its data: articles and impressions of the test split
+               seeds, # that were run
               ): # sentences; none if the run is what was published
     "What differs between a run and the experiment that it is said to be."
     whole, said = experiment(name), []
@@ -67,6 +68,8 @@ def departures(name, # of the experiment
                 said.append(f"{key} is {in_grammar(portable(value))}, not {in_grammar(usual)}.")
     for what, count in whole.expects:
         if counts[what] != count: said.append(f"{counts[what]} {what.replace('test', 'test impressions')}, {whole.data_set} has {count}.")
+    if lacking := [seed for seed in whole.seeds if seed not in seeds]:
+        said.append(f"No run with seed {', '.join(map(str, lacking))}: the experiment has seeds {', '.join(map(str, whole.seeds))}.")
     if not whole.expects: said.append(f"The published numbers belong to {whole.data_set}.")
     return said
 
@@ -84,7 +87,7 @@ def report(name, # of the experiment
     compared = {m: difference(values[m], *whole.published[m], whole.sd, len(whole.seeds)) for m in whole.published}
     protocol = {group: portable(first["config"][group]) for group in ("parts", "model", "data", "recipe", "preset")}
     published = {m: dict(mean=mean, sd=sd) for m, (mean, sd) in whole.published.items()}
-    return dict(format=1, experiment=name, departures=departures(name, first["config"], counts), protocol=protocol,
+    return dict(format=1, experiment=name, departures=departures(name, first["config"], counts, [*map(int, seeds)]), protocol=protocol,
                 data={**first["data"], "measured on": whole.data_set}, versions=first["versions"], device=first["device"],
                 published=published, published_sd=whole.sd, source=whole.source, assumed=list(whole.assumed), seeds=seeds,
                 ours=values, compared=compared)

@@ -74,10 +74,11 @@ def read_results(path): # a file of JSON lines; one that does not exist is empty
     return runs
 
 # %% ../nbs/results.ipynb #run-folders
-def run_folders(path): # the folder of a run, or one that holds such folders
+def run_folders(path, # the folder of a run, or one that holds such folders
+                least=1): # how many there have to be
     "The folders of runs, in the order of their names."
     found = sorted(file.parent for file in Path(path).rglob("experiment.json"))
-    if not found: raise wrong("a run, or a folder of runs", "none", where=str(path))
+    if len(found) < least: raise wrong("a run, or a folder of runs", "none", where=str(path))
     return found
 
 # %% ../nbs/results.ipynb #read-runs

@@ -24,7 +24,7 @@ LEVELS = {
     "layers.vectors": 2, "slices": 2, "lens": 2, "data.frames": 2, "data.clicks": 2, "data.report": 2,
     "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.mind_lines": 3, "data.xmind": 3,
     "data.toy_text": 3, "layers.views": 3, "layers.graph": 3, "layers.popularity": 3, "device": 3, "data.causal": 3,
-    "data": 4, "data.graphs": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4,
+    "data": 4, "data.graphs": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4, "layers.variants": 4,
     "scoring": 4, "data.article_vectors": 4,
     "models": 5, "models.*": 5, "data.live": 5, "data.batches": 5, "baselines": 5, "rows": 5, "predictions": 5, "explain": 5,
     "evaluate": 6, "steps": 6, "hub": 6, "checkpoint": 6, "watching": 6, "loggers": 6,
@@ -32,7 +32,7 @@ LEVELS = {
     "recommend": 8, "viz": 8, "configuration": 8, "timing": 8, "stacked": 8,
     "experiment": 9, "bench": 9, "viz_attention": 9, "viz_live": 9,
     "compare": 10, "probe": 10, "sweeps": 10,
-    "reproduction": 11,
+    "reproduction": 11, "ablations": 11,
     "cli": 12,
 }
 TRAINING = {"train", "steps"}

@@ -131,7 +131,9 @@ def test_wandb_offline(data, tmp_path, monkeypatch):
             callback.on_resume(1, {"loss": [1.5]})
             callback.on_train_begin()
             callback.on_epoch_end(1, {"loss": 1.25})
+            callback.waits = True
             callback.on_train_end()
+            callback.tested({"auc": 0.75})
         assert network.calls == 0
     path, = tmp_path.glob("wandb/offline-run-*/*.wandb")
     for _ in range(300): # its own process goes on writing after finish() has returned
@@ -141,3 +143,5 @@ def test_wandb_offline(data, tmp_path, monkeypatch):
     rows = [{i.nested_key[0] if i.nested_key else i.key: json.loads(i.value_json) for i in r.history.item}
             for r in found if r.WhichOneof("record_type") == "history"]
     assert [(row["epoch"], row["loss"]) for row in rows] == [(1, 1.5), (2, 1.25)]
+    summary = {i.key: json.loads(i.value_json) for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
+    assert summary["test_auc"] == 0.75

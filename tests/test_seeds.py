@@ -21,10 +21,10 @@ def data(): return toy(articles=140, users=30, impressions=120, valid=30, test=3
 def make(data, seed, **changes): return tiny(NRMS, data, seed=seed, **{"title_length": 8, "dropout": 0.2, **changes})
 
 
-def trained(data, seeds, together, changes={}, **arguments):
-    "(models, runs)"
+def trained(data, seeds, way, changes={}, **arguments):
+    "(models, runs); the way is None, \"shared\" or \"together\"."
     models = [make(data, seed, **changes) for seed in seeds]
-    return models, fit_seeds(models, data, seeds, together=together, **{**RUN, **arguments})
+    return models, fit_seeds(models, data, seeds, **({way: True} if way else {}), **{**RUN, **arguments})
 
 
 def close(models, others):
@@ -42,22 +42,32 @@ def test_together_as_in_turn(data, monkeypatch):
     engines, real = [], stacked.Engine.__init__
     def noted(self, *arguments): real(self, *arguments), engines.append(self)
     monkeypatch.setattr(stacked.Engine, "__init__", noted)
-    (models, runs), (others, again) = (trained(data, SEEDS, way, dict(words=20000)) for way in (True, False))
+    (models, runs), (others, again) = (trained(data, SEEDS, way, dict(words=20000)) for way in ("together", "shared"))
     assert [type(e).__name__ for e in engines] == ["Together", "InTurn"] and all(e.rows for e in engines)
     assert len(np.unique(losses(runs))) == losses(runs).size == 6
     np.testing.assert_allclose(losses(runs), losses(again), rtol=1e-5)
     close(models, others)
 
 
+def test_each_by_itself_is_fit(data):
+    "With dropout, to the bit: history, best epoch and weights."
+    more = dict(validation="valid", patience=1)
+    alone = make(data, SEEDS[1])
+    found = fit(alone, data, **{**RUN, **more}, seed=SEEDS[1])
+    models, runs = trained(data, SEEDS[:2], None, **more)
+    assert runs[1].history == found.history and runs[1].best_epoch == found.best_epoch and runs[0].history != found.history
+    assert all((a.value == b.value).all() for a, b in zip(models[1].variables, alone.variables))
+
+
 def test_as_fit(data):
-    "One seed is `fit` to the bit, validation included; without dropout, so is each of several but for sums in another order."
+    "By one program: one seed is `fit` to the bit, validation included; without dropout, so is each of several but for sums in another order."
     plain, more = dict(dropout=0.0), dict(validation="valid", patience=1)
     alone = make(data, SEEDS[1], **plain)
     found = fit(alone, data, **{**RUN, **more}, seed=SEEDS[1])
-    (model,), (run,) = trained(data, SEEDS[1:2], False, plain, **more)
+    (model,), (run,) = trained(data, SEEDS[1:2], "shared", plain, **more)
     assert run.history == found.history and run.best_epoch == found.best_epoch
     assert all((a.value == b.value).all() for a, b in zip(model.variables, alone.variables))
-    models, runs = trained(data, SEEDS, False, plain, **more)
+    models, runs = trained(data, SEEDS, "shared", plain, **more)
     np.testing.assert_allclose(runs[1].history["loss"], found.history["loss"], rtol=1e-5)
     np.testing.assert_allclose(runs[1].history["val_auc"], found.history["val_auc"], atol=0.005)
     close(models[1:2], [alone])
@@ -72,7 +82,7 @@ def test_patience_of_each_seed(data, monkeypatch):
         return dict.fromkeys(metrics, values[same[0]].pop(0))
     monkeypatch.setattr(stacked, "evaluate", measured)
     models = [make(data, seed) for seed in values]
-    one, other = fit_seeds(models, data, [*values], **{**RUN, "epochs": 3, "validation": "valid", "patience": 1})
+    one, other = fit_seeds(models, data, [*values], shared=True, **{**RUN, "epochs": 3, "validation": "valid", "patience": 1})
     assert len(one.history["loss"]) == 2 and one.best_epoch == 1 and len(other.history["loss"]) == 3 and other.best_epoch == 3
 
 
