@@ -144,7 +144,7 @@ def write_world(folder, # where train/, dev/ and words.vec are written
                 seed=0, # of the world
                 **sizes): # others than the small world of the ablations
     "A toy world as files that `newsrex ablate` can read; returns the world, which knows its oracle."
-    world = toy(seed=seed, vectors=width, **dict(articles=600, impressions=3000, valid=400, test=2000) | sizes)
+    world = toy(seed=seed, vectors=width, **dict(articles=1000, impressions=6000, valid=500, test=2000) | sizes)
     world.write_mind(folder)
     with open(Path(folder) / "words.vec", "w", encoding="utf-8") as file:
         for word, vector in zip(world.features.vocabulary["words"], world.word_vectors[1:]):

@@ -156,8 +156,8 @@ SETS = {
                    history_length=30),
         recipe=dict(epochs=3, batch_size=32, learning_rate=1e-3), seed=[42, 123, 456]),
     "ablation": dict(
-        model=dict(num_heads=5, head_dim=12, query_dim=50, word_dim=100, title_length=8, history_length=15),
-        recipe=dict(epochs=3, batch_size=64, learning_rate=2e-3), seed=[42, 123, 456]),
+        model=dict(num_heads=5, head_dim=12, query_dim=50, word_dim=100, title_length=10, history_length=20),
+        recipe=dict(epochs=5, batch_size=64, learning_rate=2e-3), seed=[42, 123, 456]),
 }
 
 # %% ../nbs/presets.ipynb #experiments
