@@ -112,6 +112,7 @@ class Desk(Scorer):
         first, other = self.features is None, moment is not self.features
         self.features, (self.tables, self.group, self.widths), self.values = moment, moment.bound, values_of(self.model)
         self.planner = moment.planner(self.model.graph) if self.model.graph in PLANNERS else None
+        self.node_widths = getattr(self.planner, "widths", [])[1::2] # two: a service compiles each for every size of a call
         if first: self._sizes()
         weights = self.model.dtype_policy.name, self.values
         same = not first and weights[0] == self.weights[0] and all(a is b for a, b in zip(self.values, self.weights[1]))
@@ -187,15 +188,17 @@ def states_of(desk, # `Desk`, bound
     width = fitting(desk.history_widths, np.count_nonzero(clicked, axis=1).max())
     rows, numbers = np.ascontiguousarray(clicked[:, :width]), np.zeros(len(clicked), np.int32)
     hold(desk, rows if desk.planner is None else np.append(rows, desk.planner.reach(numbers, rows)))
+    places = [fitting(desk.node_widths, desk.planner.count(rows).max())] if desk.node_widths else []
     tables, near = desk.near(rows)
     return desk.call(("states", width), encode_states, tables, desk.news, desk.shelf.at[rows], near, user, hour,
-                     desk.subgraph(numbers, rows, desk.shelf.at))
+                     desk.subgraph(numbers, rows, desk.shelf.at, *places))
 
 # %% ../nbs/catalogue.ipynb #user-blocks
 def user_blocks(desk, # `Desk`, bound
                 clicked, user, hour): # (U, H) rows, (U,), (U,)
-    "Users call by call, those with few clicks first: (numbers of the users, their states, their users, their hours)."
-    order, start = np.argsort(np.count_nonzero(clicked, axis=1), kind="stable"), 0
+    "Users call by call, those with few clicks or nodes first: (numbers of the users, their states, their users, their hours)."
+    lengths = desk.planner.count(clicked) if desk.node_widths else np.count_nonzero(clicked, axis=1)
+    order, start = np.argsort(lengths, kind="stable"), 0
     each = clicked.shape[1] + (desk.planner.places if hasattr(desk.planner, "places") else clicked.shape[1])
     sizes = [s for s in desk.users if s <= desk.fits(each)] or desk.users[:1]
     while start < len(order):

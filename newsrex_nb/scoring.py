@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Scorer', 'text_groups', 'tree_bytes', 'tree_shapes', 'encode_rows', 'encode_keys', 'encode_states', 'score_tiles',
-           'Encoded', 'blocks_of', 'join', 'user_states', 'tiles_of', 'cut_tiles', 'block_scores', 'scores',
-           'direct_scores']
+           'Encoded', 'blocks_of', 'join', 'call_widths', 'user_states', 'tiles_of', 'cut_tiles', 'block_scores',
+           'scores', 'direct_scores']
 
 # %% ../nbs/scoring.ipynb #imports
 import functools, math
@@ -33,6 +33,7 @@ class Scorer:
         self.tables, self.values = Tables(model, data.features, budget), values_of(model)
         self.group, self.widths = text_groups(model, data)
         self.planner = self.features.planner(model.graph) if model.graph in PLANNERS else None
+        self.node_widths = getattr(self.planner, "widths", [])
         state = self._state_shape(model.history_length)
         narrow = [w for w in (8, 16, 32) if w < model.history_length and self.planner is None
                   and tree_shapes(self._state_shape(w)) == tree_shapes(state)]
@@ -60,10 +61,10 @@ class Scorer:
         return jax.eval_shape(lambda *a: self.call(("states", width), encode_states, *a),
                               self.near(clicked)[0], self._row_shape(), clicked, clicked, one, one, graph)
 
-    def subgraph(self, numbers, clicked, at):
+    def subgraph(self, numbers, clicked, at, *places): # at most so many nodes, where the planner can do with fewer
         "Node rows, their places in the catalogue, adjacency and mapping, where the model's graph is a planner."
         if self.planner is None: return None
-        nodes, adjacency, mapping = self.planner.plan(numbers, clicked)
+        nodes, adjacency, mapping = self.planner.plan(numbers, clicked, *places)
         return nodes, at[nodes], adjacency, mapping
 
 # %% ../nbs/scoring.ipynb #text-groups
@@ -183,19 +184,31 @@ def join(parts):
     import jax, jax.numpy as jnp
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
+# %% ../nbs/scoring.ipynb #call-widths
+def call_widths(widths, # that programs are made for, growing
+                longest, # (calls,) what each call has to hold
+                few=1, # calls from which on a narrow program pays
+               ): # (calls,) widths
+    "The width of each call."
+    kind = np.searchsorted(widths, longest)
+    for k in range(len(widths) - 1):
+        if np.count_nonzero(kind == k) < few and (kind > k).any(): kind[kind == k] = kind[kind > k].min()
+    return np.array(widths)[kind]
+
 # %% ../nbs/scoring.ipynb #user-states
 def user_states(scorer, encoded, histories, numbers, user, hour):
-    "States of distinct users, short histories in narrow calls: (states, where each one's state is)."
-    clicked = histories.last(numbers, scorer.model.history_length)
-    lengths = np.count_nonzero(clicked, axis=1)
-    order = np.argsort(lengths, kind="stable")
-    parts = []
-    for block in blocks_of(order, scorer.users):
-        width = next(w for w in scorer.history_widths if w >= lengths[block].max())
+    "States of distinct users, short histories or small graphs in narrow calls: (states, where each one's state is)."
+    clicked, graphs = histories.last(numbers, scorer.model.history_length), bool(scorer.node_widths)
+    lengths = scorer.planner.count(clicked) if graphs else np.count_nonzero(clicked, axis=1)
+    order, parts = np.argsort(lengths, kind="stable"), []
+    calls = [*blocks_of(order, scorer.users)]
+    widths = call_widths(scorer.node_widths or scorer.history_widths, [lengths[block].max() for block in calls], 4 if graphs else 1)
+    for block, most in zip(calls, widths.tolist()):
+        width, places = (clicked.shape[1], [most]) if graphs else (most, [])
         rows = clicked[block, :width]
         tables, near = scorer.near(rows)
         parts.append(scorer.call(("states", width), encode_states, tables, encoded.catalogue, encoded.at[rows], near,
-                                 user[block], hour[block], scorer.subgraph(numbers[block], rows, encoded.at)))
+                                 user[block], hour[block], scorer.subgraph(numbers[block], rows, encoded.at, *places)))
     place = np.empty(len(order), np.int32); place[order] = np.arange(len(order))
     scorer.watch("states", parts)
     return join(parts), place

@@ -59,7 +59,7 @@ def draw_negatives(samples, # `Samples`
     return samples.negatives[samples.first[:, None] + picks % count[:, None]]
 
 # %% ../../nbs/data.batches.ipynb #arrange
-def arrange(lengths, # (S,) history length of each sample
+def arrange(lengths, # (S,) history length or number of nodes of each sample
             batch_size, # B
             window, # steps that are dealt together
             rng, # NumPy generator; None keeps the samples in their order
@@ -87,7 +87,8 @@ class Batches:
                  batch_size, negatives, seed, epochs, order="random", shuffle=True,
                  chunk=16, # steps of a dispatch
                  window=64, # steps among which samples are dealt by history length
-                 groups=4, blocks=2): # text widths and history widths, at most
+                 groups=4, blocks=2, # text widths and history widths, at most
+                 buckets=3): # node counts of subgraphs, at most
         one_of("order", order, ("random", "positive_first"))
         for name, value in dict(batch_size=batch_size, negatives=negatives, epochs=epochs, chunk=chunk).items():
             if value < 1: raise wrong(f"{name} to be at least 1", value)
@@ -98,9 +99,18 @@ class Batches:
         self.chunk, self.window = min(chunk, self.steps), window
         self.hours = data.hour(behaviours.time)
         self.users = np.where(behaviours.user <= model.sizes.users, behaviours.user, 0).astype(np.int32)
-        self.lengths = np.minimum(behaviours.histories.lengths, model.history_length)[behaviours.history[self.samples.impression]]
+        self.planner = data.features.planner(model.graph) if model.graph in PLANNERS else None
+        self.counted = hasattr(self.planner, "count") # whether subgraphs can be had in fewer places
+        self.lengths = self._lengths()[behaviours.history[self.samples.impression]]
         self._epoch = None
-        self._count(blocks)
+        self._count(blocks, buckets)
+
+    def _lengths(self): # per history: what samples are sorted by
+        histories, most = self.behaviours.histories, self.model.history_length
+        if not self.counted: return np.minimum(histories.lengths, most)
+        out, used = np.zeros(len(histories.lengths), int), np.unique(self.behaviours.history[self.samples.impression])
+        for some in np.array_split(used, -(-len(used) // 1024)): out[some] = self.planner.count(histories.last(some, most))
+        return out
 
     def epoch(self, number): # 0, 1, …
         "Order, candidates and targets of one epoch; the latest is kept."
@@ -138,14 +148,13 @@ def slots_of(batches, # `Batches`
     s = types.SimpleNamespace(
         clicked=clicked, candidates=candidates.astype(np.int32), target=np.where(real, e.target[numbers], 0).astype(np.int32),
         weight=real.astype(np.float32), user=np.where(real, batches.users[impression], 0).astype(np.int32),
-        hour=np.where(real, batches.hours[impression], 0).astype(np.int32), neighbours=None, subgraph=None)
+        hour=np.where(real, batches.hours[impression], 0).astype(np.int32), history=history, neighbours=None, subgraph=None)
     if model.graph:
-        features = batches.data.features
-        if model.graph in PLANNERS:
-            planner, asked = features.planner(model.graph), (history.ravel(), clicked.reshape(-1, clicked.shape[-1]))
-            if edges or not hasattr(planner, "members"): s.subgraph = planner.plan(*asked)
+        if planner := batches.planner:
+            asked = history.ravel(), clicked.reshape(-1, clicked.shape[-1])
+            if edges or not batches.counted: s.subgraph = planner.plan(*asked)
             s.neighbours = (s.subgraph[0] if s.subgraph else planner.members(*asked)).reshape(*real.shape, -1)
-        else: s.neighbours = features[model.graph][s.candidates]
+        else: s.neighbours = batches.data.features[model.graph][s.candidates]
     n = len(numbers)
     parts = [s.clicked, s.candidates, *([s.neighbours] if s.neighbours is not None else [])]
     s.slots = np.concatenate([*(p.reshape(n, -1) for p in parts), np.zeros((n, 1), np.int32)], axis=1)
@@ -160,8 +169,8 @@ def key_slots(batches, slots):
     return (slots.candidates.astype(np.int64) * hours + hour).reshape(len(slots.candidates), -1), hours
 
 # %% ../../nbs/data.batches.ipynb #count
-def _count(self, blocks):
-    "Fixes the shapes of all batches: `widths`, `places`, `blocks`, `keys`."
+def _count(self, blocks, buckets):
+    "Fixes the shapes of all batches: `widths`, `places`, `blocks`, `nodes`, `keys`."
     texts = {name: width for name, width in self.model.reads.items() if COLUMNS[name].text}
     columns = [np.count_nonzero(self.data.features[name][:, :width], axis=1) for name, width in texts.items()]
     lengths = np.stack(columns, axis=1) if columns else np.ones((len(self.data.news), 1), int)
@@ -175,13 +184,15 @@ def _count(self, blocks):
                 widths = choose_widths(lengths, 1e-6 + np.bincount(values[first], minlength=len(lengths)), self.groups)
                 self.group = group_of(lengths, widths)
             needs.append(demand(values, first, self.group, len(widths)))
-            longest = np.maximum(longest, np.count_nonzero(s.clicked, axis=2).max(axis=0))
+            longest = np.maximum(longest, np.count_nonzero(s.neighbours if self.counted else s.clicked, axis=2).max(axis=0))
             if self.model.keyed: self.keys = max(self.keys, int(distinct(key_slots(self, s)[0])[2].sum(axis=1).max()))
     self.widths = [dict(zip(texts, map(int, w))) for w in widths]
     self.places = choose_capacities(np.concatenate(needs), widths.sum(axis=1))
     self.needs = np.concatenate(needs).mean(axis=0)
     uneven = self.shuffle and not self.model.graph and blocks > 1
-    self.blocks = choose_blocks(longest, blocks) if uneven else [(self.batch_size, self.model.history_length)]
+    cut = choose_blocks(longest, buckets if self.shuffle else 1, power=2) if self.counted else [(self.batch_size, None)]
+    self.blocks = choose_blocks(longest, blocks) if uneven else [(samples, self.model.history_length) for samples, _ in cut]
+    self.nodes = [nodes for _, nodes in cut] # M of each block's subgraphs
 
 Batches._count = _count
 
@@ -191,10 +202,10 @@ def plan(batches, # `Batches`
          chunk, # number of the chunk in the epoch
         ): # (plan, steps): arrays with a leading axis of `batches.chunk` steps, and how many of them are real
     "Everything that one dispatch needs, as arrays."
-    s = slots_of(batches, epoch, chunk)
+    s = slots_of(batches, epoch, chunk, edges=False)
     made = allocate(s.slots, batches.group, batches.places)
-    steps, batch, history = s.clicked.shape
-    cut = np.split(made.position[:, :-1], np.cumsum([batch * history, s.candidates[0].size]), axis=1)
+    steps = len(s.clicked)
+    cut = np.split(made.position[:, :-1], np.cumsum([s.clicked[0].size, s.candidates[0].size]), axis=1)
     clicked, candidates = cut[0].reshape(s.clicked.shape), cut[1].reshape(s.candidates.shape)
     out = dict(rows=made.rows, count=_occurrences(made, s), user=s.user, hour=s.hour, target=s.target, weight=s.weight,
                candidates=candidates)
@@ -203,12 +214,25 @@ def plan(batches, # `Batches`
         out["clicked"].append(clicked[:, start:start + places, :width]); start += places
     out["clicked"] = tuple(out["clicked"])
     if s.neighbours is not None: out["neighbours"] = cut[2].reshape(s.neighbours.shape)
-    if s.subgraph is not None:
-        out["adjacency"], out["mapping"] = (a.reshape(steps, batch, *a.shape[1:]) for a in s.subgraph[1:])
+    if batches.planner: out |= _subgraphs(batches, s, out["neighbours"])
     if batches.model.keyed: out |= _keys(batches, s, candidates)
     short = batches.chunk - steps
     grow = lambda a: np.concatenate([a, np.zeros((short, *a.shape[1:]), a.dtype)]) if short else a
     return {k: tuple(map(grow, v)) if isinstance(v, tuple) else grow(v) for k, v in out.items()}, steps
+
+# %% ../../nbs/data.batches.ipynb #subgraphs
+def _subgraphs(batches, slots, position):
+    "Nodes, edges and places of clicks, for each block of samples as wide as its largest graph."
+    out, start = [], 0
+    for (samples, _), nodes in zip(batches.blocks, batches.nodes):
+        part, where = slice(start, start + samples), (len(slots.clicked), samples)
+        start += samples
+        if slots.subgraph: made = [a.reshape(len(slots.clicked), -1, *a.shape[1:])[:, part] for a in slots.subgraph[1:]]
+        else:
+            asked = slots.history[:, part].ravel(), slots.clicked[:, part].reshape(samples * where[0], -1)
+            made = [a.reshape(*where, *a.shape[1:]) for a in batches.planner.plan(*asked, nodes)[1:]]
+        out.append((position[:, part, :nodes], *made))
+    return dict(zip(("neighbours", "adjacency", "mapping"), zip(*out)))
 
 # %% ../../nbs/data.batches.ipynb #occurrences
 def _occurrences(made, slots):

@@ -215,6 +215,7 @@ class ClickPlanner:
                 ):
         self.graph, self.near, self.hops, self.top = graph, graph.strongest(neighbours), hops, top
         self.places, self.cut = min(places, max(len(self.near) - 1, 1)), 0
+        self.widths = [-(-self.places * part // 6) for part in (1, 2, 4, 6)] # M of calls that have a choice
         self.kept, self.size = {}, 0
 
     def around(self, clicked): # (n, H) -> (n, M) nodes, in the order in which they are found
@@ -232,7 +233,7 @@ class ClickPlanner:
         nodes = np.take_along_axis(np.pad(found, ((0, 0), (0, 1))), first, axis=1)
         return np.pad(nodes, ((0, 0), (0, self.places - nodes.shape[1]))).astype(np.int32)
 
-    def members(self, numbers, clicked): # numbers of the histories, not needed; (n, H) rows -> (n, M) rows, 0 fills up
+    def found(self, clicked): # (n, H) rows -> n arrays of rows
         "The nodes of each history's subgraph."
         clicked = np.ascontiguousarray(clicked, np.int32)
         keys = [row[row > 0].tobytes() for row in clicked]
@@ -242,20 +243,28 @@ class ClickPlanner:
             for i, nodes in zip(todo[start:], self.around(clicked[todo[start:start + 128]])):
                 self.kept[keys[i]] = nodes[nodes > 0]
                 self.size += len(self.kept[keys[i]])
-        out = np.zeros((len(clicked), self.places), np.int32)
-        for row, key in zip(out, keys): row[:len(self.kept[key])] = self.kept[key]
+        return [self.kept[key] for key in keys]
+
+    def count(self, clicked): return np.array([len(nodes) for nodes in self.found(clicked)]) # (n,)
+
+    def members(self, numbers, # of the histories, not needed
+                clicked, # (n, H) rows
+                places=None): # M, at least as many as there are nodes; None: as many as there can be
+        "The same as a matrix (n, M), 0 fills up."
+        out = np.zeros((len(clicked), places or self.places), np.int32)
+        for row, nodes in zip(out, self.found(clicked)): row[:len(nodes)] = nodes # an error where there are more
         return out
 
-    def plan(self, numbers, clicked): # as for `members`
+    def plan(self, numbers, clicked, places=None): # as for `members`
         "(nodes (n, M), edges: bits (n, M, M/8) or numbers of sources (n, M, neighbours), place of each click (n, H))."
-        nodes = self.members(numbers, clicked)
+        nodes = self.members(numbers, clicked, places)
         here = nodes[:, None, :clicked.shape[1]] == clicked[:, :, None] # clicks are the first nodes
         mapping = np.where((clicked > 0) & here.any(axis=2), here.argmax(axis=2), 0).astype(np.int32)
         return nodes, (numbered_edges if self.top else packed_edges)(self, nodes), mapping
 
     def reach(self, numbers, clicked): # as for `members` -> rows
         "All articles that the subgraphs of some histories touch."
-        return np.unique(self.members(numbers, clicked))
+        return np.unique(np.concatenate([[0], *self.found(clicked)])).astype(np.int32)
 
 # %% ../../nbs/data.graphs.ipynb #packed-edges
 def packed_edges(planner, # a `ClickPlanner`

@@ -136,8 +136,9 @@ def allocate(slots, # (S, W) int32 rows, one column of which is always row 0
 # %% ../../nbs/data.plans.ipynb #choose-blocks
 def choose_blocks(longest, # (B,) largest history length at each place of the batch, over all batches; places sorted by length
                   blocks=3, # blocks at most
+                  power=1, # of the width that a sample costs
                  ): # list of (samples, width)
-    "Cuts the places of a batch into blocks of one history width each, with as little padding as possible."
+    "Cuts the places of a batch into blocks of one history width each, at the lowest total cost."
     longest = np.maximum(np.maximum.accumulate(longest), 1)
     places = len(longest)
     if places < 8: return [(places, int(longest[-1]))]
@@ -146,7 +147,7 @@ def choose_blocks(longest, # (B,) largest history length at each place of the ba
         new = {}
         for start, (cost, cut) in best.items():
             for end in {*range(start + 4, places, 4), places} - set(range(start + 1)):
-                c = cost + (end - start) * int(longest[end - 1])
+                c = cost + (end - start) * int(longest[end - 1]) ** power
                 if end not in new or c < new[end][0]: new[end] = (c, [*cut, (end - start, int(longest[end - 1]))])
         best = {e: min((v for v in (best.get(e), new.get(e)) if v), key=lambda v: v[0]) for e in {*best, *new}}
     return best[places][1]

@@ -206,15 +206,14 @@ def shared_forward(model, # a `NewsRecommender`
                                             {**context, "hour": plan["key_hour"]}, training=training)
     at = ops.take(plan["key"], plan["candidates"]) if model.keyed else plan["candidates"]
     states, first = [], 0
-    for block in plan["clicked"]:
+    for number, block in enumerate(plan["clicked"]):
         part = slice(first, first := first + block.shape[0])
         clicked = ops.take(rows, block)
         context |= dict(user=plan["user"][part], hour=plan["hour"][part])
         inner = {**context, "clicked": columns(model, tables, clicked, plan["hour"][part][:, None])}
         if "adjacency" in plan:
-            inner |= {k: plan[k][part] for k in ("adjacency", "mapping")}
-            inner |= dict(neighbours=pick(encoded, plan["neighbours"][part]),
-                          neighbour_mask=ops.take(rows, plan["neighbours"][part]) > 0)
+            nodes, adjacency, mapping = (plan[k][number] for k in ("neighbours", "adjacency", "mapping"))
+            inner |= dict(neighbours=pick(encoded, nodes), neighbour_mask=ops.take(rows, nodes) > 0, adjacency=adjacency, mapping=mapping)
         states.append(model.encode_user(pick(encoded, block), clicked > 0, inner, training=training))
     state = join(states)
     context |= dict(user=plan["user"], hour=plan["hour"],
