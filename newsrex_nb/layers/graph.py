@@ -6,7 +6,6 @@
 __all__ = ['group_softmax', 'blocks', 'summed', 'like', 'pair_scores', 'ContextAttention', 'GatedGraph', 'along', 'among']
 
 # %% ../../nbs/layers.graph.ipynb #imports
-import keras
 import numpy as np
 from keras import ops
 

@@ -128,12 +128,12 @@ class MINER(NewsRecommender):
         self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors)
         self.reads, self.news_width = dict(self.news_encoder.reads), (width := self.news_encoder.output_dim)
         self.poly = PolyAttention(width, interests, query_dim, seed=next(self.seeds), **policy)
-        seed_chooser, seed_kinds, self.keeps_clicks = next(self.seeds), next(self.seeds), True
+        seed_chooser, seed_kinds = next(self.seeds), next(self.seeds)
         self.chooser = Chooser(width, own["bias"], seed=seed_chooser, **policy) if aggregator == "weighted" else None
         if self.category_weight:
             self.reads["category"] = None
             self.categories = WordEmbedding(self.sizes.categories, category_dim, seed=seed_kinds, **policy)
-        self.pairs_per_call = 1024 if self.chooser and self.side == "interests" else 4096 # K vectors a pair, or K · H weights
+        self.keeps_clicks, self.pairs_per_call = True, 1024 if self.chooser and self.side == "interests" else 4096 # K vectors a pair, or K · H weights
 
     def encode_news(self, news, training=False): return self.news_encoder(news, training=training)
 
