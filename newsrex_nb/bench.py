@@ -22,6 +22,7 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
           scale="mind-small", # of the toy world
           batch_size=(16, 256), # one or several
           chunks=3, # timed dispatches each
+          plain=True, # False: the shared path alone, where the plain one takes more memory than the machine has
           precision=None, # of both paths
           optimizer=True, evaluation=True, parsing=True, # whether to time them, too
           memory=(), # gigabytes of devices: the largest batch for each is looked for
@@ -39,13 +40,13 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
                   against=[e for e in elsewhere if e["model"] == kind.__name__])
     for size in np.atleast_1d(batch_size).tolist():
         speed = lambda sharing: timing.training_speed(make(), data, size, sharing, chunks, precision=precision)
-        pair = dict(plain=speed(False), shared=speed(True))
-        ratio = pair["shared"]["samples_per_second"] / pair["plain"]["samples_per_second"]
+        pair = dict(plain=speed(False) if plain else None, shared=speed(True))
+        ratio = pair["shared"]["samples_per_second"] / pair["plain"]["samples_per_second"] if plain else None
         if optimizer: pair["optimizer"] = timing.optimizer_split(make, data, size, chunks=chunks, precision=precision)
         result["training"].append(dict(batch_size=size, ratio=ratio, **pair))
     result["epoch_samples"] = int((data.train.labels > 0).sum())
-    if evaluation: result["evaluation"] = timing.evaluation_speed(make(), data) | {
-        "plain_ms_per_impression": timing.plain_evaluation(make(), data) * 1e3}
+    if evaluation: result["evaluation"] = timing.evaluation_speed(make(), data)
+    if evaluation and plain: result["evaluation"]["plain_ms_per_impression"] = timing.plain_evaluation(make(), data) * 1e3
     if len(np.atleast_1d(memory)): result["memory"] = timing.largest_batches(make, data, memory)
     if parsing: result["start"] = timing.start_up(data)
     if recommendation: result["recommendation"] = timing.recommendation_speed(Recommender(make(), data))
@@ -86,7 +87,8 @@ def bench_table(result): # as `bench` returns it
         lines.append((f"{name:36}{cells[0]}{cells[1]}" + (f"{b / a:>8.2f}" if a and b else "")).rstrip())
     for t in result["training"]: training_rows(t, result, row)
     e = result.get("evaluation", {})
-    if e: row("evaluation: impressions/s", 1e3 / e["plain_ms_per_impression"], e["impressions"] / e["total_seconds"])
+    slow = e.get("plain_ms_per_impression")
+    if e: row("evaluation: impressions/s", 1e3 / slow if slow else None, e["impressions"] / e["total_seconds"])
     for part in ("evaluation", "start"):
         for name, value in result.get(part, {}).items():
             if name.endswith("_seconds"): row(f"{part}: {name[:-8]}, s", None, value)
@@ -100,21 +102,21 @@ def training_rows(t, # an entry of "training"
                   result, # as `bench` returns it
                   row): # called with a name and the two values
     "Adds what was measured at one batch size."
-    p, s, size = t["plain"], t["shared"], t["batch_size"]
-    row(f"training, batch {size}: samples/s", p["samples_per_second"], s["samples_per_second"])
-    row("  articles encoded per sample", p["articles_per_sample"], s["articles_per_sample"])
-    for name, key in (("step, ms", "step_ms"), ("of it planned ahead, ms", "plan_ms"), ("of it transfer, ms", "transfer_ms")):
-        row(f"  {name}", p[key], s[key])
+    paths, size = (t["plain"], t["shared"]), t["batch_size"]
+    def both(name, value): row(name, *(value(path) if path else None for path in paths))
+    minutes = lambda path: result["epoch_samples"] / path["samples_per_second"] / 60
+    both(f"training, batch {size}: samples/s", lambda path: path["samples_per_second"])
+    both("  articles encoded per sample", lambda path: path["articles_per_sample"])
+    for name in ("step", "plan", "transfer"): both(f"  {'' if name == 'step' else 'of it '}{name}, ms", lambda path: path[f"{name}_ms"])
     if o := t.get("optimizer"):
         row("  of it Adam, ms", o["dense_adam_ms"], o["rows_adam_ms"])
         row("  step with dense Adam, ms", None, o["step_dense_ms"])
-    row("  arithmetic at the matrix rate, ms", *(w["step_gflop"] / result["matrix_gflops"] * 1e3 for w in (p, s)))
-    row("  memory of the program, GB", p["program_bytes"] / 1e9, s["program_bytes"] / 1e9)
-    row("  compilation, s", p["compile_seconds"], s["compile_seconds"])
-    minutes = [result["epoch_samples"] / w["samples_per_second"] / 60 for w in (p, s)]
-    row("  an epoch at this rate, min", *minutes)
+    both("  arithmetic at the matrix rate, ms", lambda path: path["step_gflop"] / result["matrix_gflops"] * 1e3)
+    both("  memory of the program, GB", lambda path: path["program_bytes"] / 1e9)
+    both("  compilation, s", lambda path: path["compile_seconds"])
+    both("  an epoch at this rate, min", minutes)
     for e in result["against"]:
-        if e["batch_size"] == size: row(f"  {e['library']}, {e['machine']}, min"[:36], e["mean_minutes"], minutes[1])
+        if e["batch_size"] == size: row(f"  {e['library']}, {e['machine']}, min"[:36], e["mean_minutes"], minutes(t["shared"]))
 
 # %% ../nbs/bench.ipynb #time-figure
 def time_figure(result, # as `bench` returns it, with the optimizer and an evaluation

@@ -17,7 +17,7 @@ import numpy as np
 import newsrex_nb.models
 from .core import generator
 from .data import mind, toy
-from .data.batches import Batches
+from .data.batches import Batches, slots_of
 from .data.schema import take
 from .scoring import direct_scores, scores
 from .losses import loss_function
@@ -78,7 +78,7 @@ def training_speed(model, # a `NewsRecommender`; its weights are trained a littl
     for _ in range(chunks):
         clock = time.perf_counter(); next(running); times.append(time.perf_counter() - clock)
     step = statistics.median(times) / batches.chunk
-    slots = batch_size * (model.history_length + 5)
+    slots = slots_of(batches, 0, 0, edges=False).slots.shape[1] - 1 # clicks, candidates and neighbours; one stands for padding
     return dict(samples_per_second=batch_size / step, step_ms=step * 1e3, plan_ms=planned / batches.chunk * 1e3,
                 transfer_ms=sent / batches.chunk * 1e3, compile_seconds=compiling, program_bytes=program_bytes(engine),
                 articles_per_sample=(float(batches.needs.sum()) if sharing else slots) / batch_size,

@@ -144,7 +144,7 @@ def reader_vector(model, clicked, mask, context, training=False): # of `GLORY.en
     if model.graph:
         nodes = context["neighbours"]["title"] * ops.cast(context["neighbour_mask"], views[0].dtype)[..., None]
         receive = (along if model.graph == "click_graph" else among)(context["adjacency"])
-        views.append(ops.take_along_axis(model.gated(nodes, receive=receive), context["mapping"][..., None], axis=1))
+        views.append(model.gated(nodes, receive=receive, at=context["mapping"]))
     if model.tables: views.append(clicked["entities"])
     clicks = fuse(model.click_views, *views) if model.click_views else views[0]
     return model.pool(model.attention(clicks, mask=mask, training=training), mask=mask)
