@@ -107,7 +107,8 @@ def training_rows(t, # an entry of "training"
     minutes = lambda path: result["epoch_samples"] / path["samples_per_second"] / 60
     both(f"training, batch {size}: samples/s", lambda path: path["samples_per_second"])
     both("  articles encoded per sample", lambda path: path["articles_per_sample"])
-    for name in ("step", "plan", "transfer"): both(f"  {'' if name == 'step' else 'of it '}{name}, ms", lambda path: path[f"{name}_ms"])
+    for name, key in (("step, ms", "step_ms"), ("of it planned ahead, ms", "plan_ms"), ("of it transfer, ms", "transfer_ms")):
+        both(f"  {name}", lambda path: path[key])
     if o := t.get("optimizer"):
         row("  of it Adam, ms", o["dense_adam_ms"], o["rows_adam_ms"])
         row("  step with dense Adam, ms", None, o["step_dense_ms"])

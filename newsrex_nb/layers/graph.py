@@ -10,7 +10,7 @@ __all__ = ['group_softmax', 'blocks', 'summed', 'like', 'pair_scores', 'ContextA
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, generator, register
+from ..core import Seeds, generator, register, wrong
 from .attention import ConfiguredLayer, glorot, masked_softmax
 from .transformer import Linear
 
@@ -123,6 +123,7 @@ class GatedGraph(ConfiguredLayer):
                  seed=0, # initial values
                  **kwargs):
         super().__init__(locals(), **kwargs)
+        if steps < 1: raise wrong("at least one step of messages", steps, where="steps")
         rng = generator(seed, "gated graph")
         start = lambda *shape: rng.uniform(-.05, .05, shape).astype(np.float32)
         self.messages = self.weight("messages", start(steps, dim, dim))
@@ -149,11 +150,12 @@ class GatedGraph(ConfiguredLayer):
 def along(bits, # (..., n, W) uint8: bit j of row i says that node i receives from node j; W bytes hold at least n bits
          ): # see `GatedGraph.call`
     "Sums of states along the edges of a matrix of bits."
-    def receive(states, at=None):
-        rows = nodes_at(bits, at)
+    def matrix(rows):
         flags = ops.bitwise_and(ops.right_shift(rows[..., None], ops.arange(8, dtype="uint8")), ops.ones((), "uint8"))
-        flags = ops.reshape(flags, (*ops.shape(rows)[:-1], 8 * bits.shape[-1]))[..., :bits.shape[-2]]
-        return ops.matmul(ops.cast(flags, states.dtype), states)
+        return ops.reshape(flags, (*ops.shape(rows)[:-1], 8 * bits.shape[-1]))[..., :bits.shape[-2]]
+    whole = matrix(bits)
+    def receive(states, at=None):
+        return ops.matmul(ops.cast(whole if at is None else matrix(nodes_at(bits, at)), states.dtype), states)
     return receive
 
 # %% ../../nbs/layers.graph.ipynb #among
