@@ -7,7 +7,7 @@ __all__ = ['matrix_rate', 'peak_memory', 'versions', 'compiled', 'training_speed
            'optimizer_split', 'evaluation_speed', 'plain_evaluation', 'recommendation_speed', 'start_up']
 
 # %% ../nbs/timing.ipynb #imports
-import os, platform, resource, statistics, subprocess, sys, tempfile, time
+import itertools, os, platform, resource, statistics, subprocess, sys, tempfile, time
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +51,11 @@ def versions():
 def compiled(model, # a `NewsRecommender`
              data, # a `Dataset`
              batch_size=64, sharing=True, # False: the plain path, a dispatch a step
-             dispatches=2, # how many samples to plan for
              optimizer="adam", lazy=False, precision=None, chunk=16,
              by_rows=True): # False: large tables are updated densely, too
-    "An `Engine` whose one program is compiled, and the seconds that took."
+    "An `Engine` with the shapes of a whole epoch, its one program compiled, and the seconds that took."
     if precision: set_precision(model, precision)
-    chunk = chunk if sharing else 1
-    log = take(data.train, generator(0, "bench").permutation(len(data.train))[:dispatches * chunk * batch_size])
-    batches = Batches(model, data, log, batch_size, negatives=4, seed=0, epochs=1, chunk=chunk)
+    batches = Batches(model, data, data.train, batch_size, negatives=4, seed=0, epochs=1, chunk=chunk if sharing else 1)
     clock = time.perf_counter()
     engine = Engine(model, data, batches, make_optimizer(optimizer, 1e-4, None), loss_function("softmax"), sharing, lazy, by_rows=by_rows)
     return engine, time.perf_counter() - clock
@@ -70,14 +67,16 @@ def training_speed(model, # a `NewsRecommender`; its weights are trained a littl
                    chunks=4, # timed dispatches, after one that is not timed
                    **options): # of `compiled`
     "Samples a second, and where a step's time goes; median over dispatches."
-    engine, compiling = compiled(model, data, batch_size, sharing, chunks + 2, **options)
+    engine, compiling = compiled(model, data, batch_size, sharing, **options)
     batches, times = engine.batches, []
     clock = time.perf_counter(); arrays, _ = engine.plan(0, 1); planned = time.perf_counter() - clock
     clock = time.perf_counter(); jax.block_until_ready(jax.device_put(arrays)); sent = time.perf_counter() - clock
-    running = engine.chunks(0); next(running)
+    running = (done for _ in itertools.count() for done, _ in engine.chunks(0)) # over and over, where an epoch is short
+    before = next(running)
     for _ in range(chunks):
-        clock = time.perf_counter(); next(running); times.append(time.perf_counter() - clock)
-    step = statistics.median(times) / batches.chunk
+        clock = time.perf_counter(); done = next(running); seconds = time.perf_counter() - clock
+        times.append(seconds / (done - before if done > before else done)); before = done
+    step = statistics.median(times)
     slots = slots_of(batches, 0, 0, edges=False).slots.shape[1] - 1 # clicks, candidates and neighbours; one stands for padding
     return dict(samples_per_second=batch_size / step, step_ms=step * 1e3, plan_ms=planned / batches.chunk * 1e3,
                 transfer_ms=sent / batches.chunk * 1e3, compile_seconds=compiling, program_bytes=program_bytes(engine),
@@ -110,19 +109,21 @@ def largest_batches(make, # make() gives a new model
 # %% ../nbs/timing.ipynb #optimizer-split
 def optimizer_split(make, # make() gives a new model
                     data, # a `Dataset`
-                    batch_size, **options): # of `training_speed`
+                    batch_size, steps=16, # of Adam alone, in one dispatch as in training
+                    **options): # of `training_speed`
     "Milliseconds of a step under dense Adam and under Adam by rows, and of dense Adam alone."
     dense, rows = (training_speed(make(), data, batch_size, by_rows=way, **options)["step_ms"] for way in (False, True))
     model, adam = make(), make_optimizer("adam", 1e-4, None)
     adam.build(model.trainable_variables)
-    update = jax.jit(adam.stateless_apply, donate_argnums=(0, 2))
-    weights, moments = [v.value for v in model.trainable_variables], [v.value for v in adam.variables]
-    gradients, times = jax.tree.map(jnp.ones_like, weights), []
-    for _ in range(8):
+    state = [v.value for v in model.trainable_variables], [v.value for v in adam.variables]
+    gradients, times = jax.tree.map(jnp.ones_like, state[0]), []
+    run = lambda state, g: jax.lax.fori_loop(0, steps, lambda _, s: adam.stateless_apply(s[1], g, s[0]), state)
+    update = jax.jit(run, donate_argnums=0)
+    for _ in range(5):
         clock = time.perf_counter()
-        weights, moments = jax.block_until_ready(update(moments, gradients, weights))
+        state = jax.block_until_ready(update(state, gradients))
         times.append(time.perf_counter() - clock)
-    alone = statistics.median(times[1:]) * 1e3
+    alone = statistics.median(times[1:]) / steps * 1e3
     return dict(step_dense_ms=dense, step_rows_ms=rows, dense_adam_ms=alone, rows_adam_ms=alone + rows - dense)
 
 # %% ../nbs/timing.ipynb #evaluation-speed
