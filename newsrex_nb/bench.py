@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['bench', 'write_result', 'read_against', 'bench_table', 'training_rows', 'time_figure', 'stack', 'memory_table',
-           'epoch_times', 'epoch_figure']
+           'memory_sentence', 'epoch_times', 'epoch_figure']
 
 # %% ../nbs/bench.ipynb #imports
 import json, os
@@ -152,6 +152,12 @@ def memory_table(results): # as `bench` returns them, with `memory`
     lines = [["", "GB at batch 64", *(f"largest batch in {room} GB" for room in rooms)], [":--", *["--:"] * (1 + len(rooms))]]
     lines += [[r["model"], f"{r['memory']['bytes']['64'] / 1e9:.2f}", *map(str, r["memory"]["largest"].values())] for r in results]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+# %% ../nbs/bench.ipynb #memory-sentence
+def memory_sentence(result): # as `bench` returns it, with `memory`
+    "What a model's page says about its memory."
+    fits = (f"a batch of {size} fits a card of {float(room) + 1:g} GB ({room} of them free)" for room, size in result["memory"]["largest"].items())
+    return f"In training at full size {' and '.join(fits)}; one of 64 takes {result['memory']['bytes']['64'] / 1e9:.1f} GB."
 
 # %% ../nbs/bench.ipynb #epoch-times
 def epoch_times(result, # as `bench` returns it

@@ -95,15 +95,17 @@ def largest_batches(make, # make() gives a new model
                     data, # a `Dataset`
                     gigabytes, # memory of the device, one or several
                     most=8192): # the search ends there
-    "The largest power of two as a batch size for each memory, and what each size that was compiled takes."
+    "The largest power of two from 16 on as a batch size for each memory, and what each size that was compiled takes."
     taken, best = {}, {}
-    def fits(size, room):
+    def needs(size):
         if size not in taken: taken[size] = program_bytes(compiled(make(), data, size)[0])
-        return taken[size] <= room * 1e9
-    for room in sorted(np.atleast_1d(gigabytes).tolist()):
-        size = max([16, *best.values()])
-        while size < most and fits(2 * size, room): size *= 2
-        best[room] = size if fits(size, room) else 0
+        return taken[size]
+    for room in sorted(np.atleast_1d(gigabytes) * 1e9):
+        line = (needs(64) - needs(16)) / 48 # bytes grow about in proportion: where they would reach the room, the search begins
+        size = 2 ** int(np.log2(np.clip((room - needs(16)) / line + 16, 16, most)))
+        while size >= 16 and needs(size) > room: size //= 2
+        while size and 2 * size <= most and needs(2 * size) <= room: size *= 2
+        best[room / 1e9] = size if size >= 16 else 0
     return dict(largest={f"{room:g}": size for room, size in best.items()}, bytes={str(s): b for s, b in sorted(taken.items())})
 
 # %% ../nbs/timing.ipynb #optimizer-split

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from newsrex_nb.bench import memory_sentence
+
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 PAGES = sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -155,3 +157,11 @@ def test_configuration():
     sections = [part["section"] for part in yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]]
     assert re.search(r"^\s+PYTHONPATH: \.ci\b", (ROOT / ".github/workflows/site.yml").read_text(), re.M), "where .ci/pages.py is found"
     assert sections == ["Start here", "Tutorials", "Data", "Blocks", "Models", "Train and evaluate", "Share", "Look"]
+
+
+def test_pages_state_their_memory(processed):
+    "The largest batch on a model's page is the one that was measured."
+    files = {p.stem: p for p in (ROOT / "results/bench/memory").glob("*.json")}
+    assert files.keys() == {page[len("models."):-len(".ipynb")] for page in PAGES if page.startswith("models.")} - {"base"}
+    for name, path in files.items():
+        assert memory_sentence(json.loads(path.read_text())) in " ".join(map(joined, (c["source"] for c in processed[f"models.{name}.ipynb"]))), name
