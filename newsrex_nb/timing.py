@@ -25,8 +25,8 @@ from .metrics import ranking_metrics
 from .train import Engine, make_optimizer, set_precision
 
 # %% ../nbs/timing.ipynb #matrix-rate
-def matrix_rate(size=1536, repeats=5): # side of square float32 matrices
-    "The machine's measured matrix rate in floating-point operations a second: the best of a few products."
+def matrix_rate(size=1536, repeats=20): # side of square float32 matrices
+    "The machine's measured matrix rate in floating-point operations a second: the best of some products."
     a = jnp.asarray(generator(0, "rate").random((size, size), np.float32))
     product, best = jax.jit(lambda a: a @ a), np.inf
     product(a).block_until_ready()
