@@ -21,7 +21,7 @@ LEVELS = {
     "results": 1, "data.downloads": 1, "data.archives": 1, "data.schema": 1, "data.text": 1, "data.plans": 1, "losses": 1,
     "metrics": 1, "layers": 1, "layers.attention": 1, "bootstrap": 1, "presets": 1, "overrides": 1,
     "data.features": 2, "data.mirrors": 2, "layers.text": 2, "layers.transformer": 2, "models.base": 2, "card": 2,
-    "layers.vectors": 2, "slices": 2, "lens": 2, "data.frames": 2, "data.clicks": 2, "data.report": 2,
+    "layers.vectors": 2, "slices": 2, "lens": 2, "data.frames": 2, "data.clicks": 2, "data.report": 2, "data.samples": 2,
     "data.cache": 3, "data.vectors": 3, "data.bpe": 3, "data.popularity": 3, "data.mind_lines": 3, "data.xmind": 3,
     "data.toy_text": 3, "layers.views": 3, "layers.graph": 3, "layers.popularity": 3, "device": 3, "data.causal": 3,
     "data": 4, "data.graphs": 4, "data.toy_world": 4, "data.mind_files": 4, "data.custom_log": 4, "layers.entities": 4, "layers.variants": 4,

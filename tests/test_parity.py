@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from newsrex_nb.core import generator
-from newsrex_nb.data.batches import Batches, Samples, draw_negatives
+from newsrex_nb.data.batches import Batches
 from newsrex_nb.data.features import Features
+from newsrex_nb.data.samples import Samples, draw_negatives
 from newsrex_nb.data.schema import Behaviours, Dataset, make_histories, news_table
 from newsrex_nb.scoring import direct_scores, scores
 from newsrex_nb.losses import softmax_loss
