@@ -27,7 +27,7 @@ class SeededBatches(Batches):
                  seeds, # one per model
                  epochs, # of each seed
                  **more): # of `Batches`
-        self.seeds, self.each, self.latest = seeds, epochs, {}
+        self.seeds, self.each, self.runs, self.latest = seeds, epochs, len(seeds), {}
         super().__init__(*arguments, seed=seeds[0], epochs=epochs * len(seeds), **more)
 
     def epoch(self, number):

@@ -18,6 +18,8 @@ from .samples import arrange, draw_negatives, training_samples
 # %% ../../nbs/data.batches.ipynb #batches
 class Batches:
     "The training batches of all epochs: shapes counted in advance, plans made chunk by chunk."
+    runs = 1 # that share the epochs among them
+
     def __init__(self, model, # a `NewsRecommender`, asked only what it reads
                  data, # a `Dataset`
                  behaviours, # labelled `Behaviours`
@@ -33,7 +35,7 @@ class Batches:
         self.model, self.data, self.behaviours, self.samples = model, data, behaviours, training_samples(behaviours)
         self.batch_size, self.negatives, self.seed, self.epochs = batch_size, negatives, seed, epochs
         self.order, self.shuffle = order, shuffle
-        self.long = len(self.samples) * epochs >= 100_000
+        self.long = len(self.samples) * epochs // self.runs >= 100_000
         self.groups, self.window = groups or (6 if self.long else 4), window or (256 if self.long else 64)
         self.steps = -(-len(self.samples) // batch_size)
         self.chunk = min(chunk, self.steps)
