@@ -86,7 +86,7 @@ def raised(logits, # (..., n)
            mask): # True where an entry counts, broadcastable to `logits`
     "Exponentials in float32 below the largest of their row, which is 1; 0 where masked."
     scores = ops.where(mask, ops.cast(logits, "float32"), -1e9)
-    return ops.where(mask, ops.exp(ops.maximum(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)), -80.0)), 0.0)
+    return ops.where(mask, ops.exp(ops.maximum(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)), -70.0)), 0.0)
 
 def attend(state, # of `clicks_alone`
            query): # of candidates (B, C, heads, width)
