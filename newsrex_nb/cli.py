@@ -39,7 +39,7 @@ def divide(arguments, # of a command
 # %% ../nbs/cli.ipynb #train
 def train(arguments):
     "train [key=value …]  trains a model and measures it; a list, such as seed=42,123, means several runs"
-    from newsrex_nb.sweeps import sweep
+    from newsrex_nb.experiments.sweeps import sweep
     found = sweep(*map(bracketed, arguments))
     if found.outcome is None and len(found.trials) == 1: return
     print(summary(found))
@@ -54,7 +54,7 @@ def train(arguments):
 # %% ../nbs/cli.ipynb #summary
 def summary(found): # a `Sweep` that has been made
     "The table at the end: of one model over its seeds, or of several combinations ranked on validation."
-    from newsrex_nb.results import table
+    from newsrex_nb.metrics.results import table
     results = [trial.results for trial in found.trials if trial.results]
     if not results: return "\nThe test split has no labels, so there is nothing to measure.\n"
     what = f"Test: {results[0]['data']}, {results[0]['model']['impressions']} impressions"
@@ -65,7 +65,7 @@ def summary(found): # a `Sweep` that has been made
 # %% ../nbs/cli.ipynb #reproduce
 def reproduce(arguments):
     "reproduce EXPERIMENT [key=value …]  trains a published experiment with three seeds and compares; without a name: all of them"
-    from newsrex_nb.reproduction import reproduce, reproduction_table
+    from newsrex_nb.experiments.reproduction import reproduce, reproduction_table
     names = [text for text in arguments if "=" not in text]
     if not arguments: return print(reproduction_table())
     if len(names) != 1: raise wrong("one experiment", ", ".join(map(repr, names)) or "none", remedy="write newsrex reproduce card/nrms data.path=FOLDER")
@@ -75,8 +75,8 @@ def reproduce(arguments):
 def evaluate(arguments):
     "evaluate RUN [split=test] [data=… data.path=…]  measures a run again, or on other data, or a file with predictions=FILE"
     if any(a.startswith("predictions=") for a in arguments): return evaluate_file(arguments)
-    from newsrex_nb.experiment import measure, reopen
-    from newsrex_nb.results import table
+    from newsrex_nb.experiments.runs import measure, reopen
+    from newsrex_nb.metrics.results import table
     folder, own, data = divide(arguments, "newsrex evaluate RUN split=test", dict(split="test"))
     model, dataset, known = reopen(folder, *data)
     results = measure(model, dataset, own["split"], known)
@@ -85,10 +85,10 @@ def evaluate(arguments):
 # %% ../nbs/cli.ipynb #evaluate-file
 def evaluate_file(arguments):
     "Measures or checks a file of predictions."
-    from newsrex_nb.configuration import configure
-    from newsrex_nb.experiment import load_data, measure
-    from newsrex_nb.predictions import FileScores, check_predictions
-    from newsrex_nb.results import table
+    from newsrex_nb.experiments.configuration import configure
+    from newsrex_nb.experiments.runs import load_data, measure
+    from newsrex_nb.evaluate.predictions import FileScores, check_predictions
+    from newsrex_nb.metrics.results import table
     own = dict(predictions=None, split="test")
     _, own, data = divide(arguments, "newsrex evaluate predictions=FILE data=…", own, folders=0)
     dataset, path = load_data(configure(*data)), own["predictions"]
@@ -102,8 +102,8 @@ def evaluate_file(arguments):
 # %% ../nbs/cli.ipynb #predict
 def predict(arguments):
     "predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file, or scores to a .tsv or .parquet"
-    from newsrex_nb.experiment import reopen, shown
-    from newsrex_nb.predictions import RANKED, check_predictions, predict
+    from newsrex_nb.experiments.runs import reopen, shown
+    from newsrex_nb.evaluate.predictions import RANKED, check_predictions, predict
     own = dict(path="prediction.zip", split="test")
     folder, own, data = divide(arguments, "newsrex predict RUN path=prediction.zip", own)
     model, dataset, known = reopen(folder, *data)
@@ -115,8 +115,8 @@ def predict(arguments):
 # %% ../nbs/cli.ipynb #recommend
 def recommend(arguments):
     "recommend RUN history=N1,N2 [k=10] [user=… at=… among=N3,N4] [data=… data.path=…]  orders articles for one reader"
-    from newsrex_nb.experiment import reopen
-    from newsrex_nb.recommend import Recommender
+    from newsrex_nb.experiments.runs import reopen
+    from newsrex_nb.recommend.recommender import Recommender
     own = dict(history="", k=10, user=None, at=None, among=None)
     folder, own, data = divide(arguments, "newsrex recommend RUN history=N1,N2", own)
     ids = lambda text: [i for i in text.strip("[]").split(",") if i]
@@ -130,8 +130,8 @@ def recommend(arguments):
 # %% ../nbs/cli.ipynb #table
 def table(arguments):
     "table FILE|FOLDER … [csv=table.csv]  compares runs by what results=FILE or their folders have gathered, as Markdown"
-    from newsrex_nb.compare import write_csv
-    from newsrex_nb.results import comparison, markdown, one_data_set, read_runs, run_table
+    from newsrex_nb.experiments.compare_runs import write_csv
+    from newsrex_nb.metrics.results import comparison, markdown, one_data_set, read_runs, run_table
     paths, own = words_and_keys(arguments, "newsrex table runs/", dict(csv=None))
     runs = [run for path in paths for run in read_runs(path)]
     if not runs: raise wrong("at least one run with a test", "none", where=", ".join(paths))
@@ -150,7 +150,7 @@ def words_and_keys(arguments, # of a command
 
 def compare(arguments):
     "compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv split=test]  who is better, and could it be luck"
-    from newsrex_nb.compare import compare_runs
+    from newsrex_nb.experiments.compare_runs import compare_runs
     own = dict(metric="auc", draws="1000", baselines="false", slices="false", path=None, csv=None, split="test")
     folders, own = words_and_keys(arguments, "newsrex compare RUN …", own)
     if not own["draws"].isdigit() or int(own["draws"]) < 2: raise wrong("a whole number, 2 or more", repr(own["draws"]), where="draws")
@@ -160,9 +160,9 @@ def compare(arguments):
 # %% ../nbs/cli.ipynb #share
 def share(arguments):
     "share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first"
-    from newsrex_nb.overrides import plain_values
-    from newsrex_nb.hub import read_json
-    from newsrex_nb.share import gather, push_to_hub
+    from newsrex_nb.experiments.overrides import plain_values
+    from newsrex_nb.hub.folder import read_json
+    from newsrex_nb.hub.publish import gather, push_to_hub
     runs, own = [a for a in arguments if "=" not in a], dict(folder=None, to=None, private=None)
     for key, value in plain_values([a for a in arguments if "=" in a]).items(): own[one_of("a key", key, tuple(own))] = value
     if not own["folder"] or not (runs or own["to"]):
@@ -179,14 +179,14 @@ def share(arguments):
 # %% ../nbs/cli.ipynb #bench
 def bench(arguments):
     "bench [key=value …]  measures the speed of the library on this machine"
-    from newsrex_nb.bench import bench
-    from newsrex_nb.overrides import plain_values
+    from newsrex_nb.experiments.bench import bench
+    from newsrex_nb.experiments.overrides import plain_values
     bench(**plain_values(arguments))
 
 # %% ../nbs/cli.ipynb #lens
 def lens(arguments):
     "lens RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries"
-    from newsrex_nb.compare import as_markdown, lens_of_runs, write_csv
+    from newsrex_nb.experiments.compare_runs import as_markdown, lens_of_runs, write_csv
     folders, own = words_and_keys(arguments, "newsrex lens RUN …", dict(split="test", csv=None))
     lines = lens_of_runs(folders, own["split"])
     print(as_markdown(lines))
@@ -195,8 +195,8 @@ def lens(arguments):
 # %% ../nbs/cli.ipynb #probe
 def probe(arguments):
     "probe model=nrms [key=value … results=results/probe.jsonl path=probe.png]  what a model learns of the toy world"
-    from newsrex_nb.compare import as_markdown
-    from newsrex_nb.probe import draw_probe, probe_models, probe_table
+    from newsrex_nb.experiments.compare_runs import as_markdown
+    from newsrex_nb.experiments.probe import draw_probe, probe_models, probe_table
     own, rest = dict(model=None, results=None, path=None), []
     for text in map(bracketed, arguments):
         key, _, value = text.partition("=")
@@ -210,8 +210,8 @@ def probe(arguments):
 # %% ../nbs/cli.ipynb #ablate
 def ablate(arguments):
     "ablate QUESTION data.path=FOLDER [key=value … results=FILE effects=FILE folder=FOLDER]  what one decision of a protocol is worth"
-    from newsrex_nb.ablations import QUESTIONS, ablate, effect_table, keep_effects
-    from newsrex_nb.compare import as_markdown
+    from newsrex_nb.experiments.ablations import QUESTIONS, ablate, effect_table, keep_effects
+    from newsrex_nb.experiments.compare_runs import as_markdown
     own, rest = dict(results=None, effects=None, folder="runs/ablations"), []
     for text in map(bracketed, arguments):
         key, equals, value = text.partition("=")
@@ -259,7 +259,7 @@ def main(argv=None): # words of the command line; None = those of the process
         try:
             if command == "--version": print(__import__("newsrex_nb").__version__)
             elif command == "train" and asked:
-                from newsrex_nb.configuration import key_table
+                from newsrex_nb.experiments.configuration import key_table
                 print(key_table(*(a for a in arguments if a not in asked)))
             elif asked and command in COMMANDS: print("newsrex " + COMMANDS[command].__doc__.replace("  ", "\n    "))
             elif asked: print(usage())

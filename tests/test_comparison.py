@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from newsrex_nb.cli import main
-from newsrex_nb.compare import gather
-from newsrex_nb.evaluate import scores
-from newsrex_nb.experiment import reopen
+from newsrex_nb.experiments.compare_runs import gather
+from newsrex_nb.engine.scoring import scores
+from newsrex_nb.experiments.runs import reopen
 from newsrex_nb.metrics import ranking_metrics
 
 TINY = ["model.num_heads=2", "model.head_dim=4", "data.vectors=8", "model.query_dim=4", "model.title_length=8", "model.history_length=8",

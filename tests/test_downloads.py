@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from newsrex_nb.core import InputError
-from newsrex_nb.data import mind, mirrors, toy
-from newsrex_nb.data.downloads import fetch
+from newsrex_nb.data import mind, toy
+from newsrex_nb.files import mirrors
+from newsrex_nb.files.downloads import fetch
 from newsrex_nb.data.vectors import read_word_vectors, save_vectors
 from newsrex_nb.recommend import Recommender
 

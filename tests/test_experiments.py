@@ -9,14 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from newsrex_nb import hub, sweeps
+from newsrex_nb import hub
+from newsrex_nb.experiments import sweeps
 from newsrex_nb.cli import main
-from newsrex_nb.configuration import configure, key_table
+from newsrex_nb.experiments.configuration import configure, key_table
 from newsrex_nb.core import InputError
-from newsrex_nb.experiment import already_run, find_runs, key_of, reopen, run_key
+from newsrex_nb.experiments.runs import already_run, find_runs, key_of, reopen, run_key
 from newsrex_nb.metrics import ranking_metrics
-from newsrex_nb.results import read_results
-from newsrex_nb.sweeps import sweep
+from newsrex_nb.metrics.results import read_results
+from newsrex_nb.experiments.sweeps import sweep
 from test_house import ROOT
 
 TINY = ["model.num_heads=2", "model.head_dim=4", "data.vectors=8", "model.query_dim=4", "model.title_length=4",
@@ -106,7 +107,7 @@ def test_what_a_run_leaves(aborted):
     assert {m: again[m] for m in measured} == measured
     model, data, known = reopen(folder)
     assert known and (found["ids"] == data.test.ids).all() and (found["user"] == data.test.user).all()
-    from newsrex_nb.evaluate import scores
+    from newsrex_nb.engine.scoring import scores
     assert (scores(model, data) == found["scores"]).all()
     history = json.loads((folder / "history.json").read_text())
     assert history["validation"]["auc"] == history["val_auc"][history["best_epoch"] - 1]

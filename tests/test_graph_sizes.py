@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from newsrex_nb import models
-from newsrex_nb.data.batches import Batches, plan
+from newsrex_nb.train.batches import Batches, plan
 from newsrex_nb.data.graphs import ClickPlanner
-from newsrex_nb.device import device_tables
+from newsrex_nb.engine.device import device_tables
 from newsrex_nb.losses import loss_function
 from newsrex_nb.models.base import weight_names
-from newsrex_nb.scoring import scores
-from newsrex_nb.steps import batch_loss, shared_logits
+from newsrex_nb.engine.scoring import scores
+from newsrex_nb.train.steps import batch_loss, shared_logits
 from probes import shaken, tiny, world
 from test_contracts import quick_compilation # noqa: F401 (the fixture works by its name)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from newsrex_nb.core import generator
-from newsrex_nb.data.batches import Batches
+from newsrex_nb.train.batches import Batches
 from newsrex_nb.data.features import Features
 from newsrex_nb.data.samples import Samples, draw_negatives
 from newsrex_nb.data.schema import Behaviours, Dataset, make_histories, news_table
-from newsrex_nb.scoring import direct_scores, scores
+from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.losses import softmax_loss
 from newsrex_nb.models import NRMS
 from newsrex_nb.models.base import weight_names
@@ -93,7 +93,7 @@ def test_every_epoch_is_another_shuffle():
 RUN = """
 from newsrex_nb.core import fingerprint
 from newsrex_nb.data import toy
-from newsrex_nb.scoring import scores
+from newsrex_nb.engine.scoring import scores
 from newsrex_nb.models import NRMS
 from newsrex_nb.train import fit
 import numpy as np

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from newsrex_nb import hub, models
-from newsrex_nb.catalogue import is_dot
+from newsrex_nb.recommend.catalogue import is_dot
 from newsrex_nb.core import InputError
-from newsrex_nb.device import _PROGRAMS
-from newsrex_nb.evaluate import scores
-from newsrex_nb.readers import timely
+from newsrex_nb.engine.device import _PROGRAMS
+from newsrex_nb.engine.scoring import scores
+from newsrex_nb.recommend.requests import timely
 from newsrex_nb.recommend import Recommender
 from test_contracts import FEW, PAPERS, case as contract_case, every_model, quick_compilation, same  # noqa: F401, the fixture is meant
 
@@ -163,7 +163,7 @@ def test_few_places(monkeypatch):
     "A budget for few articles costs time, not scores."
     data, model, _ = case(models.NRMS)
     rec, small = Recommender(model, data), Recommender(model, data, budget=1)
-    monkeypatch.setattr("newsrex_nb.catalogue.LEAST", 40)
+    monkeypatch.setattr("newsrex_nb.recommend.catalogue.LEAST", 40)
     histories, ids = [request(data, i)[0][0] for i in range(12)], data.news.ids[1:].tolist()
     for candidates in (ids, [ids[i:i + 30] for i in range(12)]):
         for a, b in zip(small.score(histories, candidates), rec.score(histories, candidates)): same(a, b)

@@ -16,10 +16,11 @@ from newsrex_nb import hub
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.data.schema import UNKNOWN
-from newsrex_nb.evaluate import evaluate, scores
+from newsrex_nb.evaluate import evaluate
+from newsrex_nb.engine.scoring import scores
 from newsrex_nb.models import LSTUR, NPA, NRMS
 from newsrex_nb.recommend import Recommender
-from newsrex_nb.share import from_pretrained, gather, push_to_hub, save_pretrained
+from newsrex_nb.hub.publish import from_pretrained, gather, push_to_hub, save_pretrained
 
 FOLDERS = Path(__file__).parent / "folders"
 TINY = dict(query_dim=4, word_dim=6, title_length=6, history_length=5)
@@ -189,7 +190,7 @@ ONLINE = """
     from newsrex_nb import hub
     from newsrex_nb.core import InputError
     from newsrex_nb.recommend import Recommender
-    from newsrex_nb.share import push_to_hub
+    from newsrex_nb.hub.publish import push_to_hub
 
     def refused(function, *args, **kwargs):
         try: function(*args, **kwargs)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from newsrex_nb.bench import memory_sentence
+from newsrex_nb.experiments.bench import memory_sentence
 
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
