@@ -13,8 +13,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 PATHS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
-api_notebook = pytest.mark.parametrize("path", [p for p in PATHS if p.parent == NBS and p.stem != "index"], ids=lambda p: p.stem)
+NAMES = {path: path.relative_to(NBS).with_suffix("").as_posix() for path in PATHS}
+API = [path for path, name in NAMES.items() if not name.startswith("tutorials/") and name not in ("index", "glossary")]
+every_notebook = pytest.mark.parametrize("path", PATHS, ids=NAMES.get)
+api_notebook = pytest.mark.parametrize("path", API, ids=NAMES.get)
 ABSOLUTE = re.compile(r"(?<![\w.:/~+-])/(work|root|home|tmp|Users|content)/")  # a folder of somebody's machine
 IMPORTS = (ast.Import, ast.ImportFrom)
 
@@ -78,11 +80,18 @@ def test_clean(path):
 @api_notebook
 def test_opening(path):
     title, export_to, hidden, imports = [c for c in cells(path) if c["id"] not in ("badge", "install")][:4]
-    assert title["cell_type"] == "markdown" and re.fullmatch(rf"# {re.escape(path.stem)}\n\n> [^\n]+", source(title).strip())
-    assert source(export_to).strip() == f"#| default_exp {path.stem}"
+    assert title["cell_type"] == "markdown" and re.fullmatch(r"# [^\n]+\n\n> [^\n]+", source(title).strip())
+    assert source(export_to).strip() == f"#| default_exp {NAMES[path].replace('/', '.')}"
     assert source(hidden).startswith("#| hide\nimport newsrex_nb")
     assert source(imports).startswith("#| export\n")
     for cell in (hidden, imports): assert all(isinstance(node, IMPORTS) for node in ast.parse(code(cell)).body), cell["id"]
+
+
+def test_titles_are_words():
+    "A page is called by what it explains; the module's name stands under the title."
+    titles = [source(cells(path)[0]).split("\n")[0].removeprefix("# ") for path in PATHS]
+    assert len(set(titles)) == len(titles)
+    assert not [title for title in titles if re.search(r"[a-z]\.[a-z]|_", title)]
 
 
 BADGES = runpy.run_path(str(ROOT / ".ci/badges"))
@@ -120,7 +129,7 @@ def test_sidebar():
     pages = listed(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"])
     assert len(set(pages)) == len(pages)
     here = [p.relative_to(NBS).as_posix() for p in PATHS]
-    assert not [n for n in here if not any(fnmatch.fnmatchcase(n, page) for page in pages)], "not in nbs/sidebar.yml"
+    assert not [n for n in here if not any(fnmatch.fnmatchcase(n, page) for page in pages)], "not in nbs/sidebar.yml: run .ci/packages"
 
 
 def test_readme_is_index():
