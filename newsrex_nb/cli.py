@@ -114,7 +114,7 @@ def predict(arguments):
 
 # %% ../nbs/cli.ipynb #recommend
 def recommend(arguments):
-    "recommend RUN history=N1,N2 [k=10] [user=… at=… among=N3,N4] [data=… data.path=…]  orders articles for one reader"
+    "recommend RUN history=N1,N2 [k=10] [user=… at=… among=N3,N4] [data=… data.path=…]  orders articles for one user"
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
     own = dict(history="", k=10, user=None, at=None, among=None)

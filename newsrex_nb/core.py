@@ -13,13 +13,13 @@ import numpy as np
 
 # %% ../nbs/core.ipynb #input-error
 class InputError(ValueError):
-    "A file, an argument or a saved folder is not what was expected; the message is one sentence for the reader."
+    "A file, an argument or a saved folder is not what was expected; the message is one sentence for the user."
 
 # %% ../nbs/core.ipynb #wrong
 def wrong(expected, # what was expected, as a noun phrase
           got, # what came instead
           where=None, # file and line, argument or row
-          remedy=None, # what the reader can do, as an imperative
+          remedy=None, # what the user can do, as an imperative
          ): # an `InputError`, to be raised by the caller
     "The error that says what was expected, what came, where, and what to do."
     place = f" in {where}" if where else ""

@@ -55,7 +55,7 @@ def test_compare(runs, capsys):
     rows = [*csv.reader(open("table.csv"))]
     assert [row[1] for row in rows if row[0].startswith("NRMS")] in (["2", "1"], ["1", "2"]) and len(rows) == 6
     assert "smallest that could be shown" in said and "| history |" in said and "population sd" in said
-    assert re.search(r"not known and the interval is of readers only: NRMS recipe.learning_rate=0.01\.", said)
+    assert re.search(r"not known and the interval is of users only: NRMS recipe.learning_rate=0.01\.", said)
     assert open("ranks.png", "rb").read(4) == b"\x89PNG"
 
 

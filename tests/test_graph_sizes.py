@@ -1,4 +1,4 @@
-"""Readers' graphs in as many places as they need: the same scores, losses and gradients as in as many as there may be."""
+"""Users' graphs in as many places as they need: the same scores, losses and gradients as in as many as there may be."""
 import functools
 
 import jax
@@ -86,8 +86,8 @@ def test_every_epoch_fits(shuffle):
             made, steps = plan(batches, epoch, chunk)
             assert shapes(epoch, chunk) == shapes(0, 0)
             numbers = batches.epoch(epoch).order[chunk * batches.chunk:][:steps]
-            history = np.where(numbers < 0, 0, batches.behaviours.history[batches.samples.impression[numbers]])
-            expected = planner.count(batches.behaviours.histories.last(history.ravel(), 8)).reshape(history.shape)
+            history = np.where(numbers < 0, 0, batches.behaviors.history[batches.samples.impression[numbers]])
+            expected = planner.count(batches.behaviors.histories.last(history.ravel(), 8)).reshape(history.shape)
             rows = np.concatenate(made["rows"], axis=1)[:steps]
             nodes = [np.take_along_axis(rows, n[:steps].reshape(steps, -1), 1).reshape(n[:steps].shape) for n in made["neighbours"]]
             found = np.concatenate([(n > 0).sum(axis=2) for n in nodes], axis=1)

@@ -1,4 +1,4 @@
-"""What is given to others: no single readers, nothing that nobody asked for, the best seed by validation; to the hub and back."""
+"""What is given to others: no single users, nothing that nobody asked for, the best seed by validation; to the hub and back."""
 import json
 import os
 import subprocess
@@ -249,7 +249,7 @@ def test_to_the_hub_and_back(online, seeds, data):
     assert said["new"] == said["offline"] == expected[456] != expected[123]
     commits = [files for _, files in stand_in.repositories["newsrex/ours"].commits[1:]]
     assert {"users.json", "articles.jsonl"} <= set(commits[0]) and said["user"][1:]
-    assert set(commits[1]) == {p.relative_to(shared).as_posix() for p in shared.rglob("*") if p.is_file()}, "an older push leaves no readers"
+    assert set(commits[1]) == {p.relative_to(shared).as_posix() for p in shared.rglob("*") if p.is_file()}, "an older push leaves no users"
     assert b'from_pretrained("hf://newsrex/ours")' in commits[1]["README.md"]
     assert b'from_pretrained("hf://newsrex/ours/seed_42")' in commits[1]["seed_42/README.md"]
     assert not any(path.startswith("seed_") for path in commits[2])

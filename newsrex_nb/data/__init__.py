@@ -4,7 +4,7 @@ import newsrex_nb.data.popularity # registers its columns and tables
 import newsrex_nb.data.report # gives every data set its report()
 from .article_vectors import give_vectors
 from .graphs import similar_news
-from .schema import Behaviours, Dataset, News
+from .schema import Behaviors, Dataset, News
 from .sources.custom_log import custom
 from .sources.mind_files import mind
 from .sources.toy_world import toy

@@ -15,7 +15,7 @@ import numpy as np
 from ..core import fingerprint
 from ..files.downloads import usual_folder
 from .features import Features
-from .schema import Behaviours, Dataset, Histories, News
+from .schema import Behaviors, Dataset, Histories, News
 from ..files.archives import open_bytes
 
 # %% ../../nbs/data/cache.ipynb #pack
@@ -69,7 +69,7 @@ def from_arrays(arrays, # what `to_arrays` made
     features = Features(news, about["recipe"], vocabulary, arrays.get("word_vectors"), arrays.get("entity_vectors"))
     for name in ARTICLE_COLUMNS: features.kept["column", name] = arrays[f"column.{name}"]
     histories = Histories(*(arrays.get(f"histories.{field.name}") for field in dataclasses.fields(Histories)))
-    splits = {split: Behaviours(**{field: arrays.get(f"{split}.{field}") for field in LOG}, histories=histories)
+    splits = {split: Behaviors(**{field: arrays.get(f"{split}.{field}") for field in LOG}, histories=histories)
               for split in about["splits"]}
     return Dataset(about["name"], news, arrays["users"], *map(splits.get, ("train", "valid", "test")), features,
                    about["notes"], about["key"])

@@ -149,7 +149,7 @@ def similar_news(name, # what models call it
 similar_news("similar_news", threshold=0.15)
 
 # %% ../../nbs/data/graphs.ipynb #training-histories
-def training_histories(train, # `Behaviours` of the training split
+def training_histories(train, # `Behaviors` of the training split
                       ): # numbers of histories: one per user, and each distinct history of unknown users
     "The longest history of each user."
     lengths = train.histories.lengths[train.history]

@@ -15,9 +15,9 @@ from ..core import generator, one_of, wrong
 from .schema import Dataset, UNKNOWN, merge, owner, take
 
 # %% ../../nbs/data/report.ipynb #in-history
-def in_history(log, # `Behaviours`
+def in_history(log, # `Behaviors`
                block=2**22): # history entries looked at together
-    "(candidates,) whether a candidate is among the articles that its reader had clicked."
+    "(candidates,) whether a candidate is among the articles that its user had clicked."
     found, histories = np.zeros(len(log.candidates), bool), log.histories
     size = np.int64(max(log.candidates.max(initial=0), histories.rows.max(initial=0)) + 1)
     number = log.history[owner(log.offsets)]
@@ -34,8 +34,8 @@ def in_history(log, # `Behaviours`
     return found
 
 # %% ../../nbs/data/report.ipynb #repeated
-def repeated(log): # `Behaviours`
-    "(B,) whether an impression has the reader, the second and the list of candidates of an earlier one."
+def repeated(log): # `Behaviors`
+    "(B,) whether an impression has the user, the second and the list of candidates of an earlier one."
     place = np.arange(len(log.candidates)) - np.repeat(log.offsets[:-1], log.lengths)
     bits = lambda what, n: generator(0, what).integers(1, 2**63, int(n.max(initial=0)) + 1, np.uint64)[n]
     code = np.append(np.uint64(0), np.cumsum(bits("row", log.candidates) * (bits("place", place) | np.uint64(1)), dtype=np.uint64))
@@ -138,7 +138,7 @@ def findings(splits, articles, compared, notes): # the parts of a report, and th
     said = []
     for name, c in splits.items():
         given = float(c.get("clicks in their own history", "0").split()[0])
-        if given > 0: said.append(f"{name}: {given} % of the clicks are in their reader's own history, where a model can find them.")
+        if given > 0: said.append(f"{name}: {given} % of the clicks are in their user's own history, where a model can find them.")
         if c["repeated impressions"]: said.append(f"{name}: {c['repeated impressions']} impressions repeat an earlier one.")
         if early := c.get("clicks before publication", 0) + c.get("history clicks before publication", 0):
             said.append(f"{name}: {early} clicks are older than their article; look at the time zones.")

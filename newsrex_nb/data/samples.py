@@ -27,12 +27,12 @@ class Samples:
     def __len__(self): return len(self.impression)
 
 # %% ../../nbs/data/samples.ipynb #training-samples
-def training_samples(behaviours): # labelled `Behaviours`
+def training_samples(behaviors): # labelled `Behaviors`
     "All training samples of the impressions."
-    if behaviours.labels is None: raise wrong("labelled impressions to train on", "impressions without labels")
-    clicks, others = np.flatnonzero(behaviours.labels > 0), np.flatnonzero(behaviours.labels <= 0)
-    of = owner(behaviours.offsets)
-    count = np.bincount(of[others], minlength=len(behaviours))
+    if behaviors.labels is None: raise wrong("labelled impressions to train on", "impressions without labels")
+    clicks, others = np.flatnonzero(behaviors.labels > 0), np.flatnonzero(behaviors.labels <= 0)
+    of = owner(behaviors.offsets)
+    count = np.bincount(of[others], minlength=len(behaviors))
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
     usable = clicks[count[of[clicks]] > 0]
     if not len(usable): raise wrong("at least one impression with a click and a candidate that was not clicked", "none")

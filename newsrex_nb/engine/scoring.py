@@ -133,13 +133,13 @@ def score_tiles(clicks=None): # that the longest history has; None: as many as t
 # %% ../../nbs/engine/scoring.ipynb #encoded
 class Encoded:
     "Encoded articles and candidates of some impressions, and where to find them."
-    def __init__(self, scorer, behaviours, hours):
+    def __init__(self, scorer, behaviors, hours):
         self.at, self.hours = np.zeros(len(scorer.group), np.int32), None
-        numbers = np.unique(behaviours.history)
-        clicked = behaviours.histories.last(numbers, scorer.model.history_length)
-        named = [clicked.ravel(), behaviours.candidates, [0]]
+        numbers = np.unique(behaviors.history)
+        clicked = behaviors.histories.last(numbers, scorer.model.history_length)
+        named = [clicked.ravel(), behaviors.candidates, [0]]
         if scorer.planner: named.append(scorer.planner.reach(numbers, clicked))
-        elif scorer.model.graph: named.append(scorer.features[scorer.model.graph][np.unique(behaviours.candidates)].ravel())
+        elif scorer.model.graph: named.append(scorer.features[scorer.model.graph][np.unique(behaviors.candidates)].ravel())
         rows, parts, start = np.unique(np.concatenate(named)), [], 0
         for g, widths in enumerate(scorer.widths):
             mine = rows[scorer.group[rows] == g]
@@ -150,12 +150,12 @@ class Encoded:
         self.catalogue = join(parts)
         scorer.watch("catalogue", self.catalogue)
         self.candidates = self.catalogue
-        if scorer.model.keyed: self._keys(scorer, behaviours, hours)
+        if scorer.model.keyed: self._keys(scorer, behaviors, hours)
 
-    def _keys(self, scorer, behaviours, hours):
+    def _keys(self, scorer, behaviors, hours):
         by_hour = "hour" in scorer.model.candidate_key
         self.hours = int(hours.max(initial=0)) + 1 if by_hour else 1
-        self.keys = np.unique(self.key(behaviours.candidates, np.repeat(hours, behaviours.lengths)))
+        self.keys = np.unique(self.key(behaviors.candidates, np.repeat(hours, behaviors.lengths)))
         parts = []
         for block in blocks_of(self.keys, scorer.rows):
             rows, hour = (block // self.hours).astype(np.int32), (block % self.hours).astype(np.int32)
@@ -236,18 +236,18 @@ def cut_tiles(scorer, lengths, # clicks of each tile's history
         elif len(same): yield cut, same
 
 # %% ../../nbs/engine/scoring.ipynb #block-scores
-def block_scores(scorer, encoded, behaviours, user, hour):
+def block_scores(scorer, encoded, behaviors, user, hour):
     "Scores of a block of impressions that stand in the order of their state keys; flat, as the candidates are."
-    parts = dict(history=behaviours.history, user=user, hour=hour)
+    parts = dict(history=behaviors.history, user=user, hour=hour)
     keys = np.stack([parts[k] for k in scorer.model.state_key])
     new = np.concatenate([[True], (keys[:, 1:] != keys[:, :-1]).any(axis=0)])
-    states, place = user_states(scorer, encoded, behaviours.histories, behaviours.history[new], user[new], hour[new])
+    states, place = user_states(scorer, encoded, behaviors.histories, behaviors.history[new], user[new], hour[new])
     state = place[np.cumsum(new) - 1]
-    impression, flat, inside = tiles_of(behaviours.offsets, scorer.width)
-    rows = np.where(inside, behaviours.candidates[flat], 0)
+    impression, flat, inside = tiles_of(behaviors.offsets, scorer.width)
+    rows = np.where(inside, behaviors.candidates[flat], 0)
     at = encoded.place(rows, hour[impression][:, None])
     logits = []
-    for cut, same in cut_tiles(scorer, behaviours.histories.lengths[behaviours.history][impression]):
+    for cut, same in cut_tiles(scorer, behaviors.histories.lengths[behaviors.history][impression]):
         for start, tiles in zip(range(0, len(same), scorer.tiles), blocks_of(same, scorer.tiles)):
             who = impression[tiles]
             tables, near = scorer.near(rows[tiles])
@@ -255,53 +255,53 @@ def block_scores(scorer, encoded, behaviours, user, hour):
                                 states, state[who], at[tiles], near, user[who], hour[who])
             logits.append((same[start:start + scorer.tiles], found))
     scorer.watch("pairs", [found for _, found in logits])
-    whole, out = np.empty(inside.shape, np.float32), np.empty(len(behaviours.candidates), np.float32)
+    whole, out = np.empty(inside.shape, np.float32), np.empty(len(behaviors.candidates), np.float32)
     for tiles, found in logits: whole[tiles] = np.asarray(found)[:len(tiles)]
     out[flat[inside]] = whole[inside]
     return out
 
 # %% ../../nbs/engine/scoring.ipynb #scores
-def scores(model, # a `NewsRecommender`, or anything with `scores(behaviours)`, such as a baseline
+def scores(model, # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
            data, # a `Dataset`
-           split="test", # "train", "valid", "test", or `Behaviours` of this data set
+           split="test", # "train", "valid", "test", or `Behaviors` of this data set
            **options, # of `Scorer`
           ): # (candidates,) float32 logits, flat, in the order of the split's candidates
     "Scores every candidate of every impression, those of a model from caches."
     import keras
-    behaviours = data.split(split) if isinstance(split, str) else split
-    if hasattr(model, "scores"): return model.scores(behaviours)
-    if keras.config.backend() != "jax": return direct_scores(model, data, behaviours)
+    behaviors = data.split(split) if isinstance(split, str) else split
+    if hasattr(model, "scores"): return model.scores(behaviors)
+    if keras.config.backend() != "jax": return direct_scores(model, data, behaviors)
     scorer = Scorer(model, data, **options)
-    user = np.where(behaviours.user <= model.sizes.users, behaviours.user, 0).astype(np.int32)
-    hour = data.hour(behaviours.time)
-    parts = dict(history=behaviours.history, user=user, hour=hour)
+    user = np.where(behaviors.user <= model.sizes.users, behaviors.user, 0).astype(np.int32)
+    hour = data.hour(behaviors.time)
+    parts = dict(history=behaviors.history, user=user, hour=hour)
     order = np.lexsort([parts[k] for k in reversed(model.state_key)])
-    rows = len(np.unique(np.concatenate([behaviours.candidates, behaviours.histories.rows])))
-    whole = Encoded(scorer, behaviours, hour) if rows * scorer.row_bytes <= scorer.budget else None
-    out = np.empty(len(behaviours.candidates), np.float32)
+    rows = len(np.unique(np.concatenate([behaviors.candidates, behaviors.histories.rows])))
+    whole = Encoded(scorer, behaviors, hour) if rows * scorer.row_bytes <= scorer.budget else None
+    out = np.empty(len(behaviors.candidates), np.float32)
     for start in range(0, len(order), scorer.block):
         some = order[start:start + scorer.block]
-        block, at = take(behaviours, some), segments(behaviours.offsets, some)[0]
+        block, at = take(behaviors, some), segments(behaviors.offsets, some)[0]
         encoded = whole or Encoded(scorer, block, hour[some])
         out[at] = block_scores(scorer, encoded, block, user[some], hour[some])
     return out
 
 # %% ../../nbs/engine/scoring.ipynb #direct-scores
-def direct_scores(model, data, behaviours, batch_size=64):
+def direct_scores(model, data, behaviors, batch_size=64):
     "Scores by the plain path: every slot of every impression encoded, nothing shared. Slow."
     import keras
     from newsrex_nb.models.base import gather_batch
-    tables, out = device_tables(model, data.features), np.empty(len(behaviours.candidates), np.float32)
-    width = int(behaviours.lengths.max(initial=1))
+    tables, out = device_tables(model, data.features), np.empty(len(behaviors.candidates), np.float32)
+    width = int(behaviors.lengths.max(initial=1))
     planner = data.features.planner(model.graph) if model.graph in PLANNERS else None
     run = lambda m, *a: keras.ops.cast(m(gather_batch(m, *a)), "float32")
-    for block in blocks_of(np.arange(len(behaviours)), batch_size):
-        flat = behaviours.offsets[block][:, None] + np.arange(width)
-        inside = flat < behaviours.offsets[block + 1][:, None]
-        rows = np.where(inside, behaviours.candidates[np.where(inside, flat, 0)], 0)
-        clicked = behaviours.histories.last(behaviours.history[block], model.history_length)
-        user = np.where(behaviours.user[block] <= model.sizes.users, behaviours.user[block], 0).astype(np.int32)
-        graph = planner.plan(behaviours.history[block], clicked) if planner else None
-        logits = program(model, "direct", run)(values_of(model), tables, clicked, rows, user, data.hour(behaviours.time[block]), graph)
+    for block in blocks_of(np.arange(len(behaviors)), batch_size):
+        flat = behaviors.offsets[block][:, None] + np.arange(width)
+        inside = flat < behaviors.offsets[block + 1][:, None]
+        rows = np.where(inside, behaviors.candidates[np.where(inside, flat, 0)], 0)
+        clicked = behaviors.histories.last(behaviors.history[block], model.history_length)
+        user = np.where(behaviors.user[block] <= model.sizes.users, behaviors.user[block], 0).astype(np.int32)
+        graph = planner.plan(behaviors.history[block], clicked) if planner else None
+        logits = program(model, "direct", run)(values_of(model), tables, clicked, rows, user, data.hour(behaviors.time[block]), graph)
         out[flat[inside]] = keras.ops.convert_to_numpy(logits)[inside]
     return out

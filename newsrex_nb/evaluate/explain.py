@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core import wrong
 from ..data.features import COLUMNS, PLANNERS
-from ..data.schema import Behaviours, make_histories
+from ..data.schema import Behaviors, make_histories
 from ..engine.device import device_tables, program, values_of
 from ..layers.attention import seen_weights
 from ..models.base import columns, forward, gather_batch
@@ -44,10 +44,10 @@ def attention(model, # a `NewsRecommender`
               data, # the `Dataset` that rows are of
               history, # rows of the clicked articles, oldest first
               candidates, # rows of the candidates
-              user=0, # number of the reader; 0 = unknown
+              user=0, # number of the user; 0 = unknown
               hour=None, # hour of the request; None = the log's last one
              ): # {"clicked", "candidates", "candidate", "user", "score": list of arrays}, in the order in which they are computed
-    "The weights of every attention of the model, for one reader and a few candidates."
+    "The weights of every attention of the model, for one user and a few candidates."
     hour = newest_hour(data) if hour is None else hour
     histories, number = make_histories([history])
     clicked, shown = histories.last(number, model.history_length), np.array([candidates], np.int32)
@@ -76,7 +76,7 @@ def pooled(found, # of `attention`
 def word_weights(model, data, # a `NewsRecommender` and a `Dataset`
                  articles, # rows
                  field="title", # "title" or "abstract"
-                 user=0, # number of the reader, for models that read words with a reader's eyes
+                 user=0, # number of the user, for models that read words with a user's eyes
                 ): # a list of (words, weights), one per article
     "How much the model's pooling weighs each word of some articles; words that it does not read are left out."
     if not model.reads.get(field): raise wrong(f"a model that reads the {field}", f"{type(model).__name__}, which reads {', '.join(model.reads)}")
@@ -115,7 +115,7 @@ def interests(model, data, # a `MINER`, or a model whose score has weights (1, C
     for weights in attention(model, data, history, candidates, user, hour)["score"]:
         if weights.ndim == 4 and weights.shape[-1] == model.history_length:
             return np.broadcast_to(weights, (1, len(candidates), *weights.shape[2:]))[0][..., :len(history)]
-    raise wrong("a model with several interests per reader, such as MINER", type(model).__name__)
+    raise wrong("a model with several interests per user, such as MINER", type(model).__name__)
 
 # %% ../../nbs/evaluate/explain.ipynb #news-vectors
 def news_vectors(model, data, # a `NewsRecommender` and a `Dataset`
@@ -156,6 +156,6 @@ def without_each_click(model, data, # a `NewsRecommender` and a `Dataset`
     history = np.asarray(history, np.int32)[-model.history_length:]
     histories, number = make_histories([history, *(np.delete(history, i) for i in range(len(history)))])
     count, hour = len(number), newest_hour(data) if hour is None else hour
-    log = Behaviours(np.arange(count), np.full(count, user), np.full(count, data.start + 3600 * hour), number,
+    log = Behaviors(np.arange(count), np.full(count, user), np.full(count, data.start + 3600 * hour), number,
                      np.tile(np.asarray(candidates, np.int32), count), np.arange(count + 1) * len(candidates), None, histories)
     return scores(model, data, log).reshape(count, len(candidates))

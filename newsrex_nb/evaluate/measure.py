@@ -11,13 +11,13 @@ from ..engine.scoring import scores
 from ..metrics.ranking import ranking_metrics
 
 # %% ../../nbs/evaluate/measure.ipynb #evaluate
-def evaluate(model, # a `NewsRecommender`, or anything with `scores(behaviours)`, such as a baseline
+def evaluate(model, # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
              data, # a `Dataset`
-             split="test", # "train", "valid", "test", or `Behaviours` of this data set
+             split="test", # "train", "valid", "test", or `Behaviors` of this data set
              metrics=("auc", "mrr", "ndcg@5", "ndcg@10"), # see `metrics`
              **options, # of `Scorer`
             ): # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     "Measures a model on a split as MIND does: per impression, then the mean."
-    behaviours = data.split(split) if isinstance(split, str) else split
-    if behaviours.labels is None: raise wrong("labelled impressions", "a split without labels", remedy="use predict() for it")
-    return ranking_metrics(scores(model, data, behaviours, **options), behaviours.labels, behaviours.offsets, metrics)
+    behaviors = data.split(split) if isinstance(split, str) else split
+    if behaviors.labels is None: raise wrong("labelled impressions", "a split without labels", remedy="use predict() for it")
+    return ranking_metrics(scores(model, data, behaviors, **options), behaviors.labels, behaviors.offsets, metrics)

@@ -23,11 +23,11 @@ from ..engine.scoring import scores
 MEMBER = "prediction.txt" # what the leaderboard looks for in the archive
 
 def write_predictions(path, # where to write; ends in .zip or .txt
-                      behaviours, # `Behaviours`, with or without labels
+                      behaviors, # `Behaviors`, with or without labels
                       scores): # (candidates,) float
     "Writes ranks in MIND's submission format, under a temporary name first."
-    placed, start = ranks(scores, behaviours.offsets).tolist(), behaviours.offsets.tolist()
-    lines = (f"{i} [{','.join(map(str, placed[a:b]))}]" for i, a, b in zip(behaviours.ids.tolist(), start, start[1:]))
+    placed, start = ranks(scores, behaviors.offsets).tolist(), behaviors.offsets.tolist()
+    lines = (f"{i} [{','.join(map(str, placed[a:b]))}]" for i, a, b in zip(behaviors.ids.tolist(), start, start[1:]))
     text = "\n".join(lines) + "\n"
     temporary = f"{path}.part"
     if str(path).endswith(".zip"):
@@ -41,19 +41,19 @@ def write_predictions(path, # where to write; ends in .zip or .txt
 COLUMNS = "impression_id", "article_id", "score"
 
 def score_table(news, # the `News` that the candidates are rows of
-                behaviours, # `Behaviours`, with or without labels
+                behaviors, # `Behaviors`, with or without labels
                 scores, # (candidates,) float
                ): # a data frame with `COLUMNS`, a row per candidate
     "Scores as a data frame."
     import pandas as pd
-    shown = pd.Categorical.from_codes(behaviours.candidates, news.ids)
-    return pd.DataFrame(dict(zip(COLUMNS, (behaviours.ids[owner(behaviours.offsets)], shown, np.asarray(scores)))))
+    shown = pd.Categorical.from_codes(behaviors.candidates, news.ids)
+    return pd.DataFrame(dict(zip(COLUMNS, (behaviors.ids[owner(behaviors.offsets)], shown, np.asarray(scores)))))
 
 # %% ../../nbs/evaluate/predictions.ipynb #write-scores
 def write_scores(path, # where to write; ends in .tsv or .parquet
-                 news, behaviours, scores): # of `score_table`
+                 news, behaviors, scores): # of `score_table`
     "Writes a table of scores, under a temporary name first."
-    made, temporary = score_table(news, behaviours, scores), f"{path}.part"
+    made, temporary = score_table(news, behaviors, scores), f"{path}.part"
     if not str(path).endswith(".parquet"): made.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
     else:
         try: made.to_parquet(temporary, index=False)
@@ -67,16 +67,16 @@ def no_parquet(path):
 # %% ../../nbs/evaluate/predictions.ipynb #predict
 RANKED, SCORED = (".zip", ".txt"), (".tsv", ".parquet") # suffixes
 
-def predict(model, data, # a `NewsRecommender`, or anything with `scores(behaviours)`, and a `Dataset`
+def predict(model, data, # a `NewsRecommender`, or anything with `scores(behaviors)`, and a `Dataset`
             path, # of the file: .zip or .txt for ranks, .tsv or .parquet for scores
             split="test", # a split, labelled or not
             **options): # of `Scorer`
     "Scores a split and writes ranks or scores; returns the scores."
     suffix = one_of("the suffix of a prediction file", Path(path).suffix, (*RANKED, *SCORED))
-    behaviours = data.split(split) if isinstance(split, str) else split
-    found = scores(model, data, behaviours, **options)
-    if suffix in RANKED: write_predictions(path, behaviours, found)
-    else: write_scores(path, data.news, behaviours, found)
+    behaviors = data.split(split) if isinstance(split, str) else split
+    found = scores(model, data, behaviors, **options)
+    if suffix in RANKED: write_predictions(path, behaviors, found)
+    else: write_scores(path, data.news, behaviors, found)
     return found
 
 # %% ../../nbs/evaluate/predictions.ipynb #rank-lines
@@ -100,10 +100,10 @@ def rank_lines(path): # yields (line number, impression id, list of ranks)
 
 # %% ../../nbs/evaluate/predictions.ipynb #check-predictions
 def check_predictions(path, # a .zip with `prediction.txt`, or that file itself
-                      behaviours, # the `Behaviours` it is about, with or without labels
+                      behaviors, # the `Behaviors` it is about, with or without labels
                      ): # how many impressions were checked
     "Raises the sentence about the first line that the leaderboard's scorer would refuse or misread."
-    ids, lengths, number = behaviours.ids.astype(str).tolist(), behaviours.lengths.tolist(), 0
+    ids, lengths, number = behaviors.ids.astype(str).tolist(), behaviors.lengths.tolist(), 0
     for number, name, found in rank_lines(path):
         where = f"{path}, line {number}"
         if number > len(ids): raise wrong(f"{len(ids)} lines, one per impression", f"one more, of impression {name}", where=where)
@@ -118,9 +118,9 @@ def check_predictions(path, # a .zip with `prediction.txt`, or that file itself
     return number
 
 # %% ../../nbs/evaluate/predictions.ipynb #numbered
-def numbered(behaviours): # {impression id as text: its number}
+def numbered(behaviors): # {impression id as text: its number}
     "The numbers of impressions by id, or the sentence that says that ids do not tell them apart."
-    ids = behaviours.ids.astype(str).tolist()
+    ids = behaviors.ids.astype(str).tolist()
     number = {name: i for i, name in enumerate(ids)}
     if len(number) < len(ids):
         raise wrong("impressions with ids of their own", f"{len(ids)} with {len(number)} ids", remedy="measure one split at a time")
@@ -128,11 +128,11 @@ def numbered(behaviours): # {impression id as text: its number}
 
 # %% ../../nbs/evaluate/predictions.ipynb #read-ranks
 def read_ranks(path, # a .zip with `prediction.txt`, or that file itself
-               behaviours, # the `Behaviours` to be scored
+               behaviors, # the `Behaviors` to be scored
               ): # (candidates,) float32: minus the rank
     "The scores in a file of ranks, found by impression id."
-    number, offsets = numbered(behaviours), behaviours.offsets.tolist()
-    out, seen = np.zeros(offsets[-1], np.float32), np.zeros(len(behaviours), bool)
+    number, offsets = numbered(behaviors), behaviors.offsets.tolist()
+    out, seen = np.zeros(offsets[-1], np.float32), np.zeros(len(behaviors), bool)
     for line, name, found in rank_lines(path):
         i, where = number.get(name), f"{path}, line {line}"
         if i is None or seen[i]:
@@ -142,7 +142,7 @@ def read_ranks(path, # a .zip with `prediction.txt`, or that file itself
             raise wrong(f"{offsets[i + 1] - offsets[i]} ranks, one per candidate of impression {name}", len(found), where=where)
         out[offsets[i]:offsets[i + 1]], seen[i] = found, True
     if not seen.all():
-        lost = f"no line for {(~seen).sum()} of them, the first {behaviours.ids[np.argmin(seen)]}"
+        lost = f"no line for {(~seen).sum()} of them, the first {behaviors.ids[np.argmin(seen)]}"
         raise wrong(f"each of {len(seen)} impressions once", lost, where=str(path))
     return -out
 
@@ -171,21 +171,21 @@ def row_place(path, row):
 # %% ../../nbs/evaluate/predictions.ipynb #read-scores
 def read_scores(path, # a .tsv or .parquet file
                 news, # the `News` that the candidates are rows of
-                behaviours, # the `Behaviours` to be scored
+                behaviors, # the `Behaviors` to be scored
                ): # (candidates,) numbers
     "The scores in a table, found by impression id and article id."
     import pandas as pd
     made, articles = read_table(path), len(news)
-    impression = pd.Index(numbered(behaviours)).get_indexer(made["impression_id"].astype(str))
+    impression = pd.Index(numbered(behaviors)).get_indexer(made["impression_id"].astype(str))
     row = pd.Index(news.ids).get_indexer(made["article_id"].astype(str))
     if UNKNOWN in news.row: row[row < 0] = news.row[UNKNOWN]
     for column, found in zip(COLUMNS, (impression, row)):
         if (bad := np.flatnonzero(found < 0)).size:
             raise wrong(f"an {column} that the data set has", repr(made[column].iloc[bad[0]]), where=row_place(path, bad[0]))
-    given, wanted = impression * articles + row, owner(behaviours.offsets) * articles + behaviours.candidates
+    given, wanted = impression * articles + row, owner(behaviors.offsets) * articles + behaviors.candidates
     at, to = np.argsort(given, kind="stable"), np.argsort(wanted, kind="stable")
     have, need = (np.append(keys[order], np.iinfo(np.int64).max) for keys, order in ((given, at), (wanted, to)))
-    name = lambda key: f"article {news.ids[key % articles]} of impression {behaviours.ids[key // articles]}"
+    name = lambda key: f"article {news.ids[key % articles]} of impression {behaviors.ids[key // articles]}"
     if len(have) != len(need) or (have != need).any():
         k = np.argmax(have[:len(need)] != need[:len(have)])
         if need[k] < have[k]: raise wrong("a score for every candidate", f"none for {name(need[k])}", where=str(path))
@@ -206,6 +206,6 @@ class FileScores:
         self.path, self.news = path, data.news
         self.ranked = one_of("the suffix of a prediction file", Path(path).suffix, (*RANKED, *SCORED)) in RANKED
 
-    def scores(self, behaviours): # (candidates,) numbers
+    def scores(self, behaviors): # (candidates,) numbers
         "The scores of these impressions; the file must be about them and no others."
-        return read_ranks(self.path, behaviours) if self.ranked else read_scores(self.path, self.news, behaviours)
+        return read_ranks(self.path, behaviors) if self.ranked else read_scores(self.path, self.news, behaviors)

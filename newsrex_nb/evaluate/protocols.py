@@ -93,7 +93,7 @@ def squashed(scores): # (candidates,)
     return scores.astype(np.float16).astype(np.float32)
 
 # %% ../../nbs/evaluate/protocols.ipynb #mean-area
-def mean_area(scores, log, protocol, # flat, labelled `Behaviours`, `Protocol`
+def mean_area(scores, log, protocol, # flat, labelled `Behaviors`, `Protocol`
               use): # (B,) impressions that count
     "The AUC of a protocol: of one pool, or the mean over impressions of both classes."
     if protocol.auc == "pooled":
@@ -106,7 +106,7 @@ def mean_area(scores, log, protocol, # flat, labelled `Behaviours`, `Protocol`
 
 # %% ../../nbs/evaluate/protocols.ipynb #measure
 def measure(scores, # (candidates,)
-            log, # labelled `Behaviours`
+            log, # labelled `Behaviors`
             protocol): # {metric: value, "impressions": how many}
     "AUC, MRR, nDCG@5 and nDCG@10 under a protocol."
     labels, who, scores = log.labels, owner(log.offsets), np.asarray(scores)
@@ -133,7 +133,7 @@ def measure(scores, # (candidates,)
 
 # %% ../../nbs/evaluate/protocols.ipynb #lens
 def lens(scores, # {model: (candidates,)}
-         log, # labelled `Behaviours`
+         log, # labelled `Behaviors`
          protocols=PROTOCOLS): # {protocol: {model: {metric: value}}}
     "The same scores under every protocol."
     return {name: {model: measure(flat, log, protocol) for model, flat in scores.items()} for name, protocol in protocols.items()}

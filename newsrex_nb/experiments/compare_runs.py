@@ -28,7 +28,7 @@ from ..evaluate.slices import VIEWS, slices as slices_of
 METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
 
 def measured(scores, # {model: {seed: (candidates,)}}
-             log, # labelled `Behaviours`
+             log, # labelled `Behaviors`
              metrics=METRICS): # {metric: {model: {seed: (B,)}}}
     "Every metric of every impression, for each model and seed."
     if log.labels is None: raise wrong("labelled impressions", "a split without labels")
@@ -40,9 +40,9 @@ def measured(scores, # {model: {seed: (candidates,)}}
 
 # %% ../../nbs/experiments/compare_runs.ipynb #compare
 def compare(scores, # {model: {seed: (candidates,)}}; the seed None for scores in which nothing is random
-            log, # labelled `Behaviours`
+            log, # labelled `Behaviors`
             metrics=METRICS, # the first one decides the order
-            draws=1000, # of seeds and readers
+            draws=1000, # of seeds and users
             seed=0): # {metric: `Comparison`}
     "Compares models on the same impressions."
     found = measured(scores, log, metrics)
@@ -79,9 +79,9 @@ def differences(comparison, # a `Comparison`
 
 # %% ../../nbs/experiments/compare_runs.ipynb #slice-table
 def slice_table(values, # {model: {seed: (B,)}} of one metric
-                log, # the `Behaviours`
+                log, # the `Behaviors`
                 cut, # of `slices`
-                draws=300): # of seeds and readers, for each slice
+                draws=300): # of seeds and users, for each slice
     "Means and intervals on every slice; with two models also the difference."
     whole, lines = Comparison(values, log.user, draws), []
     names = whole.names
@@ -91,8 +91,8 @@ def slice_table(values, # {model: {seed: (B,)}} of one metric
         c = Comparison(some, log.user[mask], draws)
         cells = [f"{e.value:.4f} ({e.low:.4f} to {e.high:.4f})" for e in map(c.mean, names)]
         if len(names) == 2: cells.append(f"{(e := c.difference(*names)).value:+.4f} ({e.low:+.4f} to {e.high:+.4f})")
-        lines.append([view, label, str(c.impressions), str(c.readers), *cells])
-    return [["view", "slice", "impressions", "readers", *names, *(["difference"] if len(names) == 2 else [])], *lines]
+        lines.append([view, label, str(c.impressions), str(c.users), *cells])
+    return [["view", "slice", "impressions", "users", *names, *(["difference"] if len(names) == 2 else [])], *lines]
 
 # %% ../../nbs/experiments/compare_runs.ipynb #write-tables
 def as_markdown(lines): # rows of text, the first one the heading
@@ -127,7 +127,7 @@ def run_names(abouts): # of each run -> the models' names
 
 # %% ../../nbs/experiments/compare_runs.ipynb #read-scores
 def read_scores(path, # of a scores.safetensors
-                log): # the `Behaviours` that they are of; (candidates,) float32
+                log): # the `Behaviors` that they are of; (candidates,) float32
     "The scores of a file, if they are of these impressions."
     from safetensors.numpy import load_file
     arrays = load_file(path)
@@ -142,12 +142,12 @@ def read_scores(path, # of a scores.safetensors
     return arrays["scores"]
 
 # %% ../../nbs/experiments/compare_runs.ipynb #gather
-def same_impressions(a, b): # two `Behaviours`
+def same_impressions(a, b): # two `Behaviors`
     "Whether two logs show the same candidates at the same time."
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("offsets", "candidates", "time"))
 
 def gather(folders, # of runs
-           split="test"): # ({model: {seed: scores}}, `Dataset`, labelled `Behaviours`)
+           split="test"): # ({model: {seed: scores}}, `Dataset`, labelled `Behaviors`)
     "The scores of runs on the same impressions."
     abouts = [hub.read_json(Path(folder) / "experiment.json", "config", "data") for folder in folders]
     data, found = load_data(abouts[0]["config"]), {}
@@ -166,15 +166,15 @@ def gather(folders, # of runs
 
 # %% ../../nbs/experiments/compare_runs.ipynb #report
 def report(scores, # {model: {seed: scores}}
-           data, log, # the `Dataset` and labelled `Behaviours` of it
+           data, log, # the `Dataset` and labelled `Behaviors` of it
            metric="auc", # the one that decides
-           draws=1000, # of seeds and readers
+           draws=1000, # of seeds and users
            cut=(), # views of `slices`
           ): # ([(title, rows)], figure)
     "The tables of a comparison, and its picture."
     found = compare(scores, log, [metric, *(m for m in METRICS if m != metric)], draws)
     first = found[metric]
-    tables = [(f"{data.name}: {first.impressions} impressions of {first.readers} readers", overview(found))]
+    tables = [(f"{data.name}: {first.impressions} impressions of {first.users} users", overview(found))]
     if len(first.names) > 1: tables.append((f"Differences in {heading(metric)}", differences(first)))
     if cut:
         values = {name: {seed: per_impression(x, log.labels, log.offsets, metric)[metric] for seed, x in of.items()}
@@ -184,9 +184,9 @@ def report(scores, # {model: {seed: scores}}
 
 def legend(alone=()): # models with one seed
     "What somebody has to know to read the tables."
-    lines = ["Intervals: readers and seeds drawn again. Models that share a letter are not told apart (Holm, 5 % over all pairs).",
+    lines = ["Intervals: users and seeds drawn again. Models that share a letter are not told apart (Holm, 5 % over all pairs).",
              "sd: of the seeds, divided by n - 1; the population sd divides by n."]
-    if alone: lines.append(f"One seed, so its spread is not known and the interval is of readers only: {', '.join(alone)}.")
+    if alone: lines.append(f"One seed, so its spread is not known and the interval is of users only: {', '.join(alone)}.")
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/compare_runs.ipynb #compare-runs

@@ -11,7 +11,7 @@ import copy, dataclasses
 
 import numpy as np
 
-from ..evaluate.bootstrap import drawn_means, reader_sums
+from ..evaluate.bootstrap import drawn_means, user_sums
 from .configuration import choose, configure, keys, spread
 from ..core import generator, one_of, wrong
 from ..data.features import COLUMNS, PLANNERS
@@ -43,7 +43,7 @@ def centred(x, offsets): # (candidates,), (B + 1,)
 
 def coefficients(scores, # (candidates,)
                  terms, # {term: (candidates,)}
-                 log, # `Behaviours`
+                 log, # `Behaviors`
                  groups=20, seed=0): # of articles -> ((K,) coefficients, (K,) standard errors, share of the variance explained)
     "How scores move with each term, by least squares within impressions."
     x, y = np.stack([centred(u, log.offsets) for u in terms.values()], axis=1), centred(np.asarray(scores, float), log.offsets)
@@ -64,8 +64,8 @@ def taken_out(part, # one of `PARTS`
 # %% ../../nbs/experiments/probe.ipynb #shares
 def shares(scores, # (candidates,)
            data, # a `Dataset` with an oracle
-           log, # labelled `Behaviours` of it
-           draws=500, seed=0): # of readers -> {"auc", "oracle", "explained", "worth": {part: AUC}, "share": {part: [value, low, high]}}
+           log, # labelled `Behaviors` of it
+           draws=500, seed=0): # of users -> {"auc", "oracle", "explained", "worth": {part: AUC}, "share": {part: [value, low, high]}}
     "What share of each part's worth some scores take."
     terms, n, f = utility_terms(data, log), len(PARTS), np.asarray(scores, float)
     whole, one = sum(terms.values()), np.ones(len(terms))
@@ -74,7 +74,7 @@ def shares(scores, # (candidates,)
     ways = [f, whole, *out(f, c), *out(whole, one), *out(f, c + error), *out(f, c - error)]
     values = np.array([per_impression(np.round(w, 9), log.labels, log.offsets, "auc")["auc"] for w in ways])
     use = ~np.isnan(values[0])
-    drawn = drawn_means(*reader_sums(values[:, use], log.user[use]), draws, generator(seed, "probe"))
+    drawn = drawn_means(*user_sums(values[:, use], log.user[use]), draws, generator(seed, "probe"))
     means = values[:, use].mean(axis=1)
     share = lambda m: (m[..., :1] - m[..., 2:2 + n]) / (m[..., 1:2] - m[..., 2 + n:2 + 2 * n])
     worth, value = means[1] - means[2 + n:2 + 2 * n], share(means)
@@ -100,9 +100,9 @@ def scrambled_features(data, model, part, rng): # NumPy generator -> a `Dataset`
     return data
 
 # %% ../../nbs/experiments/probe.ipynb #scrambled
-def scrambled(data, log, model, # a `Dataset`, `Behaviours` of it, a `NewsRecommender`
+def scrambled(data, log, model, # a `Dataset`, `Behaviors` of it, a `NewsRecommender`
               part, # one of `PARTS`
-              seed=0): # -> ( `Dataset`, `Behaviours`)
+              seed=0): # -> ( `Dataset`, `Behaviors`)
     "What a model is shown when one part of its inputs is scrambled."
     rng = generator(seed, "scrambled", one_of("part", part, PARTS))
     if part == "identity":

@@ -76,7 +76,7 @@ def measure(model, # a `NewsRecommender`
     "The metrics of a model and of the baselines, as `test_results.json` holds them."
     about = dict(name=type(model).__name__, data=dataset.name, key=dataset.key, split=split)
     if "candidates" in dataset.notes: about["candidates"] = dataset.notes["candidates"] # what was ranked
-    scored = model if found is None else types.SimpleNamespace(scores=lambda behaviours: found)
+    scored = model if found is None else types.SimpleNamespace(scores=lambda behaviors: found)
     return about | dict(model=evaluate(scored, dataset, shown(dataset, split, known)),
                         baselines={name: evaluate(b, dataset, split) for name, b in baselines(dataset).items()})
 
@@ -212,9 +212,9 @@ def kept_validation(recipe, history): # of a configuration; the `Run` of `fit`
 
 # %% ../../nbs/experiments/runs.ipynb #save-scores
 def save_scores(path, # of the file
-                log, # `Behaviours` with labels
+                log, # `Behaviors` with labels
                 found): # (candidates,) scores, in the order of the log's candidates
-    "Writes scores with what it takes to measure and to compare them, under the names of `Behaviours`; users are numbers, not ids."
+    "Writes scores with what it takes to measure and to compare them, under the names of `Behaviors`; users are numbers, not ids."
     from safetensors.numpy import save_file
     arrays = dict(ids=log.ids.astype(np.int64), offsets=log.offsets.astype(np.int64), scores=found.astype(np.float32),
                   labels=log.labels.astype(np.uint8), user=log.user.astype(np.int32))

@@ -160,15 +160,15 @@ def plain_evaluation(model, data, split="test", impressions=64):
 
 # %% ../../nbs/experiments/timing.ipynb #recommendation-speed
 def recommendation_speed(recommender, # a `Recommender` whose data set has a test split
-                         requests=100, # of one reader each
-                         readers=1000, # in one call
+                         requests=100, # of one user each
+                         users=1000, # in one call
                          pool=100, # candidates of the smaller task; the larger one takes the catalogue
                         ):
-    "Seconds to encode the catalogue; wall and processor milliseconds of one request, readers a second of a call; all compiled before."
+    "Seconds to encode the catalogue; wall and processor milliseconds of one request, users a second of a call; all compiled before."
     log, ids = recommender.data.test, recommender.data.news.ids
-    at, numbers = int(log.time.max()), np.resize(log.history, max(readers, requests))
+    at, numbers = int(log.time.max()), np.resize(log.history, max(users, requests))
     histories = [ids[log.histories[n]].tolist() for n in numbers.tolist()]
-    clock, out = time.perf_counter(), dict(articles=len(recommender.articles), readers=readers, pool=pool)
+    clock, out = time.perf_counter(), dict(articles=len(recommender.articles), users=users, pool=pool)
     recommender.recommend([], at=at)
     out["catalogue_seconds"] = time.perf_counter() - clock
     for name, among in (("catalogue", None), ("pool", recommender.articles[:pool])):
@@ -179,11 +179,11 @@ def recommendation_speed(recommender, # a `Recommender` whose data set has a tes
             clock = time.perf_counter(); ask(history); times.append(time.perf_counter() - clock)
         out[f"{name}_processor_ms"] = (time.process_time() - used) / requests * 1e3
         out |= {f"{name}_p{p}_ms": float(np.percentile(times, p)) * 1e3 for p in (50, 95)}
-        ask(histories[:readers])
+        ask(histories[:users])
         clock, used = time.perf_counter(), time.process_time()
-        ask(histories[:readers])
-        out[f"{name}_readers_per_second"] = readers / (time.perf_counter() - clock)
-        out[f"{name}_readers_per_processor_second"] = readers / (time.process_time() - used)
+        ask(histories[:users])
+        out[f"{name}_users_per_second"] = users / (time.perf_counter() - clock)
+        out[f"{name}_users_per_processor_second"] = users / (time.process_time() - used)
     return out
 
 # %% ../../nbs/experiments/timing.ipynb #start-up

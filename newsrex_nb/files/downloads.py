@@ -27,7 +27,7 @@ def downloads_folder(cache=True): # True or False for the usual folder, or a fol
 class Unavailable(Exception):
     "One place does not give the file."
     def __init__(self, reason, # what it answered
-                 remedy=None, # what the reader can do, as an imperative
+                 remedy=None, # what the user can do, as an imperative
                  passing=False): # whether it is worth asking again
         super().__init__(reason)
         self.reason, self.remedy, self.passing = reason, remedy, passing
@@ -55,7 +55,7 @@ def refusal(code, # HTTP status
             url, # that was asked for
             token, # that was sent, or None
            ): # an `Unavailable`
-    "What a status means for the reader."
+    "What a status means for the user."
     if code in (401, 403) and url.startswith(hub_address() + "/"):
         page = url.split("/resolve/")[0]
         right = "give the token of an account that has" if token else "set HF_TOKEN to a token of yours"
@@ -189,7 +189,7 @@ def from_place(url, part, # the file, and the `Path` of what there is of it
 
 # %% ../../nbs/files/downloads.ipynb #hub-token
 def hub_token(url): # of a file
-    "The reader's token for the Hugging Face hub, or None for other places."
+    "The user's token for the Hugging Face hub, or None for other places."
     if not url.startswith(hub_address() + "/"): return None
     from huggingface_hub import get_token
     return get_token()
@@ -213,7 +213,7 @@ def fetch(urls, # places that hold the file, tried in order
           path, # where it is to lie
           size=None, # bytes it must have; None = whatever the place says
           sha256=None, # of its content; None = what the place says, or an archive's own checksums
-          byhand=None, # what the reader can do without a network, as an imperative; None = put the file at `path`
+          byhand=None, # what the user can do without a network, as an imperative; None = put the file at `path`
           **patience, # `attempts=` and `pause=`, see `from_place`
          ): # `path`
     "The file, downloaded unless it is there already."

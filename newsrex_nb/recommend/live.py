@@ -16,7 +16,7 @@ from ..data.article_vectors import give_vectors
 from ..data.cache import ARTICLE_COLUMNS
 from ..data.features import COLUMNS, Features
 from ..data.graphs import ClickPlanner
-from ..data.schema import Behaviours, Dataset, Histories, News, make_histories, news_table, take
+from ..data.schema import Behaviors, Dataset, Histories, News, make_histories, news_table, take
 
 # %% ../../nbs/recommend/live.ipynb #seconds
 def seconds(at, # seconds since 1970, a datetime, or text such as "2019-11-15 08:00"
@@ -31,7 +31,7 @@ def seconds(at, # seconds since 1970, a datetime, or text such as "2019-11-15 08
 @dataclasses.dataclass
 class LiveData(Dataset):
     "A data set with a reserve of rows, and with impressions that were observed."
-    observed: Behaviours = None # impressions since the log ended
+    observed: Behaviors = None # impressions since the log ended
     until: int = None # seconds up to which nothing is missing; None: up to the newest impression
     room: int = 0 # rows that arrays have, used or not
 
@@ -64,7 +64,7 @@ def room_for(rows): # that are needed
 # %% ../../nbs/recommend/live.ipynb #nothing
 def nothing():
     "A labelled log without impressions."
-    return Behaviours([], [], [], [], [], [0], [], Histories([], [0, 0]))
+    return Behaviors([], [], [], [], [], [0], [], Histories([], [0, 0]))
 
 # %% ../../nbs/recommend/live.ipynb #lasting
 LASTING = ("table", "click_edges"), ("table", "entity_neighbours") # made of the training log alone
@@ -112,7 +112,7 @@ def extend(data, # a `LiveData`
 def impressions(data, # a `LiveData`
                 events, # dicts, see above
                 number, # {user id: row}
-               ): # `Behaviours`
+               ): # `Behaviors`
     "Events as labelled impressions."
     news, lists, pasts, labels = data.news.row, [], [], []
     def rows(ids, where):
@@ -130,24 +130,24 @@ def impressions(data, # a `LiveData`
         labels.extend(int(row in clicked) for row in lists[-1])
         pasts.append(rows(event.get("history") or [], "history"))
     histories, of = make_histories(pasts)
-    return Behaviours(np.arange(1, len(lists) + 1), [number.get(e.get("user"), 0) for e in events],
+    return Behaviors(np.arange(1, len(lists) + 1), [number.get(e.get("user"), 0) for e in events],
                       [seconds(e["time"], "time") for e in events], of, np.array([r for l in lists for r in l], np.int32),
                       np.cumsum([0, *map(len, lists)]), np.array(labels, np.int8), histories)
 
 # %% ../../nbs/recommend/live.ipynb #joined
-def joined(logs): # labelled `Behaviours`
+def joined(logs): # labelled `Behaviors`
     "The impressions of several logs, in their order."
     logs = [*logs] or [nothing()]
     join = lambda name: np.concatenate([getattr(log, name) for log in logs])
     ends = lambda lengths: np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     shift = np.cumsum([0, *(len(log.histories) for log in logs)])
     histories = Histories(np.concatenate([log.histories.rows for log in logs]), ends([log.histories.lengths for log in logs]))
-    return Behaviours(join("ids"), join("user"), join("time"), np.concatenate([log.history + s for log, s in zip(logs, shift)]),
+    return Behaviors(join("ids"), join("user"), join("time"), np.concatenate([log.history + s for log, s in zip(logs, shift)]),
                       join("candidates"), ends([log.lengths for log in logs]), join("labels"), histories)
 
 # %% ../../nbs/recommend/live.ipynb #observe
 def observe(data, # a `LiveData`
-            logs, # `Behaviours`, as `impressions` returns them
+            logs, # `Behaviors`, as `impressions` returns them
             until=None, # seconds up to which nothing is missing
            ): # a `LiveData`
     "The data set with more impressions."
@@ -226,7 +226,7 @@ def past(data, # a `LiveData`
          user, # its row; 0 is nobody
          before=None, # seconds: clicks from then on are not known yet
         ): # list of rows, oldest first
-    "The clicks of a reader that the log knows."
+    "The clicks of a user that the log knows."
     latest, rows, clicks = -1, [], []
     for log in data.splits.values() if user else ():
         mine = np.flatnonzero((log.user == user) & (log.time < (np.inf if before is None else before)))

@@ -22,7 +22,7 @@ class Batches:
 
     def __init__(self, model, # a `NewsRecommender`, asked only what it reads
                  data, # a `Dataset`
-                 behaviours, # labelled `Behaviours`
+                 behaviors, # labelled `Behaviors`
                  batch_size, negatives, seed, epochs, order="random", shuffle=True,
                  chunk=16, # steps of a dispatch
                  window=None, # steps among which samples are dealt; None: 64, or 256 in a long run
@@ -32,15 +32,15 @@ class Batches:
         one_of("order", order, ("random", "positive_first"))
         for name, value in dict(batch_size=batch_size, negatives=negatives, epochs=epochs, chunk=chunk).items():
             if value < 1: raise wrong(f"{name} to be at least 1", value)
-        self.model, self.data, self.behaviours, self.samples = model, data, behaviours, training_samples(behaviours)
+        self.model, self.data, self.behaviors, self.samples = model, data, behaviors, training_samples(behaviors)
         self.batch_size, self.negatives, self.seed, self.epochs = batch_size, negatives, seed, epochs
         self.order, self.shuffle = order, shuffle
         self.long = len(self.samples) * epochs // self.runs >= 100_000
         self.groups, self.window = groups or (6 if self.long else 4), window or (256 if self.long else 64)
         self.steps = -(-len(self.samples) // batch_size)
         self.chunk = min(chunk, self.steps)
-        self.hours = data.hour(behaviours.time)
-        self.users = np.where(behaviours.user <= model.sizes.users, behaviours.user, 0).astype(np.int32)
+        self.hours = data.hour(behaviors.time)
+        self.users = np.where(behaviors.user <= model.sizes.users, behaviors.user, 0).astype(np.int32)
         self.planner = data.features.planner(model.graph) if model.graph in PLANNERS else None
         self.counted = hasattr(self.planner, "count") # whether subgraphs can be had in fewer places
         self._measure()
@@ -58,7 +58,7 @@ class Batches:
                 target = rng("position").integers(0, flat.shape[1], len(flat)).astype(np.int32)
                 rows = np.arange(len(flat))
                 flat[rows, 0], flat[rows, target] = flat[rows, target], flat[rows, 0]
-            candidates = self.behaviours.candidates[flat]
+            candidates = self.behaviors.candidates[flat]
             order = arrange(self.lengths, self.batch_size, self.window, rng("order") if self.shuffle else None,
                             self.loads + self.words[candidates].sum(axis=1) if self.long else None)
             self._epoch = types.SimpleNamespace(number=number, order=order, target=target, candidates=candidates)
@@ -73,8 +73,8 @@ def _measure(self):
     self.texts = {name: np.count_nonzero(self.data.features[name][:, :width], axis=1)
                   for name, width in self.model.reads.items() if COLUMNS[name].text}
     words = sum(self.texts.values()) if self.texts else np.minimum(np.arange(len(self.data.news)), 1) # row 0 is no article
-    histories, found = self.behaviours.histories, []
-    used, place = np.unique(self.behaviours.history[self.samples.impression], return_inverse=True)
+    histories, found = self.behaviors.histories, []
+    used, place = np.unique(self.behaviors.history[self.samples.impression], return_inverse=True)
     for some in np.array_split(used, -(-len(used) // 1024)):
         rows = histories.last(some, self.model.history_length)
         if self.counted: lengths = self.planner.count(rows); loads = lengths * words.mean()
@@ -97,8 +97,8 @@ def slots_of(batches, # `Batches`
     numbers = e.order[chunk * batches.chunk:(chunk + 1) * batches.chunk]
     real = numbers >= 0
     impression = batches.samples.impression[numbers]
-    history = np.where(real, batches.behaviours.history[impression], 0)
-    clicked = batches.behaviours.histories.last(history.ravel(), model.history_length).reshape(*real.shape, -1)
+    history = np.where(real, batches.behaviors.history[impression], 0)
+    clicked = batches.behaviors.histories.last(history.ravel(), model.history_length).reshape(*real.shape, -1)
     candidates = np.where(real[..., None], e.candidates[numbers], 0)
     s = types.SimpleNamespace(
         clicked=clicked, candidates=candidates.astype(np.int32), target=np.where(real, e.target[numbers], 0).astype(np.int32),

@@ -23,7 +23,7 @@ def described(value): # an argument of `fit`
         config = {k: v for k, v in value.get_config().items() if k != "name"}
         return {"class": type(value).__name__, **{k: described(v) for k, v in config.items()}}
     if isinstance(value, functools.partial): return [described(v) for v in (value.func, value.args, value.keywords)]
-    if hasattr(value, "histories"): # `Behaviours`
+    if hasattr(value, "histories"): # `Behaviors`
         log = [getattr(value, name) for name in ("user", "time", "history", "candidates", "offsets", "labels")]
         return fingerprint(*log, value.histories.rows, value.histories.offsets)
     if isinstance(value, dict): return {str(k): described(v) for k, v in value.items()}

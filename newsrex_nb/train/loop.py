@@ -116,7 +116,7 @@ def fit(model, # a `NewsRecommender`
         label_smoothing=0.0, # share of the target spread over all candidates
         order="random", # place of the clicked candidate: "random" or "positive_first"
         shuffle=True, # a new order of samples every epoch
-        validation="valid", # a split's name, `Behaviours`, or None for a fixed number of epochs
+        validation="valid", # a split's name, `Behaviors`, or None for a fixed number of epochs
         monitor="mean", # metric that decides, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
         patience=None, # epochs without improvement before training stops; None = never
         min_improvement=0.0, # smaller gains do not count as improvement for `patience`
@@ -170,9 +170,9 @@ class Training:
     def put(self, values):
         for v, value in zip(self.model.trainable_variables, values): v.assign(value)
 
-    def train(self, phase, behaviours, valid, epochs, callbacks):
+    def train(self, phase, behaviors, valid, epochs, callbacks):
         "Plans, compiles and runs the epochs of a phase, or those that are left of it."
-        run, engine = self.prepare(behaviours, epochs)
+        run, engine = self.prepare(behaviors, epochs)
         if phase == "first": self.first = run
         called = keras.callbacks.CallbackList([run, *map(with_mode, callbacks)], model=self.model, epochs=epochs,
                                               steps=engine.batches.steps, verbose=0)
@@ -195,11 +195,11 @@ class Training:
         called.on_train_end(logs)
 
 # %% ../../nbs/train/loop.ipynb #prepare
-def prepare(self, behaviours, epochs):
+def prepare(self, behaviors, epochs):
     "Counts shapes, compiles, and reports both."
     run, clock = Run(), time.perf_counter()
     reset_dropout(self.model, self.seed)
-    run.batches = Batches(self.model, self.data, behaviours, self.batch_size, self.negatives, self.seed, epochs, self.order,
+    run.batches = Batches(self.model, self.data, behaviors, self.batch_size, self.negatives, self.seed, epochs, self.order,
                           self.shuffle, self.chunk if self.sharing else 1)
     run.samples, run.plan_seconds = len(run.batches.samples), time.perf_counter() - clock
     clock = time.perf_counter()

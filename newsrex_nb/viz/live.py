@@ -93,9 +93,9 @@ def clock_figure(clocks, # {name: `Clock`}, or one
     return figure
 
 # %% ../../nbs/viz/live.ipynb #watch-evaluation
-def watch_evaluation(model, # a `NewsRecommender`, or anything with `scores(behaviours)`, such as a baseline
+def watch_evaluation(model, # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
                      data, # a `Dataset`
-                     split="test", # or labelled `Behaviours`
+                     split="test", # or labelled `Behaviors`
                      metric="auc", # see `metrics`
                      pieces=12, # how often to draw
                      canvas=None): # a `Canvas`; None = a new one
@@ -118,7 +118,7 @@ def watch_evaluation(model, # a `NewsRecommender`, or anything with `scores(beha
 class LiveMetrics(keras.callbacks.Callback):
     "Loss and validation metric, drawn in the notebook while `fit` runs."
     def __init__(self, data=None, # a `Dataset` for the panel with the log's clock; None = the loss alone
-                 split="valid", # or labelled `Behaviours`
+                 split="valid", # or labelled `Behaviors`
                  metric="auc", # see `metrics`
                  every=1.0): # seconds between pictures, at least
         super().__init__()

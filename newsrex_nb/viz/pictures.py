@@ -19,7 +19,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = "os^Dv<>"
 
 def log_of(data, # a `Dataset`
-           split): # the name of a split, or labelled `Behaviours`
+           split): # the name of a split, or labelled `Behaviors`
     "The labelled impressions that are meant."
     log = data.split(split) if isinstance(split, str) else split
     if log.labels is None: raise wrong("labelled impressions", "a split without labels")
@@ -27,7 +27,7 @@ def log_of(data, # a `Dataset`
 
 # %% ../../nbs/viz/pictures.ipynb #article-counts
 def article_counts(data, # a `Dataset`
-                   split="test", # or labelled `Behaviours`
+                   split="test", # or labelled `Behaviors`
                   ): # displays (N,), clicks (N,)
     "How often each article was displayed and clicked."
     log, count = log_of(data, split), len(data.news)
@@ -46,7 +46,7 @@ def most_clicked(shown, clicked, # (N,) counts
 
 # %% ../../nbs/viz/pictures.ipynb #click-map
 def click_map(data, # a `Dataset`
-              split="test", # or labelled `Behaviours`
+              split="test", # or labelled `Behaviors`
               top=0.05, # share of the articles in the last panel
               size="ctr", # what the size of a point says: "ctr", or "articles", how many lie on it
              ): # a figure
@@ -98,8 +98,8 @@ def squarified(sizes, # positive numbers, best the largest first
 # %% ../../nbs/viz/pictures.ipynb #kind-counts
 def kind_counts(data, # a `Dataset`
                 scores, # (candidates,) of the split
-                split="test", # or labelled `Behaviours`
-                user=None, # id of one reader, or None for all
+                split="test", # or labelled `Behaviors`
+                user=None, # id of one user, or None for all
                 k=None, # recommendations per impression; None = as many as were clicked
                 field="subcategory", # or "category"
                ): # {kind: (clicks, recommendations)}, most clicked first
@@ -109,7 +109,7 @@ def kind_counts(data, # a `Dataset`
     placed, most = ranks(scores, log.offsets), np.bincount(who[log.labels > 0], minlength=len(log)) if k is None else np.full(len(log), k)
     number = None if user is None else data.users.tolist().index(user) if user in data.users[1:] else -1
     mine = np.ones(len(log), bool) if number is None else log.user == number
-    if not mine.any(): raise wrong("a reader with impressions in this split", repr(user), where="user")
+    if not mine.any(): raise wrong("a user with impressions in this split", repr(user), where="user")
     kinds, index = np.unique(names[log.candidates], return_inverse=True)
     count = lambda chosen: np.bincount(index[chosen & mine[who]], minlength=len(kinds)).tolist()
     found = {str(kind): pair for kind, *pair in zip(kinds, count(log.labels > 0), count(placed <= most[who])) if any(pair)}
@@ -149,9 +149,9 @@ def box_of(axis, box, name, count, color):
 
 # %% ../../nbs/viz/pictures.ipynb #mean-interval
 def mean_interval(values, # (B,) a metric per impression, NaN where there is none
-                  users, # (B,) readers
+                  users, # (B,) users
                  ): # (mean, low, high) of a 95 % interval
-    "A mean over impressions, with an interval that knows that a reader's impressions belong together."
+    "A mean over impressions, with an interval that knows that a user's impressions belong together."
     there = ~np.isnan(values)
     values, users = values[there], np.asarray(users)[there]
     if not len(values): return (np.nan,) * 3
@@ -163,7 +163,7 @@ def mean_interval(values, # (B,) a metric per impression, NaN where there is non
 
 # %% ../../nbs/viz/pictures.ipynb #slice-means
 def slice_means(values, # {model: (B,) a metric per impression}
-                users, # (B,) readers
+                users, # (B,) users
                 cut, # {view: {slice: (B,) bool}}
                ): # {view: {slice: {model: (mean, low, high)}}}
     "Means and intervals of some models on slices of the impressions."
@@ -187,7 +187,7 @@ def slice_figure(found, # {view: {slice: {model: number, or (mean, low, high)}}}
         axis.set_title(view, loc="left", fontsize=10)
         axis.grid(axis="x", color=".9")
         axis.set_axisbelow(True)
-    axes[-1, 0].set_xlabel(f"{heading(metric)}, mean per impression with 95 % interval over readers")
+    axes[-1, 0].set_xlabel(f"{heading(metric)}, mean per impression with 95 % interval over users")
     figure.suptitle(f"{heading(metric)} by slice")
     if len(models) > 1: axes[0, 0].legend(frameon=False, fontsize=8, loc="best")
     return figure

@@ -14,7 +14,7 @@ from ..schema import Histories, owner, segments, take
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-times
 def first_times(user, time, row): # (clicks,)
-    "The places of the clicks that are their reader's first on the article, in the order of time, then user, then row."
+    "The places of the clicks that are their user's first on the article, in the order of time, then user, then row."
     order = np.lexsort((row, user, time))
     key = user * np.int64(row.max(initial=0) + 1) + row
     return order[np.sort(np.unique(key[order], return_index=True)[1])]
@@ -24,7 +24,7 @@ def growing_histories(user, time, row, # (clicks,) who clicked which article whe
                       at_user, at_time, # (B,) whose history before which second is wanted
                       longest, # clicks kept of a history, the last ones; None = all
                      ): # (`Histories` in order of first appearance, (B,) the number of each one's history)
-    "What each reader had clicked before each moment."
+    "What each user had clicked before each moment."
     order = np.lexsort((row, time, user)) # clicks of one second in the order of their rows
     user, time, row = user[order], time[order], row[order]
     first = min(time.min(initial=0), at_time.min(initial=0))
@@ -145,7 +145,7 @@ def draw(seed, number, # (B,) of the impressions
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-clicks
 class FirstClicks:
-    "When each reader clicked each article for the first time."
+    "When each user clicked each article for the first time."
     def __init__(self, user, time, row): # (clicks,) each pair of a user and a row once
         self.rows = np.int64(row.max(initial=0) + 1)
         key = user * self.rows + row
@@ -153,7 +153,7 @@ class FirstClicks:
         self.keys, self.time = np.append(key[order], -1), np.append(time[order], 0)
 
     def before(self, user, time, row): # (n,)
-        "(n,) whether the reader had clicked the article in that second or earlier."
+        "(n,) whether the user had clicked the article in that second or earlier."
         key = user * self.rows + row
         at = np.searchsorted(self.keys[:-1], key)
         return (self.keys[at] == key) & (self.time[at] <= time) & (row < self.rows)
@@ -196,7 +196,7 @@ def cut_time(cut, # a share such as .1 or "10%", or a time such as "2019-11-15"
     return np.sort(times)[-min(max(1, round(share * total)), len(times))]
 
 # %% ../../../nbs/data/sources/clicks.ipynb #split-by-time
-def split_by_time(log, # `Behaviours`
+def split_by_time(log, # `Behaviors`
                   valid, test, # what is held out, see `cut_time`; None = nothing
                  ): # (train, valid, test), None where there is none
     "The oldest impressions train, the latest test, and those in between validate."

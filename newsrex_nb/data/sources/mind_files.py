@@ -18,9 +18,9 @@ from ...files.archives import members, place
 from ..bpe import check_pieces
 from ..cache import cache_folder, cached, hash_of
 from ..features import Features, read_recipe
-from .mind_lines import Codes, Lines, Rows, parse_histories, read_behaviours, read_news
+from .mind_lines import Codes, Lines, Rows, parse_histories, read_behaviors, read_news
 from ...files.mirrors import find_vectors, mind_folder
-from ..schema import Behaviours, Dataset, news_table, order_users, take
+from ..schema import Behaviors, Dataset, news_table, order_users, take
 from ..text import Numbering
 from ..vectors import give_words, read_entity_vectors
 from .xmind import check_language, read_translations, translate, translation_files
@@ -81,9 +81,9 @@ def read_log(files, # splits with their files, as `find_files` returns them
     rows = Rows(articles)
     codes = Codes(rows)
     for split, some in files.items():
-        read[split] = read_behaviours(some["behaviors.tsv"], lines, codes, users, texts)
+        read[split] = read_behaviors(some["behaviors.tsv"], lines, codes, users, texts)
     histories = parse_histories(texts, rows)
-    logs = {split: take(Behaviours(**log, histories=histories), kept) for split, (log, kept) in read.items()}
+    logs = {split: take(Behaviors(**log, histories=histories), kept) for split, (log, kept) in read.items()}
     for split, log in logs.items():
         if not len(log): raise wrong("impressions", "no line that can be read", where=str(files[split]["behaviors.tsv"]))
     unknown = {"articles": len(rows.unknown), "clicks in histories": int((histories.rows == rows.other).sum()),
@@ -95,7 +95,7 @@ def read_log(files, # splits with their files, as `find_files` returns them
     return news_table(articles.values(), unknown=bool(rows.unknown)), ids, logs, notes
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #hold-out
-def hold_out(log, # a `Behaviours`
+def hold_out(log, # a `Behaviors`
              how, # "last_day" or "random"
              seed, # of the random choice
             ): # (the rest, what was held out)
@@ -108,10 +108,10 @@ def hold_out(log, # a `Behaviours`
     return take(log, ~held), take(log, held)
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #split-log
-def split_log(logs, # dict with train and perhaps dev or test: `Behaviours`
+def split_log(logs, # dict with train and perhaps dev or test: `Behaviors`
               validation, # "last_day", "random", "dev" or None
               seed, # of a random choice
-             ): # (train, valid, test), each a `Behaviours` or None
+             ): # (train, valid, test), each a `Behaviors` or None
     "The three splits of a log."
     train, dev, test = map(logs.get, ("train", "dev", "test"))
     if validation == "dev": return train, dev, test

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core import fingerprint, generator, one_of, wrong
 from ..features import Features
-from ..schema import Behaviours, Dataset, Histories, owner, take
+from ..schema import Behaviors, Dataset, Histories, owner, take
 from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #scales
@@ -78,7 +78,7 @@ class Oracle:
         table = np.bincount(slot.ravel(), weight.ravel(), len(numbers) * len(self.topic)).reshape(len(numbers), -1)
         return (table @ self.kinship)[place]
 
-    def parts(self, log, ordered=True): # a `Behaviours` of this world
+    def parts(self, log, ordered=True): # a `Behaviors` of this world
         "The parts of the utility, each flat like the candidates."
         who, about, w = owner(log.offsets), self.subtopic[log.candidates], self.weights
         lasting = np.einsum("j,bjs->bs", self.shares, self.kinship[self.favourites[log.user]])
@@ -88,7 +88,7 @@ class Oracle:
                     recency=w["recency"] * np.exp((self.published[log.candidates] - time) / 3600 / 12),
                     identity=w["identity"] * self.hidden[user, self.topic[about]])
 
-    def scores(self, log, # a `Behaviours` of this world
+    def scores(self, log, # a `Behaviors` of this world
                without=(), # parts to leave out: content, popularity, recency, identity, order
               ): # (candidates,) expected utility
         "The expected utility of every candidate, flat."
@@ -119,7 +119,7 @@ def _articles(rng, sizes, start):
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #traffic
 def _everybody(rng, who, n):
-    "`n` visits by `who`: everyone once, if there is room, and eager readers more often."
+    "`n` visits by `who`: everyone once, if there is room, and eager users more often."
     eager = rng.gamma(2., size=len(who))
     more = rng.choice(who, max(n - len(who), 0), p=eager / eager.sum())
     return rng.permutation(np.concatenate([rng.permutation(who)[:n], more]))
@@ -341,7 +341,7 @@ def toy(scale="small", # "small" for examples, "mind-small" for MIND-small's cou
     shown = text_lengths(rng("sizes"), len(time), *made["candidates"])
     candidates, offsets = _candidates(rng("candidates"), oracle, time, shown)
     ids = np.arange(len(time)) - np.where(split == 2, (split < 2).sum(), 0) + 1 # counted anew in MIND's second file
-    log = Behaviours(ids, user, time, history, candidates, offsets, None, histories)
+    log = Behaviors(ids, user, time, history, candidates, offsets, None, histories)
     log.labels = _labels(rng("clicks"), oracle.scores(log), offsets)
     train, valid, test = (take(log, split == s) if (split == s).any() else None for s in range(3))
     features = Features(news, recipe)
