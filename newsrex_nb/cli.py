@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'bracketed', 'divide', 'train', 'summary', 'reproduce', 'evaluate', 'evaluate_file', 'predict',
-           'recommend', 'table', 'words_and_keys', 'compare', 'share', 'bench', 'lens', 'probe', 'ablate', 'usage',
+           'recommend', 'table', 'words_and_keys', 'compare', 'share', 'bench', 'protocols', 'probe', 'ablate', 'usage',
            'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
@@ -183,12 +183,12 @@ def bench(arguments):
     from newsrex_nb.experiments.overrides import plain_values
     bench(**plain_values(arguments))
 
-# %% ../nbs/cli.ipynb #lens
-def lens(arguments):
-    "lens RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries"
-    from newsrex_nb.experiments.compare_runs import as_markdown, lens_of_runs, write_csv
-    folders, own = words_and_keys(arguments, "newsrex lens RUN …", dict(split="test", csv=None))
-    lines = lens_of_runs(folders, own["split"])
+# %% ../nbs/cli.ipynb #protocols
+def protocols(arguments):
+    "protocols RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries"
+    from newsrex_nb.experiments.compare_runs import as_markdown, protocols_of_runs, write_csv
+    folders, own = words_and_keys(arguments, "newsrex protocols RUN …", dict(split="test", csv=None))
+    lines = protocols_of_runs(folders, own["split"])
     print(as_markdown(lines))
     if own["csv"]: write_csv(own["csv"], lines)
 
@@ -225,7 +225,7 @@ def ablate(arguments):
 
 # %% ../nbs/cli.ipynb #commands
 COMMANDS = dict(train=train, reproduce=reproduce, evaluate=evaluate, predict=predict, recommend=recommend, share=share, table=table,
-                compare=compare, lens=lens, probe=probe, ablate=ablate, bench=bench)
+                compare=compare, protocols=protocols, probe=probe, ablate=ablate, bench=bench)
 
 def usage():
     "What `newsrex --help` prints."

@@ -59,12 +59,12 @@ def test_compare(runs, capsys):
     assert open("ranks.png", "rb").read(4) == b"\x89PNG"
 
 
-def test_table_and_lens(runs, capsys):
+def test_table_and_protocols(runs, capsys):
     assert main(["table", "runs", "csv=runs.csv"]) == 0
     rows, said = [*csv.DictReader(open("runs.csv"))], capsys.readouterr().out
     assert [row["seed"] for row in rows] == ["1", "2", "1"] and said.count("| NRMS") == 1 + (len({r["model"] for r in rows}) > 1)
     assert float(rows[2]["auc"]) == json.loads(open("runs/b/test_results.json").read())["model"]["auc"]
-    assert main(["lens", "runs/b"]) == 0
+    assert main(["protocols", "runs/b"]) == 0
     said = capsys.readouterr().out
     assert f"{float(rows[2]['auc']):.4f} | {float(rows[2]['mrr']):.4f}" in said.split("MIND's scorer")[1].split("\n")[0]
 

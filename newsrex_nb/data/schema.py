@@ -102,7 +102,7 @@ def make_histories(lists, # click lists, each a sequence of rows
     offsets = np.cumsum([0, *map(len, distinct)])
     return Histories(np.fromiter((r for d in distinct for r in d), np.int32, offsets[-1]), offsets), np.array(of, np.int32)
 
-# %% ../../nbs/data/schema.ipynb #behaviours
+# %% ../../nbs/data/schema.ipynb #behaviors
 @dataclasses.dataclass
 class Behaviors:
     "Impressions: who saw which candidates when, and which of them were clicked."

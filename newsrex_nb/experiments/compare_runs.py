@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'measured', 'compare', 'overview', 'differences', 'slice_table', 'as_markdown', 'as_csv', 'settings',
            'run_names', 'read_scores', 'same_impressions', 'gather', 'report', 'legend', 'write_csv', 'compare_runs',
-           'lens_of_runs']
+           'protocols_of_runs']
 
 # %% ../../nbs/experiments/compare_runs.ipynb #imports
 import csv, dataclasses, io
@@ -19,7 +19,7 @@ from ..evaluate.bootstrap import Comparison, Ranking, draw_ranking
 from ..core import wrong
 from ..engine.scoring import scores as score_split
 from .runs import load_data, reopen, shown
-from ..evaluate.protocols import lens, lens_table
+from ..evaluate.protocols import protocol_table, under_protocols
 from ..metrics.ranking import per_impression
 from ..metrics.results import heading, run_folders
 from ..evaluate.slices import VIEWS, slices as slices_of
@@ -213,12 +213,12 @@ def compare_runs(folders, # of runs, or of folders of runs
     alone = [name for name, of in scores.items() if len(of) == 1 and list(of) != [None]]
     return "\n\n".join([*(f"{title}\n\n{as_markdown(lines)}" for title, lines in tables), legend(alone)])
 
-# %% ../../nbs/experiments/compare_runs.ipynb #lens-of-runs
-def lens_of_runs(folders, # of runs, or of folders of runs
+# %% ../../nbs/experiments/compare_runs.ipynb #protocols-of-runs
+def protocols_of_runs(folders, # of runs, or of folders of runs
                  split="test"): # -> rows of text
-    "The table of `lens` for runs: each number the mean over a model's seeds."
+    "The table of `under_protocols` for runs: each number the mean over a model's seeds."
     scores, _, log = gather([run for folder in folders for run in run_folders(folder)], split)
-    each = lens({(name, seed): flat for name, of in scores.items() for seed, flat in of.items()}, log)
+    each = under_protocols({(name, seed): flat for name, of in scores.items() for seed, flat in of.items()}, log)
     mean = lambda found: {m: type(found[0][m])(np.mean([f[m] for f in found])) for m in found[0]}
-    return lens_table({protocol: {name: mean([f for (n, _), f in of.items() if n == name]) for name in scores}
+    return protocol_table({protocol: {name: mean([f for (n, _), f in of.items() if n == name]) for name in scores}
                        for protocol, of in each.items()})

@@ -37,7 +37,7 @@ def mixed_bits(x): # uint32
 @register
 class Dropout(keras.layers.Layer):
     "Sets a share of the entries to 0 in training and scales the others, so that the mean stays."
-    def __init__(self, rate, # share to drop, in [0, 1)
+    def __init__(self, rate, # dropout rate, in [0, 1)
                  seed=0, # where the masks come from
                  **kwargs):
         super().__init__(**kwargs)
@@ -76,7 +76,7 @@ class ConfiguredLayer(keras.layers.Layer):
         return self.add_weight(shape=values.shape, initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
                                name=name, trainable=trainable)
 
-    def dropout(self, rate, seeds): # share to drop; a stream of seeds
+    def dropout(self, rate, seeds): # dropout rate; a stream of seeds
         "A dropout layer with a seed of its own."
         return Dropout(rate, seed=next(seeds), dtype=self.dtype_policy)
 
@@ -115,7 +115,7 @@ class AdditiveAttention(ConfiguredLayer):
                  query_dim=200, # width of the hidden layer
                  score_bias=False, # whether the scores have a (futile) constant
                  key_dim=None, # width of the keys, where they are another sequence
-                 dropout=0.0, # share of the keys' entries to drop before they are scored
+                 dropout=0.0, # dropout rate of the keys' entries before they are scored
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -153,7 +153,7 @@ class MultiHeadAttention(ConfiguredLayer):
                  key_bias=None, # the same for the keys' projection alone; None: as `bias`
                  output_dim=None, # width behind an output projection; None: no projection
                  output_bias=None, # the same for the output projection alone; None: as `bias`
-                 attention_dropout=0.0, # share of the attention weights to drop
+                 attention_dropout=0.0, # dropout rate of the attention weights
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -230,7 +230,7 @@ class AdditiveUser(Encoder):
     "A user as the weighted mean of the clicked news (B, H, D): (B, D), 0 without clicks."
     def __init__(self, query_dim=200, # width of the pooling's hidden layer
                  score_bias=False, # whether the scores have a constant
-                 dropout=0.0, # share of the news vectors' entries to drop
+                 dropout=0.0, # dropout rate of the news vectors' entries
                  **kwargs):
         super().__init__(locals(), **kwargs)
 
@@ -252,11 +252,11 @@ class SelfAttentionUser(Encoder):
     def __init__(self, num_heads=20, # heads
                  head_dim=20, # width of a head
                  query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # share to drop behind the self-attention
+                 dropout=0.2, # dropout rate behind the self-attention
                  bias=False, # whether projections have a bias
                  project=False, # whether the heads are projected back to the width of the news vectors
                  score_bias=False, # whether the pooling's scores have a constant
-                 attention_dropout=0.0, # share of the attention weights to drop
+                 attention_dropout=0.0, # dropout rate of the attention weights
                  **kwargs):
         super().__init__(locals(), **kwargs)
 

@@ -23,7 +23,7 @@ class CoAttentiveView(ConfiguredLayer):
                  co_heads=5, # heads of the look at the other sequence
                  co_dim=40, # width of such a head
                  query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # share to drop before the pooling, and in it where both looks are joined side by side
+                 dropout=0.2, # dropout rate before the pooling, and in it where both looks are joined side by side
                  join="concatenate", # what becomes of the two looks: "concatenate" or "add"
                  projected=False, # whether attentions have biases and projections
                  score_bias=True, # whether the pooling's scores have a constant
@@ -76,7 +76,7 @@ class CoAttention(ConfiguredLayer):
                  co_heads=5, # heads of the look at the other sequence
                  co_dim=40, # width of such a head
                  query_dim=200, # width of the poolings' hidden layers
-                 dropout=0.2, # share to drop
+                 dropout=0.2, # dropout rate
                  join="concatenate", # looks and views: "concatenate" and a dense layer, or "add" and attention
                  more_dim=0, # width of a third vector, for "concatenate"
                  projected=False, # whether attentions have biases and projections
@@ -120,7 +120,7 @@ class EntityNews(Encoder):
                  category_dim=0, # width of a category's vector; 0: categories are not read
                  title_length=30, # words to read
                  title_entities=5, # entities to read
-                 dropout=0.2, # share to drop
+                 dropout=0.2, # dropout rate
                  join="concatenate", # looks and views: "concatenate" and a dense layer, or "add" and attention
                  projected=False, # whether attentions have biases and projections
                  score_bias=True, # whether the poolings' scores have a constant

@@ -85,7 +85,7 @@ class ContextAttention(ConfiguredLayer):
     "A graph attention layer: nodes (..., n, D) to (..., n, D), with queries that know a context (..., D)."
     def __init__(self, dim, # D
                  context=True, # whether there is a context
-                 dropout=0.0, # share to drop of the attention weights; half of it of the nodes' entries
+                 dropout=0.0, # dropout rate of the attention weights; half of it of the nodes' entries
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)

@@ -67,7 +67,7 @@ class PopularityUser(ConfiguredLayer):
                  num_heads=20, # heads
                  head_dim=20, # width of a head
                  query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # share to drop: of the pooling's keys, or behind the attention where there are no bins
+                 dropout=0.2, # dropout rate of the pooling's keys, or behind the attention where there are no bins
                  bins=200, # bins of the click rate; None: popularity is not read
                  projected=False, # whether the attention has biases and a projection back to D
                  score_bias=True, # whether the pooling's scores have a constant

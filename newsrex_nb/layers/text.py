@@ -64,7 +64,7 @@ class CNNText(ConfiguredLayer):
                  filters=400, # filters, and width of the result
                  window=3, # words that are read together
                  query_dim=200, # width of the pooling's hidden layer; None: no pooling, the result is (..., L, filters)
-                 dropout=0.2, # share to drop before and behind the convolution
+                 dropout=0.2, # dropout rate before and behind the convolution
                  score_bias=False, # whether the pooling's scores have a constant
                  seed=0, # initial values and dropout
                  **kwargs):
@@ -99,12 +99,12 @@ class SelfAttentionText(ConfiguredLayer):
                  num_heads=20, # heads
                  head_dim=20, # width of a head
                  query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  bias=False, # whether projections have a bias
                  key_bias=None, # the same for the keys alone; None: as `bias`
                  project=False, # whether the heads are projected back to D
                  score_bias=False, # whether the pooling's scores have a constant
-                 attention_dropout=0.0, # share of the attention weights to drop
+                 attention_dropout=0.0, # dropout rate of the attention weights
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -159,7 +159,7 @@ class CNNTitle(TextEncoder):
                  query_dim=200, # width of the pooling's hidden layer
                  word_dim=300, # width of a word vector
                  title_length=30, # words to read
-                 dropout=0.2, # share to drop before and behind the convolution
+                 dropout=0.2, # dropout rate before and behind the convolution
                  score_bias=False, # whether the pooling's scores have a constant
                  field="title", # the column to read
                  **kwargs):
@@ -175,11 +175,11 @@ class SelfAttentionTitle(TextEncoder):
                  query_dim=200, # width of the pooling's hidden layer
                  word_dim=300, # width of a word vector
                  title_length=30, # words to read
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  bias=False, # whether projections have a bias
                  project=False, # whether the heads are projected back to word_dim
                  score_bias=False, # whether the pooling's scores have a constant
-                 attention_dropout=0.0, # share of the attention weights to drop
+                 attention_dropout=0.0, # dropout rate of the attention weights
                  field="title", # the column to read
                  **kwargs):
         super().__init__(locals(), **kwargs)

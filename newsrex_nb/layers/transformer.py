@@ -65,7 +65,7 @@ class TransformerBlock(ConfiguredLayer):
                  num_heads, # heads
                  head_dim, # width of a head
                  feed_dim, # width of the hidden layer of the feed-forward net
-                 dropout=0.0, # share to drop of attention weights, behind attention, in and behind the feed-forward net
+                 dropout=0.0, # dropout rate of attention weights, behind attention, in and behind the feed-forward net
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)

@@ -28,7 +28,7 @@ class MeanText(ConfiguredLayer):
     def __init__(self, input_dim, # D, width of a word vector
                  num_heads=20, # heads; 0 = words do not look at each other
                  head_dim=20, # width of a head
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -53,7 +53,7 @@ class MeanTitle(TextEncoder):
                  head_dim=20, # width of a head
                  word_dim=300, # width of a word vector
                  title_length=30, # words to read
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  field="title", # the column to read
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -64,7 +64,7 @@ class MeanUser(Encoder):
     "A user as the mean of the clicked news (B, H, D), behind self-attention where there are heads: (B, D'), 0 without clicks."
     def __init__(self, num_heads=20, # heads; 0 = clicks do not look at each other
                  head_dim=20, # width of a head
-                 dropout=0.2, # share to drop behind the self-attention
+                 dropout=0.2, # dropout rate behind the self-attention
                  **kwargs):
         super().__init__(locals(), **kwargs)
 
@@ -92,7 +92,7 @@ class TitleAndCategory(TextEncoder):
                  word_dim=300, # width of a word vector
                  category_dim=100, # width of the table of categories
                  title_length=30, # words to read
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  field="title", # the column of the text
                  **kwargs):
         super().__init__(locals(), **kwargs)

@@ -17,7 +17,7 @@ class ArticleVectors(Encoder):
     "News by a vector per article, projected: (R, vector_dim) to (R, output_dim); 0 where the vector is 0."
     def __init__(self, vector_dim, # E, width of the vectors
                  output_dim=400, # width of the result
-                 dropout=0.2, # share of a vector's entries to drop
+                 dropout=0.2, # dropout rate of a vector's entries
                  **kwargs):
         super().__init__(locals(), **kwargs)
 

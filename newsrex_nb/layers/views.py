@@ -102,7 +102,7 @@ class AttentiveViews(ViewEncoder):
                  category_dim=100, # width of the tables of categories and subcategories
                  title_length=30, # words to read of the title
                  abstract_length=50, # words to read of the abstract
-                 dropout=0.2, # share to drop before and behind the convolutions
+                 dropout=0.2, # dropout rate before and behind the convolutions
                  share_text=False, # whether title and abstract have one encoder
                  mask_empty=False, # whether a view that an article lacks is left out; else it competes
                  score_bias=False, # whether the poolings' scores have a constant
@@ -138,7 +138,7 @@ class JoinedViews(ViewEncoder):
                  category_dim=100, # width of a category or subcategory
                  title_length=30, # words to read of the title
                  abstract_length=50, # words to read of the abstract
-                 dropout=0.2, # share to drop before and behind the convolutions
+                 dropout=0.2, # dropout rate before and behind the convolutions
                  share_text=False, # whether title and abstract have one encoder
                  **kwargs):
         super().__init__(locals(), **kwargs)

@@ -28,7 +28,7 @@ class TitleEntityCategory(Encoder):
                  entity_dim=100, # width of an entity's vector
                  category_dim=100, # width of a category's vector
                  title_length=30, # words to read
-                 dropout=0.2, # share to drop before and behind each self-attention, and of a category's vector
+                 dropout=0.2, # dropout rate before and behind each self-attention, and of a category's vector
                  train_tables=False, # whether training changes the vectors of entities and categories
                  projected=False, # heads with biases, projected back to the width of what they read
                  **kwargs):
@@ -106,7 +106,7 @@ class CandidateUser(ConfiguredLayer):
                  num_heads=20, # heads over clicks
                  head_dim=20, # their width
                  hidden=(400, 256), # widths of the two hidden layers behind the weight of a click
-                 dropout=0.2, # share to drop of clicks, of what is fused, and of the candidate in the final product
+                 dropout=0.2, # dropout rate of clicks, of what is fused, and of the candidate in the final product
                  wrap="zero", # what lies beyond the ends of a history, see `beside`
                  projected=False, # heads with biases, projected back to D
                  seed=0, # initial values and dropout

@@ -48,7 +48,7 @@ class FieldEncoder(ConfiguredLayer):
     "Word vectors (..., L, D) with positions through a Transformer block, and their mean (..., D); 0 without words."
     def __init__(self, dim, # D
                  num_heads, head_dim, feed_dim, # of the Transformer block
-                 dropout=0.2, # share to drop of words, twice, and in the block
+                 dropout=0.2, # dropout rate of words, twice, and in the block
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -72,7 +72,7 @@ class CrownNews(ConfiguredLayer):
                  intents, intent_dim, # readings of each text, and their width
                  category_dim, # width of a category's vector
                  query_dim, # width of the hidden layer of the attention over intents
-                 dropout, # share to drop of words and categories, and in the blocks
+                 dropout, # dropout rate of words and categories, and in the blocks
                  train_categories, # whether the tables of categories are trained
                  seed=0, # initial values and dropout
                  **kwargs):
@@ -118,7 +118,7 @@ class StarAttention(ConfiguredLayer):
     "Graph attention on a star: centre (B, D) and leaves (B, H, D) to the same shapes; masked leaves send nothing."
     def __init__(self, dim, # D
                  num_heads=4, # heads, a divisor of D
-                 dropout=0.0, # share of the attention weights to drop
+                 dropout=0.0, # dropout rate of the attention weights
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -148,7 +148,7 @@ class UserNode(ConfiguredLayer):
                  query_dim, # width in which node and clicks are compared
                  layers=1, # graph layers; 0: a constant query
                  num_heads=4, # heads of a graph layer
-                 dropout=0.2, # share to drop of the graph's attention weights
+                 dropout=0.2, # dropout rate of the graph's attention weights
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)

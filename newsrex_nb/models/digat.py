@@ -45,7 +45,7 @@ class Asked(ConfiguredLayer):
 class NewsReadout(ConfiguredLayer):
     "Nodes (..., G, D), the first of which is the article, as one vector (..., D); without neighbours, the article itself."
     def __init__(self, dim, # D
-                 dropout=0.0, # share to drop of the gate's logits
+                 dropout=0.0, # dropout rate of the gate's logits
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -66,7 +66,7 @@ class NewsReadout(ConfiguredLayer):
 class UserReadout(ConfiguredLayer):
     "Clicks (..., H, D) in groups, asked by (..., D): one vector (..., D), 0 without clicks."
     def __init__(self, dim, # D
-                 dropout=0.0, # share to drop of the groups' entries
+                 dropout=0.0, # dropout rate of the groups' entries
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -104,7 +104,7 @@ class Topics(ConfiguredLayer):
     "The first state of the topic nodes: (B, count, D), zero before training."
     def __init__(self, count, # categories
                  dim, # D
-                 dropout=0.0, # share of the entries to drop
+                 dropout=0.0, # dropout rate of the entries
                  seed=0, # dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)

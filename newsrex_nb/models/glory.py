@@ -23,7 +23,7 @@ class AttendedPool(ConfiguredLayer):
                  num_heads, # heads
                  head_dim, # width of a head
                  query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)
@@ -47,7 +47,7 @@ class EntityEncoder(ConfiguredLayer):
                  num_heads, # heads; E / num_heads is the width of each
                  output_dim, # width of the result
                  query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # share to drop before and behind the self-attention
+                 dropout=0.2, # dropout rate before and behind the self-attention
                  seed=0, # initial values and dropout
                  **kwargs):
         super().__init__(locals(), **kwargs)

@@ -103,7 +103,7 @@ class LSTUR(TwoTower):
                  title_length=30, # words read of a title
                  abstract_length=50, # words read of an abstract
                  history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped before and behind the convolution; 0 switches user_mask off, too
+                 dropout=0.2, # dropout rate before and behind the convolution; 0 switches user_mask off, too
                  user_mask=0.5, # share of the training samples that do without the user's vector
                  wiring="paper", # "paper" or "newsreclib"
                  news_encoder=None, # another news encoder

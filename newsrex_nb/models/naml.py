@@ -32,7 +32,7 @@ class NAML(TwoTower):
                  title_length=30, # words read of a title
                  abstract_length=50, # words read of an abstract
                  history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped before and behind the convolutions
+                 dropout=0.2, # dropout rate before and behind the convolutions
                  mask_empty=False, # whether views that an article lacks are left out; else they compete
                  wiring="paper", # "paper", "official" or "newsreclib"
                  news_encoder=None, # another news encoder

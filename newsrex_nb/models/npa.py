@@ -57,7 +57,7 @@ class NPA(NewsRecommender):
                  word_dim=300, # width of a word vector
                  title_length=30, # words read of a title
                  history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped before and behind the convolution
+                 dropout=0.2, # dropout rate before and behind the convolution
                  word_vectors=None, # initial word vectors (words + 1, word_dim)
                  seed=0, # initial values and dropout
                  **kwargs): # name

@@ -23,7 +23,7 @@ class ContentPopularity(ConfiguredLayer):
     def __init__(self, width=400, # of the popularity vector
                  token_dim=200, # width of a bin's vector
                  heads=1, # heads of the attentions, together as wide as the result
-                 dropout=0.2, # share to drop
+                 dropout=0.2, # dropout rate
                  projected=False, # whether attentions have biases and projections
                  bins=200, # bins of a click rate
                  seed=0, # initial values and dropout

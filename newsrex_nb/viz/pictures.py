@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'MARKERS', 'log_of', 'article_counts', 'most_clicked', 'click_map', 'squarified', 'kind_counts', 'treemap',
-           'box_of', 'mean_interval', 'slice_means', 'slice_figure', 't_quantile', 'seed_figure']
+           'box_of', 't_quantile', 'seed_figure']
 
 # %% ../../nbs/viz/pictures.ipynb #imports
 import numpy as np
@@ -146,51 +146,6 @@ def box_of(axis, box, name, count, color):
     size, color = fit(text), np.asarray(color)
     dark = np.dot(color[:3], (.299, .587, .114)) < .5
     if size >= 4.5: axis.text(x + width / 2, y + height / 2, "\n".join(text), ha="center", va="center", fontsize=size, color="w" if dark else "k")
-
-# %% ../../nbs/viz/pictures.ipynb #mean-interval
-def mean_interval(values, # (B,) a metric per impression, NaN where there is none
-                  users, # (B,) users
-                 ): # (mean, low, high) of a 95 % interval
-    "A mean over impressions, with an interval that knows that a user's impressions belong together."
-    there = ~np.isnan(values)
-    values, users = values[there], np.asarray(users)[there]
-    if not len(values): return (np.nan,) * 3
-    mean, groups = values.mean(), np.unique(users, return_inverse=True)[1]
-    sums = np.bincount(groups, values - mean)
-    if len(sums) < 2: return (float(mean), np.nan, np.nan)
-    error = 1.96 * np.sqrt((sums ** 2).sum() * len(sums) / (len(sums) - 1)) / len(values)
-    return tuple(float(v) for v in (mean, mean - error, mean + error))
-
-# %% ../../nbs/viz/pictures.ipynb #slice-means
-def slice_means(values, # {model: (B,) a metric per impression}
-                users, # (B,) users
-                cut, # {view: {slice: (B,) bool}}
-               ): # {view: {slice: {model: (mean, low, high)}}}
-    "Means and intervals of some models on slices of the impressions."
-    return {view: {name: {model: mean_interval(v[mask], users[mask]) for model, v in values.items()} for name, mask in of.items()}
-            for view, of in cut.items()}
-
-# %% ../../nbs/viz/pictures.ipynb #slice-figure
-def slice_figure(found, # {view: {slice: {model: number, or (mean, low, high)}}}, such as `slice_means` returns
-                 metric="auc"): # what was measured
-    "A metric of some models on every slice, one panel per view."
-    import matplotlib.pyplot as plt
-    models, rows = [*dict.fromkeys(m for of in found.values() for s in of.values() for m in s)], [len(of) for of in found.values()]
-    figure, axes = plt.subplots(len(found), 1, figsize=(7, 1 + .34 * sum(rows) + .35 * len(rows)), layout="constrained", squeeze=False,
-                                sharex=True, height_ratios=rows)
-    for axis, (view, of) in zip(axes[:, 0], found.items()):
-        for m, model in enumerate(models):
-            at = [y + (m - (len(models) - 1) / 2) * .5 / len(models) for y, s in enumerate(of.values()) if model in s]
-            mean, low, high = np.array([np.broadcast_to(s[model], 3) for s in of.values() if model in s]).T
-            axis.errorbar(mean, at, xerr=[mean - low, high - mean], fmt=MARKERS[m % 7], color=COLORS[m % 7], ms=5, capsize=2, lw=1, label=model)
-        axis.set(yticks=range(len(of)), yticklabels=list(of), ylim=(len(of) - .5, -.5))
-        axis.set_title(view, loc="left", fontsize=10)
-        axis.grid(axis="x", color=".9")
-        axis.set_axisbelow(True)
-    axes[-1, 0].set_xlabel(f"{heading(metric)}, mean per impression with 95 % interval over users")
-    figure.suptitle(f"{heading(metric)} by slice")
-    if len(models) > 1: axes[0, 0].legend(frameon=False, fontsize=8, loc="best")
-    return figure
 
 # %% ../../nbs/viz/pictures.ipynb #t-quantile
 def t_quantile(freedom): # n - 1

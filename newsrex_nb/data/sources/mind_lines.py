@@ -119,7 +119,7 @@ def tidy(ids): # list of bytes
     if plain: return np.array(ids, dtype="S").astype(np.int64)
     return np.array([i.decode(errors="backslashreplace") for i in ids], dtype=str)
 
-# %% ../../../nbs/data/sources/mind_lines.ipynb #read-behaviours
+# %% ../../../nbs/data/sources/mind_lines.ipynb #read-behaviors
 def read_behaviors(source, # of a behaviors.tsv
                     lines, # `Lines`
                     codes, # `Codes`

@@ -259,8 +259,8 @@ def _write(path, lines, malformed=0):
     temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     temporary.replace(path)
 
-# %% ../../../nbs/data/sources/toy_world.ipynb #behaviour-lines
-def _behaviour_lines(data, log, labels):
+# %% ../../../nbs/data/sources/toy_world.ipynb #behavior-lines
+def _behavior_lines(data, log, labels):
     "The lines of a behaviors.tsv."
     ids, rows, o = data.news.ids.tolist(), log.candidates.tolist(), log.offsets.tolist()
     shown = [[f"{i}-0" for i in ids], [f"{i}-1" for i in ids]] if labels else [ids, ids]
@@ -314,7 +314,7 @@ class ToyData(Dataset):
             wanted = ~late if name == "train" else late.copy()
             wanted[np.concatenate(used)], wanted[0] = True, False
             rows, at = np.flatnonzero(wanted), Path(folder) / name
-            _write(at / "behaviors.tsv", (l for s in logs for l in _behaviour_lines(self, s, name != "test")), malformed)
+            _write(at / "behaviors.tsv", (l for s in logs for l in _behavior_lines(self, s, name != "test")), malformed)
             _write(at / "news.tsv", _news_lines(self, rows), malformed)
             _write(at / "entity_embedding.vec", _vector_lines(self, rows))
             _write(at / "relation_embedding.vec", (_vector_line(f"P{i}", ("relation", i)) for i in range(1, 21)))
