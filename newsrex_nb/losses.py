@@ -6,7 +6,6 @@
 __all__ = ['LOSSES', 'softmax_loss', 'binary_loss', 'bpr_loss', 'loss_function']
 
 # %% ../nbs/losses.ipynb #imports
-import keras
 from keras import ops
 
 from .core import wrong

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import fingerprint, wrong
+from ..core import atomic, fingerprint, wrong
 from .cache import cache_folder
 from .features import Features, column
 from .schema import UNKNOWN
@@ -43,17 +43,17 @@ def give_vectors(data, # a `Dataset`, or its `Features`
 # %% ../../nbs/data/article_vectors.ipynb #write-vectors
 def write_vectors(path, # of a .safetensors or .npy file
                   vectors): # {article id: (E,)}
-    "Writes vectors by article id, under a temporary name first."
-    ids, matrix, temporary = list(vectors), np.stack([*vectors.values()]).astype(np.float32), f"{path}.part"
-    if str(path).endswith(".safetensors"):
-        from safetensors.numpy import save_file
-        save_file({"vectors": matrix}, temporary, {"ids": json.dumps(ids)})
-    elif str(path).endswith(".npy"):
+    "Writes vectors by article id."
+    ids, matrix, kind = list(vectors), np.stack([*vectors.values()]).astype(np.float32), Path(path).suffix
+    if kind not in (".safetensors", ".npy"): raise wrong("a .safetensors or .npy file", repr(str(path)), where="write_vectors")
+    with atomic(path) as temporary:
+        if kind == ".safetensors":
+            from safetensors.numpy import save_file
+            save_file({"vectors": matrix}, temporary, {"ids": json.dumps(ids)})
+            return
         table = np.empty(len(ids), [("id", f"U{max(map(len, ids))}"), ("vector", np.float32, matrix.shape[1:])])
         table["id"], table["vector"] = ids, matrix
         with open(temporary, "wb") as file: np.save(file, table, allow_pickle=False)
-    else: raise wrong("a .safetensors or .npy file", repr(str(path)), where="write_vectors")
-    os.replace(temporary, path)
 
 # %% ../../nbs/data/article_vectors.ipynb #read-vectors-file
 def read_article_vectors(path): # of a .safetensors or .npy file -> {article id: (E,)}
@@ -91,9 +91,7 @@ def kept_vectors(name, # of a sentence-transformers model
     try: return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError): found = sentence_vectors(name, texts) # not there, or broken
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{path.name}.{os.getpid()}.unfinished"
-    with open(unfinished, "wb") as file: np.save(file, found, allow_pickle=False)
-    os.replace(unfinished, path)
+    with atomic(path, shared=True) as temporary, open(temporary, "wb") as file: np.save(file, found, allow_pickle=False)
     return found
 
 # %% ../../nbs/data/article_vectors.ipynb #read-articles

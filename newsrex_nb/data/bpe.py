@@ -6,10 +6,10 @@
 __all__ = ['normal', 'Pieces', 'from_text', 'from_file', 'from_bpemb', 'train_pieces', 'check_pieces']
 
 # %% ../../nbs/data/bpe.ipynb #imports
-import base64, functools, os, re, zlib
+import base64, functools, re, zlib
 from pathlib import Path
 
-from ..core import wrong
+from ..core import atomic, wrong
 from ..files.archives import open_bytes
 from ..files.mirrors import bpemb
 from .text import tokenizer
@@ -80,8 +80,7 @@ def train_pieces(texts, # strings
         raise wrong(f"texts with {pieces} pieces", f"too few ({str(e).split('] ')[-1].strip()})",
                     remedy="ask for fewer pieces, or give more text") from None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{path}.part").write_bytes(made.getvalue())
-    os.replace(f"{path}.part", path)
+    with atomic(path) as temporary: temporary.write_bytes(made.getvalue())
     return path
 
 # %% ../../nbs/data/bpe.ipynb #check-pieces

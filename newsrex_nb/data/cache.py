@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import fingerprint
+from ..core import atomic, fingerprint
 from ..files.downloads import usual_folder
 from .features import Features
 from .schema import Behaviors, Dataset, Histories, News
@@ -111,13 +111,11 @@ def cached(folder, # a `Path`, or None for no cache
         try:
             with np.load(path, allow_pickle=False) as arrays: return from_arrays(dict(arrays))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile): pass # a broken file is built anew
-    data, unfinished = build(), folder / f"{path.name}.{os.getpid()}.unfinished"
+    data = build()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file: np.savez(file, **to_arrays(data))
-        os.replace(unfinished, path)
+        with atomic(path, shared=True) as temporary, open(temporary, "wb") as file: np.savez(file, **to_arrays(data))
     except OSError as e: # a read-only or full disk takes the second start's speed, not the data
-        unfinished.unlink(missing_ok=True)
         warnings.warn(f"{data.name} could not be kept in {folder} ({e.strerror}): free some space, or name another "
                       "folder with cache=.")
     return data

@@ -11,7 +11,7 @@ import contextlib, functools, json, os
 
 import numpy as np
 
-from ..core import generator, one_of, wrong
+from ..core import atomic, generator, one_of, wrong
 from ..files.archives import open_bytes, place
 from ..files.mirrors import find_vectors
 
@@ -82,8 +82,7 @@ def save_vectors(path, # of the slice, `….safetensors`
     words = [word for word in words if word in found]
     if not words: raise wrong("vectors for some of the words", "none", where=place(vectors))
     tensor = np.array([found[word] for word in words], dtype)
-    save_file({"vectors": tensor}, f"{path}.part", {"words": json.dumps(words, ensure_ascii=False)})
-    os.replace(f"{path}.part", path)
+    with atomic(path) as temporary: save_file({"vectors": tensor}, temporary, {"words": json.dumps(words, ensure_ascii=False)})
     return len(words)
 
 # %% ../../nbs/data/vectors.ipynb #word-vectors

@@ -6,7 +6,7 @@
 __all__ = ['evaluate']
 
 # %% ../../nbs/evaluate/measure.ipynb #imports
-from ..core import wrong
+from ..core import METRICS, wrong
 from ..engine.scoring import scores
 from ..metrics.ranking import ranking_metrics
 
@@ -14,7 +14,7 @@ from ..metrics.ranking import ranking_metrics
 def evaluate(model, # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
              data, # a `Dataset`
              split="test", # "train", "valid", "test", or `Behaviors` of this data set
-             metrics=("auc", "mrr", "ndcg@5", "ndcg@10"), # see `metrics`
+             metrics=METRICS, # see `metrics`
              **options, # of `Scorer`
             ): # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     "Measures a model on a split as MIND does: per impression, then the mean."

@@ -8,12 +8,12 @@ __all__ = ['MEMBER', 'COLUMNS', 'RANKED', 'SCORED', 'write_predictions', 'score_
            'FileScores']
 
 # %% ../../nbs/evaluate/predictions.ipynb #imports
-import json, os, zipfile
+import json, zipfile
 from pathlib import Path
 
 import numpy as np
 
-from ..core import one_of, wrong
+from ..core import atomic, one_of, wrong
 from ..data.schema import UNKNOWN, owner
 from ..files.archives import open_bytes
 from ..metrics.ranking import ranks
@@ -25,17 +25,16 @@ MEMBER = "prediction.txt" # what the leaderboard looks for in the archive
 def write_predictions(path, # where to write; ends in .zip or .txt
                       behaviors, # `Behaviors`, with or without labels
                       scores): # (candidates,) float
-    "Writes ranks in MIND's submission format, under a temporary name first."
+    "Writes ranks in MIND's submission format."
     placed, start = ranks(scores, behaviors.offsets).tolist(), behaviors.offsets.tolist()
     lines = (f"{i} [{','.join(map(str, placed[a:b]))}]" for i, a, b in zip(behaviors.ids.tolist(), start, start[1:]))
     text = "\n".join(lines) + "\n"
-    temporary = f"{path}.part"
-    if str(path).endswith(".zip"):
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:
-            z.writestr(zipfile.ZipInfo(MEMBER, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
-    else:
-        with open(temporary, "w", encoding="utf-8") as f: f.write(text)
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        if not str(path).endswith(".zip"):
+            temporary.write_text(text, encoding="utf-8")
+            return
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(zipfile.ZipInfo(MEMBER, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)
 
 # %% ../../nbs/evaluate/predictions.ipynb #score-table
 COLUMNS = "impression_id", "article_id", "score"
@@ -52,13 +51,14 @@ def score_table(news, # the `News` that the candidates are rows of
 # %% ../../nbs/evaluate/predictions.ipynb #write-scores
 def write_scores(path, # where to write; ends in .tsv or .parquet
                  news, behaviors, scores): # of `score_table`
-    "Writes a table of scores, under a temporary name first."
-    made, temporary = score_table(news, behaviors, scores), f"{path}.part"
-    if not str(path).endswith(".parquet"): made.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
-    else:
+    "Writes a table of scores."
+    made = score_table(news, behaviors, scores)
+    with atomic(path) as temporary:
+        if not str(path).endswith(".parquet"):
+            made.to_csv(temporary, sep="\t", index=False, lineterminator="\n")
+            return
         try: made.to_parquet(temporary, index=False)
         except ImportError: raise no_parquet(path) from None
-    os.replace(temporary, path)
 
 def no_parquet(path):
     "The sentence for a machine without a package that knows Parquet."

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from ..core import one_of, wrong
+from ..core import METRICS, one_of, wrong
 from ..data.schema import owner
 from ..metrics.ranking import sort_key
 
@@ -140,7 +140,7 @@ def under_protocols(scores, # {model: (candidates,)}
 
 # %% ../../nbs/evaluate/protocols.ipynb #protocol-table
 def protocol_table(found, # of `under_protocols`
-               metrics=("auc", "mrr", "ndcg@5", "ndcg@10"),
+               metrics=METRICS,
                places=4): # decimals -> rows of text, the first one the heading
     "One row per model and protocol, each with what the protocol moves against the first one."
     heads = [dict(auc="AUC", mrr="MRR").get(m, m.replace("ndcg", "nDCG")) for m in metrics]

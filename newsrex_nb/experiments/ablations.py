@@ -10,11 +10,10 @@ __all__ = ['WORDS', 'CLICKS', 'BARE', 'QUESTIONS', 'other_encoder', 'values_of',
 import time
 from pathlib import Path
 
-import numpy as np
 
 from .. import hub
 from ..evaluate.bootstrap import Comparison, holm
-from .configuration import arguments, configure, defaults_of, encoder_class, spread
+from .configuration import arguments, configure, defaults_of, spread
 from ..core import fingerprint, one_of, wrong
 from ..data.sources.toy_world import toy
 from ..engine.scoring import scores

@@ -13,7 +13,7 @@ import numpy as np
 
 import newsrex_nb.models
 from . import timing
-from ..core import wrong
+from ..core import atomic, wrong
 from ..data import toy
 from ..recommend.recommender import Recommender
 
@@ -57,10 +57,9 @@ def bench(model="NRMS", # a class of newsrex_nb.models, by name
 
 # %% ../../nbs/experiments/bench.ipynb #write-result
 def write_result(path, result):
-    "Writes what `bench` measured as JSON, under a temporary name first."
+    "Writes what `bench` measured as JSON."
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(f"{path}.part", "w", encoding="utf-8") as f: json.dump(result, f, indent=1)
-    os.replace(f"{path}.part", path)
+    with atomic(path) as temporary: temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 # %% ../../nbs/experiments/bench.ipynb #read-against
 def read_against(path): # of a JSON file, or None

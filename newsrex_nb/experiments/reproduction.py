@@ -13,9 +13,9 @@ import numpy as np
 
 from .. import hub
 from .configuration import chosen_parts, configure, keys
-from ..core import fingerprint, wrong
+from ..core import METRICS, fingerprint, wrong
 from .overrides import in_grammar, plain_values
-from .presets import METRICS, experiment, experiments
+from .presets import experiment, experiments
 from ..metrics.results import aligned, cell, heading, portable
 from .sweeps import sweep
 

@@ -18,7 +18,7 @@ from .. import hub
 from ..evaluate.baselines import baselines
 from ..train.checkpoint import discard
 from .configuration import arguments, choose, chosen_parts, configure, encoder_class, parts, signature_keys
-from ..core import Sizes, fingerprint, wrong
+from ..core import Sizes, atomic, fingerprint, wrong
 from ..evaluate.measure import evaluate
 from ..engine.scoring import scores
 from ..layers.vectors import ArticleVectors
@@ -218,8 +218,7 @@ def save_scores(path, # of the file
     from safetensors.numpy import save_file
     arrays = dict(ids=log.ids.astype(np.int64), offsets=log.offsets.astype(np.int64), scores=found.astype(np.float32),
                   labels=log.labels.astype(np.uint8), user=log.user.astype(np.int32))
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, f"{path}.part")
-    os.replace(f"{path}.part", path)
+    with atomic(path) as temporary: save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
 
 # %% ../../nbs/experiments/runs.ipynb #outcome
 @dataclasses.dataclass
@@ -254,8 +253,7 @@ def run(config, # of `configure`, with one seed
     for log in waiting: log.tested(results and results["model"])
     hub.save(folder, model, dataset.features, results)
     hub.write_json(folder / "history.json", history.history | about)
-    history.plot(folder / "curve.part.png")
-    os.replace(folder / "curve.part.png", folder / "curve.png")
+    history.plot(folder / "curve.png")
     run_file["finished"] = datetime.datetime.now().isoformat(" ", "seconds")
     hub.write_json(folder / "experiment.json", run_file)
     discard(folder / "checkpoint")

@@ -13,12 +13,11 @@ import numpy as np
 
 from .. import hub
 from .configuration import TOP, arguments, configure, keys, preset_line, settle, spread
-from ..core import wrong
+from ..core import METRICS, wrong
 from ..data.features import feature_recipe
 from .runs import already_run, find_runs, run, run_key
 from .overrides import in_grammar, plain_values, read_overrides
 from ..metrics.results import aligned, cell, heading, table
-from ..train.history import FOUR
 
 # %% ../../nbs/experiments/sweeps.ipynb #default-of
 def default_of(key, # such as "model.news_encoder.filters"
@@ -140,7 +139,7 @@ class Sweep:
     def rank_value(self, trial):
         "The validation of one run."
         measured = trial.validation
-        return None if not measured else float(np.mean([measured[m] for m in FOUR])) if self.monitor == "mean" else measured.get(self.monitor)
+        return None if not measured else float(np.mean([measured[m] for m in METRICS])) if self.monitor == "mean" else measured.get(self.monitor)
 
     @property
     def frame(self):
@@ -148,7 +147,7 @@ class Sweep:
         import pandas as pd
         rows = [{**trial.point, "seed": trial.config["seed"], "folder": str(trial.folder) if trial.folder else None,
                  "validation": self.rank_value(trial), **{f"valid_{m}": v for m, v in (trial.validation or {}).items()},
-                 **{f"test_{m}": trial.results["model"][m] for m in FOUR if trial.results}} for trial in self.trials]
+                 **{f"test_{m}": trial.results["model"][m] for m in METRICS if trial.results}} for trial in self.trials]
         return pd.DataFrame(rows)
 
     @property
@@ -160,13 +159,13 @@ class Sweep:
         return sorted(groups.values(), key=lambda group: -np.mean(values(group) or [-np.inf]))
 
     def __str__(self):
-        lines = [["", f"validation: {heading(self.monitor)}", *(f"test {heading(m)}" for m in FOUR), "seeds"]]
+        lines = [["", f"validation: {heading(self.monitor)}", *(f"test {heading(m)}" for m in METRICS), "seeds"]]
         for point, some in self.ranking:
             label = " ".join(f"{key}={in_grammar(value)}" for key, value in point.items()) or some[0].config["name"]
             ranked = [v for v in map(self.rank_value, some) if v is not None]
             tested = [trial.results["model"] for trial in some if trial.results]
             failed = sum(trial.failed is not None for trial in some)
-            lines.append([label, cell(ranked) if ranked else "–", *(cell([t[m] for t in tested]) if tested else "–" for m in FOUR),
+            lines.append([label, cell(ranked) if ranked else "–", *(cell([t[m] for t in tested]) if tested else "–" for m in METRICS),
                           f"{len(some)}" + (f", {failed} failed" if failed else "")])
         return aligned(lines)
 

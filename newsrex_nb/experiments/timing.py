@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-import newsrex_nb.models
 from ..core import generator
-from ..data import mind, toy
+from ..data import mind
 from ..train.batches import Batches, slots_of
 from ..data.schema import take
 from ..engine.scoring import direct_scores, scores

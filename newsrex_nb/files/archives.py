@@ -7,7 +7,6 @@ __all__ = ['place', 'readable', 'inside', 'chosen', 'enter', 'open_bytes', 'memb
 
 # %% ../../nbs/files/archives.ipynb #imports
 import contextlib, re, zipfile, zlib
-from pathlib import Path
 
 from ..core import wrong
 

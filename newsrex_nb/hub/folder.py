@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'NEEDED', 'MORE', 'ASKED', 'SHIPPED', 'write_json', 'write_
            'put_weights', 'outside_encoders', 'load']
 
 # %% ../../nbs/hub/folder.ipynb #imports
-import contextlib, importlib, json, os, platform, re, shutil, warnings
+import contextlib, importlib, json, platform, re, shutil, warnings
 from pathlib import Path
 
 import keras
@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import __version__, models
 from .card import card
-from ..core import InputError, one_of, wrong
+from ..core import InputError, atomic, one_of, wrong
 from ..data.features import Features
 from ..data.schema import news_table
 from ..layers.attention import Encoder
@@ -26,14 +26,12 @@ from ..metrics.results import portable
 # %% ../../nbs/hub/folder.ipynb #write-json
 def write_json(path, # of the file
                value): # anything that JSON can write; NumPy numbers become plain ones
-    "Writes a JSON file under a temporary name and renames it."
+    "Writes a JSON file."
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=lambda v: v.tolist()) + "\n")
 
 def write_text(path, text):
-    "Writes a text file under a temporary name and renames it."
-    temporary = f"{path}.part"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file: file.write(text)
-    os.replace(temporary, path)
+    "Writes a text file."
+    with atomic(path) as temporary: temporary.write_text(text, encoding="utf-8", newline="\n")
 
 # %% ../../nbs/hub/folder.ipynb #read-json
 def read_json(path, # a `Path`
@@ -94,11 +92,11 @@ def save(folder, # made if it is not there
     from safetensors.numpy import save_file
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary, weights = folder / "model.safetensors.part", weight_names(model)
-    save_file({name: np.asarray(keras.ops.convert_to_numpy(v), order="C") for name, v in weights.items()}, temporary)
-    write_json(folder / "features.json", dict(format=FORMAT, recipe=portable(features.recipe), vocabulary=features.vocabulary))
-    shutil.copymode(folder / "features.json", temporary) # safetensors keeps its files from everybody else
-    os.replace(temporary, folder / "model.safetensors")
+    weights = {name: np.asarray(keras.ops.convert_to_numpy(v), order="C") for name, v in weight_names(model).items()}
+    with atomic(folder / "model.safetensors") as temporary:
+        save_file(weights, temporary)
+        write_json(folder / "features.json", dict(format=FORMAT, recipe=portable(features.recipe), vocabulary=features.vocabulary))
+        shutil.copymode(folder / "features.json", temporary) # safetensors keeps its files from everybody else
     about = {"class": class_name(type(model)), "config": {k: v for k, v in model.get_config().items() if k != "name"}}
     about["data"] = getattr(features.dataset, "name", None)
     write_json(folder / "config.json", {"format": FORMAT, **about, "versions": versions()})

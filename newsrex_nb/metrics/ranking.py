@@ -12,7 +12,7 @@ import dataclasses, functools, re
 
 import numpy as np
 
-from ..core import wrong
+from ..core import METRICS, wrong
 
 # %% ../../nbs/metrics/ranking.ipynb #sort-key
 def sort_key(scores, # any real numbers, none of them NaN
@@ -158,7 +158,7 @@ def metric_function(name): # such as "auc" or "ndcg@10"
 def per_impression(scores, # (candidates,) higher is better
                    labels, # (candidates,) 1 = clicked, 0 = not
                    offsets, # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
-                   metrics=("auc", "mrr", "ndcg@5", "ndcg@10"), # names; also hit@k, mrr_first, and any k
+                   metrics=METRICS, # names; also hit@k, mrr_first, and any k
                   ): # {name: (B,) float64}, NaN where an impression has one class only
     "Every metric of every impression."
     functions = {name: metric_function(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
@@ -181,7 +181,7 @@ def pooled_area(scores, # (candidates,)
 def ranking_metrics(scores, # (candidates,) higher is better
                     labels, # (candidates,) 1 = clicked, 0 = not
                     offsets, # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
-                    metrics=("auc", "mrr", "ndcg@5", "ndcg@10"), # names; also hit@k, mrr_first, auc_pooled, and any k
+                    metrics=METRICS, # names; also hit@k, mrr_first, auc_pooled, and any k
                    ): # {name: mean, "impressions": how many were averaged, "one_class": how many were not}
     "The mean over impressions of each metric; impressions of one class are counted, not averaged."
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import fingerprint, wrong
+from ..core import METRICS, fingerprint, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):
@@ -112,7 +112,7 @@ def comparison(runs): # of `read_results`
 
 # %% ../../nbs/metrics/results.ipynb #markdown
 def markdown(rows, # of `comparison`
-             metrics=("auc", "mrr", "ndcg@5", "ndcg@10")):
+             metrics=METRICS):
     "A comparison as a Markdown table."
     lines = [["", *map(heading, metrics), "seeds", "processor s"], [":--", *["--:"] * (len(metrics) + 2)]]
     for name, row in rows.items():
@@ -122,7 +122,7 @@ def markdown(rows, # of `comparison`
 
 # %% ../../nbs/metrics/results.ipynb #csv-lines
 def run_table(runs, # of `read_results` or `read_runs`
-              metrics=("auc", "mrr", "ndcg@5", "ndcg@10")):
+              metrics=METRICS):
     "A list of rows, the first one the heading."
     rows = [["model", "data", "seed", *metrics, "impressions", "processor_seconds"]]
     for run in runs:

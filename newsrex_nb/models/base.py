@@ -13,7 +13,7 @@ from types import MappingProxyType
 import keras
 from keras import ops, tree
 
-from ..core import Seeds, Sizes, wrong
+from ..core import InputError, Seeds, Sizes, wrong
 
 # %% ../../nbs/models/base.ipynb #news-recommender
 class NewsRecommender(keras.Model):
@@ -68,9 +68,9 @@ class NewsRecommender(keras.Model):
         live = lambda v: keras.saving.deserialize_keras_object(v) if isinstance(v, dict) and "class_name" in v else v
         return cls(**{k: live(v) for k, v in config.items()})
 
-    def fit(self, *args, **kwargs): raise wrong("newsrex_nb.train.fit(model, data)", "model.fit")
-    def evaluate(self, *args, **kwargs): raise wrong("newsrex_nb.evaluate.evaluate(model, data)", "model.evaluate")
-    def predict(self, *args, **kwargs): raise wrong("newsrex_nb.evaluate.predict(model, data)", "model.predict")
+    def fit(self, *args, **kwargs): raise InputError("model.fit is not used here: call newsrex_nb.train.fit(model, data).")
+    def evaluate(self, *args, **kwargs): raise InputError("model.evaluate is not used here: call newsrex_nb.evaluate.evaluate(model, data).")
+    def predict(self, *args, **kwargs): raise InputError("model.predict is not used here: call newsrex_nb.evaluate.predict(model, data).")
 
 # %% ../../nbs/models/base.ipynb #two-tower
 class TwoTower(NewsRecommender):

@@ -11,7 +11,7 @@ import math
 from keras import ops
 
 from ..core import Seeds, one_of, register
-from ..layers.attention import ConfiguredLayer, glorot
+from ..layers.attention import ConfiguredLayer
 from ..layers.entities import CoAttention, EntityNews
 from ..layers.popularity import BinEmbedding, DenseStack, PopularityUser, age_index
 from .base import NewsRecommender

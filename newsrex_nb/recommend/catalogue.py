@@ -12,7 +12,6 @@ import functools
 import numpy as np
 
 from ..data.features import COLUMNS, PLANNERS
-from .live import Moment
 from ..engine.plans import group_of
 from ..engine.device import BUDGET, Tables, values_of
 from ..engine.scoring import (Scorer, blocks_of, encode_keys, encode_rows, encode_states, score_tiles, tiles_of,

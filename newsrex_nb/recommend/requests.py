@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core import wrong
-from .live import WINDOWED, extend, past, seconds
+from .live import WINDOWED, extend, past
 
 # %% ../../nbs/recommend/requests.ipynb #recommended
 class Recommended(NamedTuple):

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from .. import __version__
-from ..core import fingerprint, wrong
+from ..core import atomic, fingerprint, wrong
 from ..models.base import weight_names
 
 # %% ../../nbs/train/checkpoint.ipynb #described
@@ -107,17 +107,11 @@ def device():
 def replace(path, # a `Path`; its folder is made
             content): # bytes
     "Writes a file beside the old one and renames it when it is whole and on the disk."
-    temporary = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     if hasattr(os, "O_DIRECTORY"): # the new name, too, goes onto the disk
         handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try: os.fsync(handle)

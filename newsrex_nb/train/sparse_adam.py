@@ -8,12 +8,10 @@ __all__ = ['row_tables', 'reading', 'record', 'named', 'catch_up', 'RowAdam']
 # %% ../../nbs/train/sparse_adam.ipynb #imports
 import contextlib
 
-import jax
 import jax.numpy as jnp
 import keras
 
-from ..layers.text import READER, WordEmbedding
-from ..models.base import layers_of
+from ..layers.text import READER
 
 # %% ../../nbs/train/sparse_adam.ipynb #row-tables
 def row_tables(model, # a `NewsRecommender`

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from ..losses import loss_function
 from ..models.base import forward, gather_batch, shared_forward
 from .sparse_adam import RowAdam, reading, record, row_tables
 

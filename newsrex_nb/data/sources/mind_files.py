@@ -10,7 +10,6 @@ __all__ = ['FILES', 'Source', 'sources', 'find_files', 'read_log', 'hold_out', '
 import dataclasses, re, warnings
 from pathlib import Path
 
-import numpy as np
 
 from ... import __version__
 from ...core import fingerprint, generator, one_of, wrong

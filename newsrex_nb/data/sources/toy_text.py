@@ -10,7 +10,6 @@ import dataclasses
 
 import numpy as np
 
-from ...core import generator
 from ..schema import News, owner
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #common

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core import fingerprint, generator, one_of, wrong
+from ...core import atomic, fingerprint, generator, one_of, wrong
 from ..features import Features
 from ..schema import Behaviors, Dataset, Histories, owner, take
 from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
@@ -249,15 +249,13 @@ def _damaged(line, way):
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #write-lines
 def _write(path, lines, malformed=0):
-    "Writes lines under a temporary name, then renames; broken lines are spread among them."
+    "Writes lines; broken ones are spread among them."
     lines = list(lines)
     for i in range(malformed):
         at = len(lines) * (i + 1) // (malformed + 1)
         lines.insert(at, _damaged(lines[at - 1], i % 3))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    with atomic(path) as temporary: temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #behavior-lines
 def _behavior_lines(data, log, labels):
