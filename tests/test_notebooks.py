@@ -77,6 +77,24 @@ def test_clean(path):
     assert not [(where, match[0]) for where, text in texts(path) if (match := ABSOLUTE.search(text))]
 
 
+REMOVES = {"rmtree", "rmdir", "removedirs", "unlink", "remove"}
+
+
+@every_notebook
+def test_nothing_is_removed(path):
+    "A reader may have named a folder of their own where a page says `folder`: a page removes nothing by itself."
+    for cell in cells(path):
+        if cell["cell_type"] != "code" or cell in exported(path): continue
+        text = code(cell)
+        assert not re.search(r"^\s*[!%].*\brm\b", text, re.M), cell["id"]
+        python = "\n".join(line for line in text.split("\n") if not line.startswith(("%", "!")))
+        called = {node.func.attr: node.func.value for node in ast.walk(ast.parse(python))
+                  if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+        found = REMOVES & {*called}
+        if "remove" in found and not (isinstance(called["remove"], ast.Name) and called["remove"].id == "os"): found -= {"remove"}
+        assert not found, f"cell {cell['id']} removes files: use tempfile.TemporaryDirectory(), which removes only what it made"
+
+
 @api_notebook
 def test_opening(path):
     title, export_to, hidden, imports = [c for c in cells(path) if c["id"] not in ("badge", "install")][:4]
