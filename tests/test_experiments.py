@@ -18,7 +18,7 @@ from newsrex_nb.experiments.runs import already_run, find_runs, key_of, reopen, 
 from newsrex_nb.metrics import ranking_metrics
 from newsrex_nb.metrics.results import read_results
 from newsrex_nb.experiments.sweeps import sweep
-from test_house import ROOT
+from test_packages import ROOT
 
 TINY = ["model.num_heads=2", "model.head_dim=4", "data.vectors=8", "model.query_dim=4", "model.title_length=4",
         "model.history_length=4", "recipe.epochs=1", "recipe.batch_size=64", "recipe.verbose=0",
