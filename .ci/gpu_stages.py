@@ -2,9 +2,9 @@
 
 A stage is a process of its own. It gets ready, reads from its input how many seconds it
 has, and reports a line with numbers for every measurement. Whatever is timed runs in a
-process of its own, too, a fork of the stage's: so peaks of memory are one measurement's,
-and one that runs out of memory ends nothing else. The processes of a *wave* get ready
-beside each other and then run one by one, while the others wait.
+process of its own, too, a fork of the stage's: so peaks of memory belong to one
+measurement, and what runs out of memory ends nothing else. The processes of a *wave*
+get ready beside each other and then run one by one, while the others wait.
 """
 import argparse
 import contextlib
@@ -39,15 +39,16 @@ PRECISIONS = dict(  # (JAX's precision of float32 products, what `fit` is told)
 TINY = dict(  # arguments of models in small runs, where a model has them
     num_heads=4, head_dim=8, query_dim=32, word_dim=32, filters=32, history_length=15,
     title_length=12, abstract_length=12, news_dim=32, hidden=(32, 16), entity_heads=4,
-    entity_head_dim=8, entity_dim=16, category_dim=16, co_heads=2, co_dim=16, feed_dim=32,
-    interests=8, intent_dim=32, user_dim=16, graph_heads=2, age_dim=16, token_dim=16,
+    entity_head_dim=8, entity_dim=16, category_dim=16, co_heads=2, co_dim=16,
+    feed_dim=32, interests=8, intent_dim=32, user_dim=16, graph_heads=2, age_dim=16,
+    token_dim=16,
 )  # fmt: skip
 FULL = dict(
     toy={},
     world={},
     model={},
     batches=(64, 16, 256),
-    seconds=5.0,  # of training that are timed, where an epoch takes longer
+    seconds=3.0,  # of training that are timed, where an epoch takes longer
     steps=320,  # of the runs whose bits are compared
     keras_steps=96,
     matrix=8192,
@@ -55,10 +56,11 @@ FULL = dict(
 )
 SMALL = FULL | dict(
     toy=dict(articles=300, users=100, impressions=500, valid=50, test=100),
-    world=dict(articles=1500, users=600, impressions=1500, test=300, topics=8, subtopics=5),
+    world=dict(
+        articles=1500, users=600, impressions=1500, test=300, topics=8, subtopics=5
+    ),
     model=TINY,
     batches=(64, 16),
-    seconds=2.0,
     steps=32,
     keras_steps=16,
     matrix=512,
@@ -72,7 +74,8 @@ GOALS = dict(  # of NRMS at batch 64, at MIND-small's size on an H100
 def report(line, **numbers):
     "Tells `.ci/gpu` one measurement, or that there is none."
     told = json.dumps(dict(line=line, **numbers), default=float)
-    os.write(1, f"{MARK}{told}\n".encode())
+    known = json.loads(told, parse_constant=lambda name: None)  # JSON has no NaN
+    os.write(1, f"{MARK}{json.dumps(known)}\n".encode())
 
 
 def failed(what, reason):
@@ -142,8 +145,8 @@ class Worker:
             failed(self.name, reason)
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         if self.closed and status:
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-            failed(self.name, f"ended with {how}")
+            how = ", as when memory is short" if status == -signal.SIGKILL else ""
+            failed(self.name, f"ended with status {status}{how}")
         os.close(self.heard)
         os.close(self.tells)
 
@@ -203,7 +206,8 @@ class Shared:
             return
         self.quiet, self.beside_now = quiet and len(jobs) > 1, len(jobs)
         workers = [Worker(name, measure, self) for name, measure in jobs]
-        latest = time.monotonic() + min(140 * self.patience, self.left - 4 * len(jobs))
+        most = (160 if self.quiet else 100) * self.patience
+        latest = time.monotonic() + min(most, self.left - 4 * len(jobs))
         for worker in workers:
             worker.listen(max(latest - time.monotonic(), 0.1))
         for worker in workers:
@@ -328,7 +332,8 @@ def time_training(turn, data, model, batch_size, precision, begin=None, **option
     fixed = dict(epochs=1, validation=None, verbose=0, callbacks=[clock])
     with programs(turn) as compiled:
         with contextlib.suppress(Enough):
-            run = fit(model, data, batch_size=batch_size, precision=policy, **fixed, **options)
+            fixed |= dict(batch_size=batch_size, precision=policy)
+            run = fit(model, data, **fixed, **options)
     pairs = list(zip(clock.times, clock.times[1:]))
     pairs = pairs[1:] or pairs  # the first dispatch also loads the program
     rate = median([(b - a) / (t - s) for (a, s), (b, t) in pairs])
@@ -357,9 +362,10 @@ def shares(made, limits):
         return {}
     seconds = made["step_ms"] / 1e3
     rate = limits["tflops"].get(made["precision"], limits["tflops"]["bfloat16"])
+    bandwidth = limits["gigabytes_per_second"]
     return dict(
         matrix_share=made["step_gflop"] / seconds / 1e3 / rate,
-        bandwidth_share=made["step_gigabytes"] / seconds / limits["gigabytes_per_second"],
+        bandwidth_share=made["step_gigabytes"] / seconds / bandwidth,
     )
 
 
@@ -388,8 +394,8 @@ def speed(turn, data, name, batch_size, precision, evaluation):
                 evaluate(model, data, "test")
         turn()
 
-    seconds = shared.sizes["seconds"] * (2 if evaluation else 1)
-    options = dict(seconds=seconds)
+    headline = (name, batch_size) == ("NRMS", 64)
+    options = dict(seconds=shared.sizes["seconds"] * (4 if headline else 1))
     made, _ = time_training(turn, data, model, batch_size, precision, begin, **options)
     made |= dict(model=name, ready_beside=shared.beside_now, quiet=shared.quiet)
     made["peak_gigabytes"] = peak_gigabytes()
@@ -401,7 +407,7 @@ def speed(turn, data, name, batch_size, precision, evaluation):
         line = f"{what(made)}: {count:,} impressions evaluated in {seconds:.2f} s"
         report(line, model=name, batch_size=batch_size, precision=precision, **found)
         made |= found
-    if (name, batch_size) == ("NRMS", 64):
+    if headline and evaluation and not shared.small:
         tell_goals(made)
 
 
@@ -466,8 +472,9 @@ def device_limits(turn):
     copy = 2 * copied.nbytes / seconds(add, copied) / 1e9
     found = dict(tflops=rates, gigabytes_per_second=copy, matrix=size)
     turn.shared.keep("limits", found)
-    told = ", ".join(f"{name} {rate:,.1f}" for name, rate in rates.items())
-    report(f"products of {size} x {size}: {told} Tflop/s; copying {copy:,.0f} GB/s", **found)
+    told = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
+    line = f"products of {size} x {size}: {told} Tflop/s; copying {copy:,.0f} GB/s"
+    report(line, **found)
 
 
 # ---------------------------------------------------------------- equality
@@ -544,9 +551,9 @@ def compare(what, one, other, most=1e-4):
 
 def start_reference(name, shared, folder):
     "Starts the same training on the CPU, in a process of its own."
-    options = ["--small"] * shared.small
+    options = ["--of", name, "--into", folder, *["--small"] * shared.small]
     return subprocess.Popen(
-        [sys.executable, __file__, "reference", *options, "--of", name, "--into", str(folder)],
+        [sys.executable, __file__, "reference", *options],
         env=os.environ | dict(JAX_PLATFORMS="cpu"),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
@@ -577,7 +584,8 @@ def same_everywhere(name, shared, direct):
         plain = plain_scores(model, data, min(64, len(data.test)))
         compare(f"{name}: scores, cached and plain", scores[: len(plain)], plain)
     _, _, plain, _, others = trained_on_toy(name, shared, sharing=False)
-    compare(f"{name}: loss of the epoch, shared and plain", [made["loss"]], [plain["loss"]])
+    mean = [made["loss"]], [plain["loss"]]
+    compare(f"{name}: loss of the epoch, shared and plain", *mean)
     compare(f"{name}: scores after it, shared and plain", scores, others)
     if running.wait():
         raise RuntimeError("the same on the CPU failed, see errors.log")
@@ -638,7 +646,7 @@ def plain_keras_model(model):
 
 
 def time_keras(turn, data, batch_size, steps_per_execution):
-    "Samples a second of Keras' `fit` on the plain model, its batches ready on the host."
+    "Samples a second of Keras' `fit` on the plain model, from batches on the host."
     import keras
 
     shared, steps = turn.shared, turn.shared.sizes["keras_steps"]
@@ -704,7 +712,8 @@ def digest_run(turn, data, name, deterministic):
         digest.update(np.asarray(weight.value).tobytes())
     rate, text = made["samples_per_second"], digest.hexdigest()
     shared.keep(name, dict(digest=text, rate=rate))
-    line = f"{name}: {rate:,.0f} samples/s, weights {text[:12]} after {made['timed_steps']} steps"
+    steps = made["timed_steps"]
+    line = f"{name}: {rate:,.0f} samples/s, weights {text[:12]} after {steps} steps"
     report(line, name=name, digest=text, **made)
 
 
@@ -845,8 +854,8 @@ def tell_machine():
         told = card.stdout.strip() or card.stderr.strip() or "nvidia-smi says nothing"
     except (OSError, subprocess.TimeoutExpired) as error:
         told = f"no nvidia-smi ({type(error).__name__})"
-    modules = dict(jax=jax, jaxlib=jaxlib, keras=keras, numpy=numpy, newsrex_nb=newsrex_nb)
-    versions = {name: module.__version__ for name, module in modules.items()}
+    modules = jax, jaxlib, keras, numpy, newsrex_nb
+    versions = {module.__name__: module.__version__ for module in modules}
     versions["python"] = platform.python_version()
     devices = [d.device_kind for d in jax.devices()]
     cores = len(os.sched_getaffinity(0))
@@ -904,11 +913,13 @@ def stage_b(shared):
     else:
         shared.waves(limits + head)
     others = [(name, first, "bfloat16", True) for name in OTHERS]
-    nrms = [("NRMS", size, kind, False) for size in sizes for kind in kinds]
+    nrms = [("NRMS", size, kind, False) for kind in kinds for size in sizes]
     large = [(name, sizes[-1], "bfloat16", False) for name in OTHERS]
     if shared.small:
         nrms, others, large = nrms[-1:], others[:1], []
-    shared.waves(speeds(data, *nrms, *others, *large))
+    # the precision that is the fastest, then the other models, then the rest
+    wanted = [*nrms[-2:], *others, *nrms[:-2], *large]
+    shared.waves(speeds(data, *wanted))
 
 
 def stage_c(shared):
@@ -948,7 +959,8 @@ def stage_e(shared):
         source = "".join(cell["source"])
         lines = [line.strip() for line in source.splitlines()]
         left_out = ("#| slow", "#| download", "#| gpu", "#| eval: false", "!", "%")
-        if cell["cell_type"] != "code" or any(line.startswith(left_out) for line in lines):
+        skipped = any(line.startswith(left_out) for line in lines)
+        if cell["cell_type"] != "code" or skipped:
             continue
         clock = time.perf_counter()
         try:

@@ -26,7 +26,8 @@ def required():
     "The run-time requirements of settings.ini."
     config = configparser.ConfigParser(delimiters=["="], interpolation=None)
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    return [requirements.Requirement(r) for r in config["DEFAULT"]["requirements"].split()]
+    lines = config["DEFAULT"]["requirements"].split()
+    return [requirements.Requirement(line) for line in lines]
 
 
 def needs(lines, python):
@@ -65,7 +66,8 @@ def installed(requirement):
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    return version if requirement.specifier.contains(version, prereleases=True) else None
+    suits = requirement.specifier.contains(version, prereleases=True)
+    return version if suits else None
 
 
 def wheel_of(requirement, folder):
@@ -82,7 +84,7 @@ def wheel_of(requirement, folder):
 
 def lacking(folder, python):  # (wheels to unpack, sentences about what is nowhere)
     "What this machine lacks, as wheels; and what neither it nor the folder has."
-    wheels, sentences, seen, queue = [], [], set(), required()
+    wheels, held, missing, seen, queue = [], [], [], set(), required()
     while queue:
         requirement = queue.pop(0)
         name = name_of(requirement)
@@ -94,20 +96,25 @@ def lacking(folder, python):  # (wheels to unpack, sentences about what is nowhe
             if name not in THERE:
                 queue += needs(importlib.metadata.requires(requirement.name), python)
         elif name in THERE:
-            sentences.append(f"this machine has no {wanted}, which is not carried")
+            held.append(wanted)
         elif path := wheel_of(requirement, folder):
             wheels += [path] if path not in wheels else []
             queue += wheel_needs(path, python)
         else:
-            sentences.append(
-                f"no {wanted} on this machine and no wheel of it for Python {python} in"
-                f" {folder}: run .ci/gpu-wheels {python} where there is a network"
-            )
+            missing.append(wanted)
+    sentences = []
+    if held:
+        told = f"this machine has no {', '.join(held)}, which wheels do not bring"
+        sentences.append(told)
+    if missing:
+        told = f"no {', '.join(missing)} on this machine, and no wheel for Python"
+        remedy = f"run .ci/gpu-wheels {python} where there is a network"
+        sentences.append(f"{told} {python} in {folder}: {remedy}")
     return wheels, sentences
 
 
 def unpack(wheels, folder):
-    "Installs wheels into a folder of their own: a wheel is an archive of what is imported."
+    "Installs wheels into a folder: a wheel is an archive of what is imported."
     for path in wheels:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
