@@ -191,6 +191,8 @@ class Shared:
         self.quiet, self.beside_now = False, 1
         self.place = Path(tempfile.mkdtemp(dir="."))
         self.sizes = SMALL if self.small else FULL
+        if self.brief:
+            self.sizes = self.sizes | dict(toy=SMALL["toy"])
         self.patience = 4 if self.cpu else 1
         self.until = math.inf
 
@@ -482,22 +484,25 @@ def device_limits(turn):
 
 def plain_columns(model, data, rows):
     "The columns that a model reads, for every slot of a batch."
-    cut = {name: data.features[name][:, :width] for name, width in model.reads.items()}
-    return {name: column[rows] for name, column in cut.items()}
+    found = {}
+    for name, width in model.reads.items():
+        column = data.features[name]
+        found[name] = (column[:, :width] if width else column)[rows]
+    return found
 
 
-def plain_batch(model, data, clicked, candidates):
-    "A batch as the model's own `call` takes it; for models that read article columns."
+def plain_batch(model, data, clicked, candidates, user):
+    "A batch as the model's own `call` takes it, for models that read columns only."
     import numpy as np
 
-    nothing = np.zeros(len(clicked), np.int32)
+    known = np.where(user <= model.sizes.users, user, 0).astype(np.int32)
     return dict(
         clicked=plain_columns(model, data, clicked),
         mask=clicked > 0,
         candidates=plain_columns(model, data, candidates),
         candidate_mask=candidates > 0,
-        user=nothing,
-        hour=nothing,
+        user=known,
+        hour=np.zeros_like(known),
         tables={},
     )
 
@@ -513,7 +518,7 @@ def plain_scores(model, data, impressions):
     inside = flat < log.offsets[some + 1][:, None]
     rows = np.where(inside, log.candidates[np.where(inside, flat, 0)], 0)
     clicked = log.histories.last(log.history[some], model.history_length)
-    batch = plain_batch(model, data, clicked, rows)
+    batch = plain_batch(model, data, clicked, rows, log.user[some])
     return np.asarray(jax.jit(lambda b: model(b))(batch))[inside]
 
 
@@ -524,7 +529,8 @@ def trained_on_toy(name, shared, sharing=True):
     from newsrex_nb.evaluate import predict
 
     data = toy(**shared.sizes["toy"])
-    model = the_model(name, data.sizes, shared.sizes["model"] | dict(dropout=0.0))
+    exactly = dict(dropout=0.0, user_mask=0.0)
+    model = the_model(name, data.sizes, shared.sizes["model"] | exactly)
     options = dict(sharing=sharing, learning_rate=1e-3)
     made, losses = time_training(Free(shared), data, model, 64, "float32", **options)
     with tempfile.TemporaryDirectory() as folder:
@@ -551,7 +557,8 @@ def compare(what, one, other, most=1e-4):
 
 def start_reference(name, shared, folder):
     "Starts the same training on the CPU, in a process of its own."
-    options = ["--of", name, "--into", folder, *["--small"] * shared.small]
+    options = ["--of", name, "--into", folder]
+    options += [f"--{flag}" for flag in ("small", "brief") if getattr(shared, flag)]
     return subprocess.Popen(
         [sys.executable, __file__, "reference", *options],
         env=os.environ | dict(JAX_PLATFORMS="cpu"),
@@ -598,7 +605,7 @@ def same_everywhere(name, shared, direct):
 
 
 def drawn_samples(model, data, count, seed=0):
-    "Histories, candidates with the clicked one first, as rows: one sample per click."
+    "Histories, candidates with the clicked one first, users: one sample per click."
     import numpy as np
 
     log, rng = data.train, np.random.default_rng(seed)
@@ -607,7 +614,8 @@ def drawn_samples(model, data, count, seed=0):
     lengths = np.diff(log.offsets)[of]
     others = log.offsets[of][:, None] + rng.integers(0, lengths[:, None], (len(of), 4))
     candidates = log.candidates[np.concatenate([clicks[:, None], others], axis=1)]
-    return log.histories.last(log.history[of], model.history_length), candidates
+    clicked = log.histories.last(log.history[of], model.history_length)
+    return clicked, candidates, log.user[of]
 
 
 def keras_batches(model, data, batch_size, count):
@@ -615,9 +623,9 @@ def keras_batches(model, data, batch_size, count):
     import keras
     import numpy as np
 
-    clicked, candidates = drawn_samples(model, data, batch_size * count)
-    blocks = np.resize(np.arange(len(clicked)), (count, batch_size))
-    made = [plain_batch(model, data, clicked[b], candidates[b]) for b in blocks]
+    drawn = drawn_samples(model, data, batch_size * count)
+    blocks = np.resize(np.arange(len(drawn[0])), (count, batch_size))
+    made = [plain_batch(model, data, *(part[b] for part in drawn)) for b in blocks]
     target = np.zeros(batch_size, np.int32)
 
     class Batches(keras.utils.PyDataset):
@@ -729,7 +737,8 @@ def compare_bits(shared):
             words = "the same bits" if same else "other bits the second time"
             report(f"{kind} runs: {words}", same=same, failed=must and not same)
     price = rates["ordinary"] / rates["deterministic"]
-    report(f"deterministic=True takes {price:.2f} x the time", price=price)
+    if math.isfinite(price):
+        report(f"deterministic=True takes {price:.2f} x the time", price=price)
 
 
 # ---------------------------------------------------------------- what a step does
@@ -745,7 +754,7 @@ def traced_clock(turn, folder, steps):
         begun = None
 
         def on_train_batch_end(self, batch, logs=None):
-            if len(self.times) == 4:
+            if len(self.times) == 2:
                 jax.profiler.start_trace(str(folder))
                 self.begun = batch + 1, time.perf_counter()
             super().on_train_batch_end(batch, logs)
@@ -989,7 +998,7 @@ def stage_p(shared):
 def stage_f(shared):
     "Equality of all models."
     shared.wait()
-    direct = ("NRMS", "NRAM", "NAML", "LSTUR", "MINER", "CAUM", "CROWN")
+    direct = ("NRMS", "NRAM", "NAML", "LSTUR", "NPA", "MINER", "CAUM", "CROWN")
     names = ("NRMS", *OTHERS, *REST)
     jobs = []
     for name in names:
@@ -1021,7 +1030,7 @@ def wait_for_word(shared):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage")
-    for flag in ("--cpu", "--small"):
+    for flag in ("--cpu", "--small", "--brief"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--beside", type=int, default=1)
     parser.add_argument("--of", help="for the reference: the model")
