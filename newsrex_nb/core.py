@@ -15,79 +15,111 @@ import numpy as np
 
 # %% ../nbs/core.ipynb #input-error
 class InputError(ValueError):
-    "A file, an argument or a saved folder is not what was expected; the message is one sentence for the user."
+    """A file, an argument or a saved folder is not what was expected; the message is
+    one sentence for the user."""
 
 # %% ../nbs/core.ipynb #wrong
-def wrong(expected, # what was expected, as a noun phrase
-          got, # what came instead
-          where=None, # file and line, argument or row
-          remedy=None, # what the user can do, as an imperative
-         ): # an `InputError`, to be raised by the caller
+def wrong(
+    expected,  # what was expected, as a noun phrase
+    got,  # what came instead
+    where=None,  # file and line, argument or row
+    remedy=None,  # what the user can do, as an imperative
+):  # an `InputError`, to be raised by the caller
     "The error that says what was expected, what came, where, and what to do."
     place = f" in {where}" if where else ""
-    return InputError(f"Expected {expected}{place}, got {got}" + (f": {remedy}." if remedy else "."))
+    return InputError(
+        f"Expected {expected}{place}, got {got}" + (f": {remedy}." if remedy else ".")
+    )
 
 # %% ../nbs/core.ipynb #one-of
-def one_of(name, # the argument's name
-           value, # what came
-           legal, # the legal values
-          ): # `value`, unchanged
-    "Returns `value` if it is legal, and raises the sentence that lists the legal values if it is not."
-    if value not in legal: raise wrong(f"{name} to be one of {', '.join(map(repr, legal))}", repr(value))
+def one_of(
+    name,  # the argument's name
+    value,  # what came
+    legal,  # the legal values
+):  # `value`, unchanged
+    """Returns `value` if it is legal, and raises the sentence that lists the legal
+    values if it is not."""
+    if value not in legal:
+        raise wrong(f"{name} to be one of {', '.join(map(repr, legal))}", repr(value))
     return value
 
 # %% ../nbs/core.ipynb #sizes
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    "The largest id of each kind, which decides how many rows a model's lookup tables have."
-    words: int = 1 # largest word id; 0 pads, 1 is the unknown word
-    categories: int = 0 # largest category id; 0 pads
-    subcategories: int = 0 # largest subcategory id; 0 pads
-    entities: int = 0 # largest entity id; 0 pads
-    users: int = 0 # largest id of a user seen in training; 0 stands for everybody else
+    """The largest id of each kind, which decides how many rows a model's lookup tables
+    have."""
+
+    words: int = 1  # largest word id; 0 pads, 1 is the unknown word
+    categories: int = 0  # largest category id; 0 pads
+    subcategories: int = 0  # largest subcategory id; 0 pads
+    entities: int = 0  # largest entity id; 0 pads
+    users: int = 0  # largest id of a user seen in training; 0 stands for everybody else
 
     @classmethod
     def of(cls, sizes):
         "`sizes` itself, or the `Sizes` that a mapping describes."
-        if isinstance(sizes, cls): return sizes
+        if isinstance(sizes, cls):
+            return sizes
         names = [f.name for f in dataclasses.fields(cls)]
         if not isinstance(sizes, Mapping) or not set(sizes) <= set(names):
-            raise wrong(f"sizes to be Sizes or a mapping with keys from {', '.join(names)}", repr(sizes))
+            raise wrong(
+                f"sizes to be Sizes or a mapping with keys from {', '.join(names)}",
+                repr(sizes),
+            )
         return cls(**{k: int(v) for k, v in sizes.items()})
 
 # %% ../nbs/core.ipynb #generator
-def generator(*keys): # numbers and words that name the purpose, such as `(seed, "negatives", epoch)`
+def generator(
+    *keys,  # numbers and words that name the purpose, such as `(seed, "negatives", epoch)`
+):
     "A NumPy random generator that depends on `keys` alone."
-    words = [zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xFFFFFFFF for k in keys]
+    words = [
+        zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xFFFFFFFF
+        for k in keys
+    ]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 # %% ../nbs/core.ipynb #seeds
 class Seeds:
-    "An endless stream of seeds for the layers of one model, drawn in the order in which the layers are built."
-    def __init__(self, seed): self._rng = generator(seed, "layers")
-    def __next__(self): return int(self._rng.integers(2**31 - 1))
-    def __iter__(self): return self
+    """An endless stream of seeds for the layers of one model, drawn in the order in
+    which the layers are built."""
+
+    def __init__(self, seed):
+        self._rng = generator(seed, "layers")
+
+    def __next__(self):
+        return int(self._rng.integers(2**31 - 1))
+
+    def __iter__(self):
+        return self
 
 # %% ../nbs/core.ipynb #fingerprint
-def fingerprint(*parts): # anything that JSON can write, and arrays
+def fingerprint(*parts):  # anything that JSON can write, and arrays
     "A short hash of `parts`; equal parts give equal hashes in every process."
     import hashlib
+
     digest = hashlib.blake2b(digest_size=12)
     for part in parts:
         if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype.str}{part.shape}".encode()); digest.update(np.ascontiguousarray(part).data)
-        else: digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         digest.update(b"\0")
     return digest.hexdigest()
 
 # %% ../nbs/core.ipynb #atomic
 @contextlib.contextmanager
-def atomic(path, # of the file; its folder has to be there
-           shared=False, # whether other processes may write the same file meanwhile
-          ): # yields the `Path` to write to
-    "What is written in the block takes the place of the file when the block ends; if it fails, the file stays as it was."
+def atomic(
+    path,  # of the file; its folder has to be there
+    shared=False,  # whether other processes may write the same file meanwhile
+):  # yields the `Path` to write to
+    """What is written in the block takes the place of the file when the block ends; if
+    it fails, the file stays as it was."""
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
+    temporary = path.with_name(
+        f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part"
+    )
     try:
         yield temporary
         os.replace(temporary, path)
@@ -99,23 +131,32 @@ def atomic(path, # of the file; its folder has to be there
 METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
 
 # %% ../nbs/core.ipynb #patch-to
-def patch_to(cls): # a class of the same module
+def patch_to(cls):  # a class of the same module
     "Makes the function below it a method of `cls`, under the function's name."
+
     def patch(function):
         setattr(cls, function.__name__, function)
         return function
+
     return patch
 
 # %% ../nbs/core.ipynb #register
-def register(cls): # a Keras layer or model
-    "Registers `cls` with Keras under the package's name, so that configurations can be read back."
+def register(cls):  # a Keras layer or model
+    """Registers `cls` with Keras under the package's name, so that configurations can
+    be read back."""
     import keras
+
     return keras.saving.register_keras_serializable(package="newsrex_nb")(cls)
 
 # %% ../nbs/core.ipynb #at-jax
-def need_jax(what): # what is to be done, for the message
+def need_jax(what):  # what is to be done, for the message
     "Raises the sentence that says how to get the JAX backend, unless it is there."
     import keras
+
     if keras.config.backend() != "jax":
-        raise wrong(f"the JAX backend for {what}", f"Keras on {keras.config.backend()!r}", remedy="set the environment variable "
-                    "KERAS_BACKEND=jax before Python starts; other backends can score, not train")
+        raise wrong(
+            f"the JAX backend for {what}",
+            f"Keras on {keras.config.backend()!r}",
+            remedy="set the environment variable "
+            "KERAS_BACKEND=jax before Python starts; other backends can score, not train",
+        )
