@@ -89,9 +89,9 @@ def test_an_aborted_sweep_goes_on(aborted, monkeypatch, capsys):
 
 def test_the_ranking_never_looks_at_the_test(aborted):
     cwd, _ = aborted
-    trials = [sweeps.Trial(dict(configure(), seed=s), dict(x=x), results=dict(model=dict.fromkeys(sweeps.FOUR, test)),
-                           validation=dict.fromkeys(sweeps.FOUR, valid)) for x, s, valid, test in ((1, 1, .5, .9), (2, 1, .6, .1))]
-    trials.append(sweeps.Trial(configure(), dict(x=3), results=dict(model=dict.fromkeys(sweeps.FOUR, 1.))))
+    trials = [sweeps.Trial(dict(configure(), seed=s), dict(x=x), results=dict(model=dict.fromkeys(sweeps.METRICS, test)),
+                           validation=dict.fromkeys(sweeps.METRICS, valid)) for x, s, valid, test in ((1, 1, .5, .9), (2, 1, .6, .1))]
+    trials.append(sweeps.Trial(configure(), dict(x=3), results=dict(model=dict.fromkeys(sweeps.METRICS, 1.))))
     assert [point["x"] for point, _ in sweeps.Sweep(trials).ranking] == [2, 1, 3]
 
 

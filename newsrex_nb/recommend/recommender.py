@@ -163,7 +163,7 @@ def observe_clicks(r, clicks, until): # `Recommender`, and as for its `observe`
         if timely(r.model) and not all(e.get("shown") for e in clicks):
             r.warn("Clicks without the articles that were shown count as shown once, which makes their click rate 1: give shown=.")
         old, r.number = r.data, number
-        r.data = observe(dataclasses.replace(old, users=np.append(old.users, [*readers])) if readers else old, [log],
+        r.data = observe(dataclasses.replace(old, users=np.append(old.users, [*newcomers])) if newcomers else old, [log],
                          None if until is None else seconds(until, "until"))
         first = min([old.hours, *r.data.hour(log.time).tolist()]) # hours up to this one know what they knew
         if timely(r.model): r.moments = {h: m for h, m in r.moments.items() if h <= first and r.data.start == old.start}
