@@ -27,9 +27,8 @@ def wrong(
 ):  # an `InputError`, to be raised by the caller
     "The error that says what was expected, what came, where, and what to do."
     place = f" in {where}" if where else ""
-    return InputError(
-        f"Expected {expected}{place}, got {got}" + (f": {remedy}." if remedy else ".")
-    )
+    advice = f": {remedy}." if remedy else "."
+    return InputError(f"Expected {expected}{place}, got {got}{advice}")
 
 # %% ../nbs/core.ipynb #one-of
 def one_of(
@@ -37,8 +36,7 @@ def one_of(
     value,  # what came
     legal,  # the legal values
 ):  # `value`, unchanged
-    """Returns `value` if it is legal, and raises the sentence that lists the legal
-    values if it is not."""
+    "Returns a legal `value`, or raises the sentence that lists the legal values."
     if value not in legal:
         raise wrong(f"{name} to be one of {', '.join(map(repr, legal))}", repr(value))
     return value
@@ -117,9 +115,8 @@ def atomic(
     """What is written in the block takes the place of the file when the block ends; if
     it fails, the file stays as it was."""
     path = Path(path)
-    temporary = path.with_name(
-        f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part"
-    )
+    writer = f".{os.getpid()}" if shared else ""
+    temporary = path.with_name(f"{path.name}{writer}.part")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -157,6 +154,6 @@ def need_jax(what):  # what is to be done, for the message
         raise wrong(
             f"the JAX backend for {what}",
             f"Keras on {keras.config.backend()!r}",
-            remedy="set the environment variable "
-            "KERAS_BACKEND=jax before Python starts; other backends can score, not train",
+            remedy="set the environment variable KERAS_BACKEND=jax before Python "
+            "starts; other backends can score, not train",
         )

@@ -17,116 +17,199 @@ from .features import Features, column
 from .schema import UNKNOWN
 from .vectors import sentence_vectors
 
+# %% ../../nbs/data/article_vectors.ipynb #by-id
+def _by_id(features, matrix):  # `Features`; (N, E)
+    "The rows of a matrix by article id."
+    matrix = np.asarray(matrix, np.float32)
+    if matrix.ndim != 2 or len(matrix) != len(features):
+        raise wrong(
+            f"a matrix with {len(features)} rows, one per row of the news table",
+            f"shape {matrix.shape}",
+            where="give_vectors",
+            remedy="row 0 is padding; or give a dict from article id to vector",
+        )
+    vectors = dict(zip(features.news.ids.tolist(), matrix))
+    del vectors[""]
+    return vectors
+
 # %% ../../nbs/data/article_vectors.ipynb #give-vectors
-def give_vectors(data, # a `Dataset`, or its `Features`
-                 vectors, # (N, E), a row per row of the news table; or {article id: (E,)}
-                ): # `data`
+def give_vectors(
+    data,  # a `Dataset`, or its `Features`
+    vectors,  # (N, E), a row per row of the news table; or {article id: (E,)}
+):  # `data`
     "Says what the vectors of articles are; those of other articles stay as they are."
     features = data if isinstance(data, Features) else data.features
     if not isinstance(vectors, dict):
-        vectors = np.asarray(vectors, np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(features):
-            raise wrong(f"a matrix with {len(features)} rows, one per row of the news table", f"shape {vectors.shape}", where="give_vectors",
-                        remedy="row 0 is padding; or give a dict from article id to vector")
-        vectors = dict(zip(features.news.ids.tolist(), vectors))
-        del vectors[""]
-    if not vectors: return data
+        vectors = _by_id(features, vectors)
+    if not vectors:
+        return data
     vectors = {name: np.asarray(v, np.float32) for name, v in vectors.items()}
     first = next(iter({**features.article_vectors, **vectors}.values()))
     for name, v in vectors.items():
         if v.ndim != 1 or v.shape != first.shape:
-            raise wrong(f"article vectors of one width ({first.shape[-1]})", f"shape {v.shape}", where=f"article {name!r}")
+            raise wrong(
+                f"article vectors of one width ({first.shape[-1]})",
+                f"shape {v.shape}",
+                where=f"article {name!r}",
+            )
     features.article_vectors |= vectors
     features.kept.pop(("column", "article_vectors"), None)
     return data
 
 # %% ../../nbs/data/article_vectors.ipynb #write-vectors
-def write_vectors(path, # of a .safetensors or .npy file
-                  vectors): # {article id: (E,)}
+def _as_table(ids, matrix):
+    "An array with the fields `id` and `vector`."
+    id_type = f"U{max(map(len, ids))}"
+    fields = [("id", id_type), ("vector", np.float32, matrix.shape[1:])]
+    table = np.empty(len(ids), fields)
+    table["id"], table["vector"] = ids, matrix
+    return table
+
+
+def write_vectors(
+    path,  # of a .safetensors or .npy file
+    vectors,  # {article id: (E,)}
+):
     "Writes vectors by article id."
-    ids, matrix, kind = list(vectors), np.stack([*vectors.values()]).astype(np.float32), Path(path).suffix
-    if kind not in (".safetensors", ".npy"): raise wrong("a .safetensors or .npy file", repr(str(path)), where="write_vectors")
+    ids = list(vectors)
+    matrix = np.stack([*vectors.values()]).astype(np.float32)
+    kind = Path(path).suffix
+    if kind not in (".safetensors", ".npy"):
+        raise wrong(
+            "a .safetensors or .npy file", repr(str(path)), where="write_vectors"
+        )
     with atomic(path) as temporary:
         if kind == ".safetensors":
             from safetensors.numpy import save_file
+
             save_file({"vectors": matrix}, temporary, {"ids": json.dumps(ids)})
-            return
-        table = np.empty(len(ids), [("id", f"U{max(map(len, ids))}"), ("vector", np.float32, matrix.shape[1:])])
-        table["id"], table["vector"] = ids, matrix
-        with open(temporary, "wb") as file: np.save(file, table, allow_pickle=False)
+        else:
+            with open(temporary, "wb") as file:
+                np.save(file, _as_table(ids, matrix), allow_pickle=False)
+
+# %% ../../nbs/data/article_vectors.ipynb #read-table
+def _read_table(path):
+    "(array, None) of a .npy file; (dict of tensors, metadata) of a .safetensors file."
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.isfile(path):
+        raise wrong(
+            "a file of article vectors",
+            "nothing",
+            where=str(path),
+            remedy="check the path",
+        )
+    try:
+        if str(path).endswith(".npy"):
+            return np.load(path, allow_pickle=False), None
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, about
+    except (SafetensorError, OSError, EOFError, ValueError) as e:
+        raise wrong(
+            "a whole file of article vectors", f"a broken one ({e})", where=str(path)
+        ) from None
 
 # %% ../../nbs/data/article_vectors.ipynb #read-vectors-file
-def read_article_vectors(path): # of a .safetensors or .npy file -> {article id: (E,)}
+def read_article_vectors(path):  # of a .safetensors or .npy file -> {article id: (E,)}
     "The vectors of a file by article id."
-    from safetensors import SafetensorError, safe_open
-    if not os.path.isfile(path): raise wrong("a file of article vectors", "nothing", where=str(path), remedy="check the path")
-    try:
-        if str(path).endswith(".npy"): table = np.load(path, allow_pickle=False)
-        else:
-            with safe_open(path, framework="numpy") as file:
-                about, table = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, EOFError, ValueError) as e:
-        raise wrong("a whole file of article vectors", f"a broken one ({e})", where=str(path)) from None
+    table, about = _read_table(path)
     if isinstance(table, dict):
-        if "ids" not in about: return table
+        if "ids" not in about:
+            return table
         ids, matrix = json.loads(about["ids"]), table["vectors"]
-    elif {"id", "vector"} <= {*(table.dtype.names or ())}: ids, matrix = table["id"].tolist(), table["vector"]
+    elif {"id", "vector"} <= {*(table.dtype.names or ())}:
+        ids, matrix = table["id"].tolist(), table["vector"]
     else:
-        raise wrong("the fields id and vector", f"an array of {table.dtype}", where=str(path),
-                    remedy="write_vectors makes such a file, and give_vectors takes a matrix as it is")
-    if len(ids) != len(matrix): raise wrong(f"{len(ids)} vectors, one per id", len(matrix), where=str(path))
+        raise wrong(
+            "the fields id and vector",
+            f"an array of {table.dtype}",
+            where=str(path),
+            remedy="write_vectors makes such a file, "
+            "and give_vectors takes a matrix as it is",
+        )
+    if len(ids) != len(matrix):
+        raise wrong(f"{len(ids)} vectors, one per id", len(matrix), where=str(path))
     return dict(zip(ids, matrix))
 
 # %% ../../nbs/data/article_vectors.ipynb #text-vectors
-KEPT = 256 # texts; of fewer the vectors are not kept on disk
+KEPT = 256  # texts; of fewer the vectors are not kept on disk
 
-def kept_vectors(name, # of a sentence-transformers model
-                 texts, # distinct strings
-                 cache=True, # whether to keep them in the usual folder, or a folder
-                ): # (N, E) float32
+
+def kept_vectors(
+    name,  # of a sentence-transformers model
+    texts,  # distinct strings
+    cache=True,  # whether to keep them in the usual folder, or a folder
+):  # (N, E) float32
     "Vectors of texts, from disk where they have been computed before."
     folder = cache_folder(cache) if len(texts) >= KEPT else None
-    if folder is None: return sentence_vectors(name, texts)
+    if folder is None:
+        return sentence_vectors(name, texts)
     path = folder / f"vectors-{fingerprint(name, texts)}.npy"
-    try: return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError): found = sentence_vectors(name, texts) # not there, or broken
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        vectors = sentence_vectors(name, texts)  # not there, or broken
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path, shared=True) as temporary, open(temporary, "wb") as file: np.save(file, found, allow_pickle=False)
-    return found
+    with atomic(path, shared=True) as temporary, open(temporary, "wb") as file:
+        np.save(file, vectors, allow_pickle=False)
+    return vectors
 
 # %% ../../nbs/data/article_vectors.ipynb #read-articles
-def vectors_of(features, # `Features`
-               rows, # rows of articles
-               name, # of a sentence-transformers model
-              ): # {article id: (E,)}
+def vectors_of(
+    features,  # `Features`
+    rows,  # rows of articles
+    name,  # of a sentence-transformers model
+):  # {article id: (E,)}
     "What a language model makes of some articles."
-    fields = [getattr(features.news, field) for field in features.recipe["vector_fields"]]
+    news, recipe = features.news, features.recipe
+    fields = [getattr(news, field) for field in recipe["vector_fields"]]
     texts = [" ".join(filter(None, (field[row] for field in fields))) for row in rows]
     distinct = list(dict.fromkeys(filter(None, texts)))
-    if not distinct: return {}
-    found = dict(zip(distinct, kept_vectors(name, distinct)))
-    found[""] = np.zeros_like(next(iter(found.values())))
-    return {features.news.ids[row].item(): found[text] for row, text in zip(rows, texts)}
+    if not distinct:
+        return {}
+    vectors = dict(zip(distinct, kept_vectors(name, distinct)))
+    vectors[""] = np.zeros_like(next(iter(vectors.values())))
+    return {news.ids[row].item(): vectors[text] for row, text in zip(rows, texts)}
+
+# %% ../../nbs/data/article_vectors.ipynb #stacked
+def _stacked(ids, vectors, where):  # N ids; {article id: (E,)}; their source, or None
+    "(N, E) float32: a row per id, 0 where there is no vector."
+    widths = {vectors[name].shape for name in ids if name in vectors}
+    if len(widths) > 1 or any(len(shape) != 1 for shape in widths):
+        raise wrong(
+            "article vectors of one width", f"shapes {sorted(widths)}", where=where
+        )
+    out = np.zeros((len(ids), *(widths.pop() if widths else (0,))), np.float32)
+    for row, name in enumerate(ids):
+        if name in vectors:
+            out[row] = vectors[name]
+    finite = np.isfinite(out).all(axis=1)
+    if not finite.all():
+        article = ids[np.argmin(finite)]
+        raise wrong("finite article vectors", "others", where=f"article {article!r}")
+    return out
 
 # %% ../../nbs/data/article_vectors.ipynb #article-vectors
 @column("article_vectors")
-def article_vectors(features): # (N, E) float32
-    "The vector of every article; 0 for padding and for articles that the news table does not know."
-    ids, have, source = features.news.ids.tolist(), features.article_vectors, features.recipe["article_vectors"]
-    lack = [row for row, name in enumerate(ids) if name not in ("", UNKNOWN) and name not in have]
+def article_vectors(features):  # (N, E) float32
+    "The vector of every article; 0 for padding and for articles without a row."
+    ids = features.news.ids.tolist()
+    have, source = features.article_vectors, features.recipe["article_vectors"]
+    articles = [row for row, name in enumerate(ids) if name not in ("", UNKNOWN)]
+    lack = [row for row in articles if ids[row] not in have]
     if lack and source:
-        is_file = Path(source).suffix in (".npy", ".safetensors")
-        have |= read_article_vectors(source) | have if is_file else vectors_of(features, lack, source)
+        if Path(source).suffix in (".npy", ".safetensors"):
+            have |= read_article_vectors(source) | have
+        else:
+            have |= vectors_of(features, lack, source)
         lack = [row for row in lack if ids[row] not in have]
     if lack:
-        raise wrong(f"vectors for {len(ids) - 1} articles", f"none for {len(lack)}, the first of them {ids[lack[0]]!r}", where=source,
-                    remedy="use give_vectors, write vector=[…] into the article, or name a file or a model as article_vectors")
-    widths = {have[name].shape for name in ids if name in have}
-    if len(widths) > 1 or any(len(shape) != 1 for shape in widths):
-        raise wrong("article vectors of one width", f"shapes {sorted(widths)}", where=source)
-    out = np.zeros((len(ids), *(widths.pop() if widths else (0,))), np.float32)
-    for row, name in enumerate(ids):
-        if name in have: out[row] = have[name]
-    if not np.isfinite(out).all():
-        raise wrong("finite article vectors", "others", where=f"article {ids[np.argmin(np.isfinite(out).all(axis=1))]!r}")
-    return out
+        raise wrong(
+            f"vectors for {len(ids) - 1} articles",
+            f"none for {len(lack)}, the first of them {ids[lack[0]]!r}",
+            where=source,
+            remedy="use give_vectors, write vector=[…] into the article, "
+            "or name a file or a model as article_vectors",
+        )
+    return _stacked(ids, have, source)

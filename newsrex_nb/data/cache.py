@@ -19,15 +19,16 @@ from .schema import Behaviors, Dataset, Histories, News
 from ..files.archives import open_bytes
 
 # %% ../../nbs/data/cache.ipynb #pack
-def pack(strings): # any number of strings
+def pack(strings):  # any number of strings
     "Strings as (bytes, offsets)."
     parts = [s.encode() for s in strings]
     return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
 
 # %% ../../nbs/data/cache.ipynb #unpack
-def unpack(data, # (bytes,) uint8
-           offsets, # (strings + 1,) of the first byte of each
-          ): # list of strings
+def unpack(
+    data,  # (bytes,) uint8
+    offsets,  # (strings + 1,) of the first byte of each
+):  # list of strings
     "What `pack` packed."
     data, offsets = data.tobytes(), offsets.tolist()
     return [data[a:b].decode() for a, b in zip(offsets, offsets[1:])]
@@ -37,85 +38,170 @@ ARTICLE_COLUMNS = "title", "abstract", "category", "subcategory", "entities"
 TEXTS = "title", "abstract", "category", "subcategory"
 LOG = "ids", "user", "time", "history", "candidates", "offsets", "labels"
 
+# %% ../../nbs/data/cache.ipynb #strings-of
+def _strings(data):  # a `Dataset`
+    "{name: strings} of everything in a data set that is text."
+    about = dict(
+        name=data.name,
+        notes=data.notes,
+        key=data.key,
+        recipe=data.features.recipe,
+        splits=list(data.splits),
+    )
+    news, vocabulary = data.news, data.features.vocabulary
+    return {
+        "about": [json.dumps(about)],
+        "news.entities": [e for named in news.entities for e in named],
+        **{f"news.{field}": getattr(news, field) for field in TEXTS},
+        **{f"vocabulary.{kind}": names for kind, names in vocabulary.items()},
+    }
+
 # %% ../../nbs/data/cache.ipynb #to-arrays
-def to_arrays(data, # a `Dataset`
-             ): # dict of arrays
+def to_arrays(
+    data,  # a `Dataset`
+):  # dict of arrays
     "A data set as named arrays."
     news, features = data.news, data.features
     histories = next(iter(data.splits.values())).histories
-    about = dict(name=data.name, notes=data.notes, key=data.key, recipe=features.recipe, splits=list(data.splits))
-    strings = {"about": [json.dumps(about)], "news.entities": [e for named in news.entities for e in named],
-               **{f"news.{field}": getattr(news, field) for field in TEXTS},
-               **{f"vocabulary.{kind}": names for kind, names in features.vocabulary.items()}}
-    arrays = {"users": data.users, "news.ids": news.ids, "news.named": np.array([len(named) for named in news.entities]),
-              "news.published": news.published,
-              "word_vectors": features.word_vectors, "entity_vectors": features.entity_vectors,
-              **{f"histories.{field.name}": getattr(histories, field.name) for field in dataclasses.fields(Histories)},
-              **{f"{split}.{field}": getattr(log, field) for split, log in data.splits.items() for field in LOG},
-              **{f"column.{name}": features[name] for name in ARTICLE_COLUMNS}}
-    for name, some in strings.items(): arrays[f"{name}.bytes"], arrays[f"{name}.offsets"] = pack(some)
+    strings = _strings(data)
+    arrays = {
+        "users": data.users,
+        "news.ids": news.ids,
+        "news.named": np.array([len(named) for named in news.entities]),
+        "news.published": news.published,
+        "word_vectors": features.word_vectors,
+        "entity_vectors": features.entity_vectors,
+    }
+    for field in dataclasses.fields(Histories):
+        arrays[f"histories.{field.name}"] = getattr(histories, field.name)
+    for split, log in data.splits.items():
+        arrays |= {f"{split}.{field}": getattr(log, field) for field in LOG}
+    for name in ARTICLE_COLUMNS:
+        arrays[f"column.{name}"] = features[name]
+    for name, texts in strings.items():
+        arrays[f"{name}.bytes"], arrays[f"{name}.offsets"] = pack(texts)
     return {name: array for name, array in arrays.items() if array is not None}
 
+# %% ../../nbs/data/cache.ipynb #read-strings
+def _read_strings(arrays):
+    "What `_strings` named, out of the packed arrays."
+    names = [name.removesuffix(".bytes") for name in arrays if name.endswith(".bytes")]
+    return {
+        name: unpack(arrays[f"{name}.bytes"], arrays[f"{name}.offsets"])
+        for name in names
+    }
+
+# %% ../../nbs/data/cache.ipynb #read-news
+def _read_news(arrays, strings):
+    "The news table."
+    named = strings["news.entities"]
+    ends = np.cumsum(arrays["news.named"]).tolist()
+    return News(
+        ids=arrays["news.ids"],
+        entities=[named[a:b] for a, b in zip([0, *ends], ends)],
+        published=arrays.get("news.published"),
+        **{field: strings[f"news.{field}"] for field in TEXTS},
+    )
+
+# %% ../../nbs/data/cache.ipynb #read-features
+def _read_features(arrays, strings, news, recipe):
+    "The features of the news table, with the columns that every article has."
+    vocabulary = {
+        name.split(".")[1]: names
+        for name, names in strings.items()
+        if name.startswith("vocabulary.")
+    }
+    word_vectors, entity_vectors = map(arrays.get, ("word_vectors", "entity_vectors"))
+    features = Features(news, recipe, vocabulary, word_vectors, entity_vectors)
+    for name in ARTICLE_COLUMNS:
+        features.kept["column", name] = arrays[f"column.{name}"]
+    return features
+
 # %% ../../nbs/data/cache.ipynb #from-arrays
-def from_arrays(arrays, # what `to_arrays` made
-               ): # a `Dataset`
+def from_arrays(
+    arrays,  # what `to_arrays` made
+):  # a `Dataset`
     "The data set that was written as named arrays."
-    strings = {name.removesuffix(".bytes"): unpack(arrays[name], arrays[name.removesuffix("bytes") + "offsets"])
-               for name in arrays if name.endswith(".bytes")}
-    about, named, ends = json.loads(strings["about"][0]), strings["news.entities"], np.cumsum(arrays["news.named"]).tolist()
-    news = News(ids=arrays["news.ids"], entities=[named[a:b] for a, b in zip([0, *ends], ends)],
-                published=arrays.get("news.published"), **{field: strings[f"news.{field}"] for field in TEXTS})
-    vocabulary = {name.split(".")[1]: names for name, names in strings.items() if name.startswith("vocabulary.")}
-    features = Features(news, about["recipe"], vocabulary, arrays.get("word_vectors"), arrays.get("entity_vectors"))
-    for name in ARTICLE_COLUMNS: features.kept["column", name] = arrays[f"column.{name}"]
-    histories = Histories(*(arrays.get(f"histories.{field.name}") for field in dataclasses.fields(Histories)))
-    splits = {split: Behaviors(**{field: arrays.get(f"{split}.{field}") for field in LOG}, histories=histories)
-              for split in about["splits"]}
-    return Dataset(about["name"], news, arrays["users"], *map(splits.get, ("train", "valid", "test")), features,
-                   about["notes"], about["key"])
+    strings = _read_strings(arrays)
+    about = json.loads(strings["about"][0])
+    news = _read_news(arrays, strings)
+    features = _read_features(arrays, strings, news, about["recipe"])
+    parts = [f"histories.{field.name}" for field in dataclasses.fields(Histories)]
+    histories = Histories(*map(arrays.get, parts))
+    splits = {}
+    for split in about["splits"]:
+        fields = {field: arrays.get(f"{split}.{field}") for field in LOG}
+        splits[split] = Behaviors(**fields, histories=histories)
+    return Dataset(
+        name=about["name"],
+        news=news,
+        users=arrays["users"],
+        train=splits.get("train"),
+        valid=splits.get("valid"),
+        test=splits.get("test"),
+        features=features,
+        notes=about["notes"],
+        key=about["key"],
+    )
 
 # %% ../../nbs/data/cache.ipynb #cache-folder
-def cache_folder(cache, # True for the usual folder, False for none, or a folder
-                ): # a `Path`, or None
+def cache_folder(
+    cache,  # True for the usual folder, False for none, or a folder
+):  # a `Path`, or None
     "The folder that encoded data sets are kept in."
-    if cache is False or cache is None: return None
+    if cache is False or cache is None:
+        return None
     return usual_folder() if cache is True else Path(cache)
 
 # %% ../../nbs/data/cache.ipynb #content-hash
-def content_hash(path, # a file
-                 limit=2**30, # bytes; of larger files only size, time of change and both ends count
-                ): # a short hash
+def content_hash(
+    path,  # a file
+    limit=2**30,  # bytes; of larger files only size, time of change and both ends count
+):  # a short hash
     "A hash of what a file contains."
     import hashlib
+
     with open(path, "rb") as file:
-        if (about := os.stat(path)).st_size <= limit: return hashlib.file_digest(file, hashlib.blake2b).hexdigest()[:24]
-        first, _, last = file.read(2**20), file.seek(-2**20, os.SEEK_END), file.read()
-    return fingerprint(about.st_size, about.st_mtime_ns, hashlib.blake2b(first + last).hexdigest())
+        about = os.stat(path)
+        if about.st_size <= limit:
+            return hashlib.file_digest(file, hashlib.blake2b).hexdigest()[:24]
+        first = file.read(2**20)
+        file.seek(-(2**20), os.SEEK_END)
+        ends = hashlib.blake2b(first + file.read()).hexdigest()
+    return fingerprint(about.st_size, about.st_mtime_ns, ends)
 
 # %% ../../nbs/data/cache.ipynb #hash-of
-def hash_of(file): # what `open_bytes` takes
+def hash_of(file):  # what `open_bytes` takes
     "The hash of a file, or of the archive that it lies in."
-    with open_bytes(file): pass # says it if there is none
+    with open_bytes(file):
+        pass  # says it if there is none
     return content_hash(file[0] if isinstance(file, tuple) else file)
 
 # %% ../../nbs/data/cache.ipynb #cached
-def cached(folder, # a `Path`, or None for no cache
-           name, # what the file's name begins with
-           key, # fingerprint of everything that makes the data set
-           build, # function without arguments that returns the data set
-          ): # a `Dataset`
+def cached(
+    folder,  # a `Path`, or None for no cache
+    name,  # what the file's name begins with
+    key,  # fingerprint of everything that makes the data set
+    build,  # function without arguments that returns the data set
+):  # a `Dataset`
     "The data set from its file, or built and, for the next time, written."
-    if folder is None: return build()
+    if folder is None:
+        return build()
     path = folder / f"{name}-{key}.npz"
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as arrays: return from_arrays(dict(arrays))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile): pass # a broken file is built anew
+            with np.load(path, allow_pickle=False) as arrays:
+                return from_arrays(dict(arrays))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            pass  # a broken file is built anew
     data = build()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic(path, shared=True) as temporary, open(temporary, "wb") as file: np.savez(file, **to_arrays(data))
-    except OSError as e: # a read-only or full disk takes the second start's speed, not the data
-        warnings.warn(f"{data.name} could not be kept in {folder} ({e.strerror}): free some space, or name another "
-                      "folder with cache=.")
+        with atomic(path, shared=True) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **to_arrays(data))
+    except OSError as e:
+        warnings.warn(
+            f"{data.name} could not be kept in {folder} ({e.strerror}): "
+            "free some space, or name another folder with cache=."
+        )
     return data

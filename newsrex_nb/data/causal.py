@@ -16,135 +16,245 @@ from .features import COLUMNS, PLANNERS, TABLES
 from .schema import owner, segments, take
 
 # %% ../../nbs/data/causal.ipynb #readings
-READINGS = { # how an impression of some hour reads what has no hour axis of articles: a function of (array, hour)
-    "word_ctr": lambda made, hour: made[hour],
-    "entity_ctr": lambda made, hour: made[hour],
-    "published_hour": lambda made, hour: np.maximum(hour - made, 0), # the age
-    "news_counts": lambda made, hour: made[:, made[1] < hour],
+def _at_hour(built, hour):
+    return built[hour]
+
+
+def _as_age(built, hour):
+    return np.maximum(hour - built, 0)
+
+
+def _counts_before(built, hour):
+    return built[:, built[1] < hour]
+
+
+# how an impression of some hour reads what has no hour axis of articles
+READINGS = {
+    "word_ctr": _at_hour,
+    "entity_ctr": _at_hour,
+    "published_hour": _as_age,
+    "news_counts": _counts_before,
 }
 
 # %% ../../nbs/data/causal.ipynb #features-of
-def with_splits(data, # a `Dataset`
-                **splits): # some of train, valid and test
-    "The data set with other splits: texts are kept as numbers, what was made of the log is built anew."
-    return dataclasses.replace(data, **splits, features=copy.copy(data.features)) # attaching drops what came from the log
+def with_splits(
+    data,  # a `Dataset`
+    **splits,  # some of train, valid and test
+):
+    """The data set with other splits: texts are kept as numbers, what was made of the
+    log is built anew."""
+    # attaching drops what came from the log
+    return dataclasses.replace(data, **splits, features=copy.copy(data.features))
+
+# %% ../../nbs/data/causal.ipynb #used
+def _used_histories(data, hour):
+    "(S,) whether an impression before the hour has a history."
+    used = np.zeros(len(next(iter(data.splits.values())).histories), bool)
+    for log in data.splits.values():
+        used[log.history[data.hour(log.time) < hour]] = True
+    return used
 
 # %% ../../nbs/data/causal.ipynb #past-histories
-def other_histories(data, hour, rng=None): # hour of the log; NumPy generator
-    "The histories, where those that no impression before `hour` has are empty, or hold other articles."
+def other_histories(data, hour, rng=None):  # hour of the log; NumPy generator
+    """The histories, where those that no impression before `hour` has are empty, or
+    hold other articles."""
     histories = next(iter(data.splits.values())).histories
-    used = np.zeros(len(histories), bool)
-    for log in data.splits.values(): used[log.history[data.hour(log.time) < hour]] = True
-    if rng is None:
-        flat, kept = segments(histories.offsets, np.flatnonzero(used))
-        lengths = np.where(used, histories.lengths, 0)
-        return dataclasses.replace(histories, rows=histories.rows[flat], offsets=np.concatenate([[0], np.cumsum(lengths)]),
-                                   clicked_at=None if histories.clicked_at is None else histories.clicked_at[flat])
-    rows, free = histories.rows.copy(), ~used[owner(histories.offsets)]
-    rows[free] = rng.permutation(rows[free])
-    return dataclasses.replace(histories, rows=rows)
+    used = _used_histories(data, hour)
+    if rng is not None:
+        rows, free = histories.rows.copy(), ~used[owner(histories.offsets)]
+        rows[free] = rng.permutation(rows[free])
+        return dataclasses.replace(histories, rows=rows)
+    flat, _ = segments(histories.offsets, np.flatnonzero(used))
+    lengths = np.where(used, histories.lengths, 0)
+    times = histories.clicked_at
+    return dataclasses.replace(
+        histories,
+        rows=histories.rows[flat],
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        clicked_at=None if times is None else times[flat],
+    )
 
-# %% ../../nbs/data/causal.ipynb #futures
-def without_future(data, hour): # of the log
+# %% ../../nbs/data/causal.ipynb #without-future
+def without_future(data, hour):  # of the log
     "The data set as it was at the beginning of an hour."
     histories = other_histories(data, hour)
-    cut = lambda log: dataclasses.replace(take(log, data.hour(log.time) < hour), histories=histories)
-    return with_splits(data, **{name: cut(log) for name, log in data.splits.items()})
+    splits = {}
+    for name, log in data.splits.items():
+        past = take(log, data.hour(log.time) < hour)
+        splits[name] = dataclasses.replace(past, histories=histories)
+    return with_splits(data, **splits)
 
-def another_future(data, hour, rng): # hour of the log; NumPy generator
+# %% ../../nbs/data/causal.ipynb #another-future
+def another_future(data, hour, rng):  # hour of the log; NumPy generator
     "The data set with other candidates, clicks and histories from an hour on."
     histories = other_histories(data, hour, rng)
-    def change(log):
+    splits = {}
+    for name, log in data.splits.items():
         later = (data.hour(log.time) >= hour)[owner(log.offsets)]
         candidates, labels = log.candidates.copy(), log.labels
-        candidates[later] = np.roll(log.candidates[later], int(rng.integers(1, max(later.sum(), 2))))
-        if labels is not None: labels = np.where(later, 1 - labels, labels)
-        return dataclasses.replace(log, candidates=candidates, labels=labels, histories=histories)
-    return with_splits(data, **{name: change(log) for name, log in data.splits.items()})
+        turn = int(rng.integers(1, max(later.sum(), 2)))
+        candidates[later] = np.roll(log.candidates[later], turn)
+        if labels is not None:
+            labels = np.where(later, 1 - labels, labels)
+        splits[name] = dataclasses.replace(
+            log, candidates=candidates, labels=labels, histories=histories
+        )
+    return with_splits(data, **splits)
 
 # %% ../../nbs/data/causal.ipynb #leaves
-def leaves(made): # an array, a tuple or list of such, or an object that holds arrays
+def leaves(made):  # an array, a tuple or list of such, or an object that holds arrays
     "The arrays of what a feature has built."
-    if isinstance(made, np.ndarray): return [made]
-    parts = made if isinstance(made, (tuple, list)) else vars(made).values() if hasattr(made, "__dict__") else ()
+    if isinstance(made, np.ndarray):
+        return [made]
+    parts = ()
+    if isinstance(made, (tuple, list)):
+        parts = made
+    elif hasattr(made, "__dict__"):
+        parts = vars(made).values()
     return [leaf for part in parts if part is not made for leaf in leaves(part)]
 
-# %% ../../nbs/data/causal.ipynb #built
-def kind_of(name): # -> "column", "table" or "planner"
+# %% ../../nbs/data/causal.ipynb #kind-of
+def kind_of(name):  # -> "column", "table" or "planner"
     "What kind of feature is registered under a name."
-    kinds = [kind for kind, registry in dict(column=COLUMNS, table=TABLES, planner=PLANNERS).items() if name in registry]
-    return kinds[0] if kinds else one_of("feature", name, (*COLUMNS, *TABLES, *PLANNERS))
+    registries = dict(column=COLUMNS, table=TABLES, planner=PLANNERS)
+    for kind, registry in registries.items():
+        if name in registry:
+            return kind
+    return one_of("feature", name, (*COLUMNS, *TABLES, *PLANNERS))
 
-def read_by(data, name, # a `Dataset`, a feature
-            upto, # hours whose impressions read
-            numbers, clicked, # histories of a planner, and their rows
-            reading): # a function of (array, hour), or None
+# %% ../../nbs/data/causal.ipynb #read-by
+def read_by(
+    data,  # a `Dataset`
+    name,  # of a feature
+    upto,  # hours whose impressions read
+    numbers,  # of histories, for a planner
+    clicked,  # rows of these histories
+    reading,  # a function of (array, hour), or None
+):
     "What impressions up to an hour read: pairs of (what, array)."
     features, kind = data.features, kind_of(name)
-    if kind == "planner": return [("", a) for a in leaves(tuple(features.planner(name).plan(numbers, clicked)))]
-    made = features[name] if kind == "column" else features.table(name)
-    if kind == "column" and COLUMNS[name].hours: return [("hours", made[:, :upto + 1])]
-    if reading: return [(f" at hour {h}", reading(made, h)) for h in range(max(upto - 3, 0), upto + 1)]
-    return [("", a) for a in leaves(made)]
+    if kind == "planner":
+        plan = features.planner(name).plan(numbers, clicked)
+        return [("", leaf) for leaf in leaves(tuple(plan))]
+    built = features[name] if kind == "column" else features.table(name)
+    if kind == "column" and COLUMNS[name].hours:
+        return [("hours", built[:, : upto + 1])]
+    if reading:
+        hours = range(max(upto - 3, 0), upto + 1)
+        return [(f" at hour {hour}", reading(built, hour)) for hour in hours]
+    return [("", leaf) for leaf in leaves(built)]
 
 # %% ../../nbs/data/causal.ipynb #first-difference
-def first_difference(a, b): # arrays
+def first_difference(a, b):  # arrays
     "The place of the first entry that differs, () if the shapes do, or None."
-    if a.shape != b.shape: return ()
-    differ = (a != b) & ~((a != a) & (b != b)) # NaN equals NaN
+    if a.shape != b.shape:
+        return ()
+    differ = (a != b) & ~((a != a) & (b != b))  # NaN equals NaN
     return tuple(int(i[0]) for i in np.nonzero(differ)) if differ.any() else None
 
+# %% ../../nbs/data/causal.ipynb #difference
+def _difference(kind, data, what, a, b, place):
+    "In words, how `a` differs from `b` at a place of `first_difference`."
+    if not place:
+        return f"the shape {a.shape} in place of {b.shape}{what.replace('hours', '')}"
+    where = f"at {list(place)}"
+    if kind == "column":
+        where = f"for article {data.news.ids[place[0]]}"
+    when = f" at hour {place[1]}" if what == "hours" else what
+    return f"{a[place]} in place of {b[place]} {where}{when}"
+
 # %% ../../nbs/data/causal.ipynb #demand-equal
-def demand_equal(name, data, found, known, # a feature, the whole data set, pairs of `read_by` in another and in the true world
-                 hour, # from which on the future is another one
-                 way): # in words
-    "Raises the sentence that names feature, hour and article, unless all is equal; returns the number of values."
+def demand_equal(
+    name,  # of a feature
+    data,  # the whole data set
+    found,  # pairs of `read_by` in another world
+    known,  # pairs of `read_by` in the true world
+    hour,  # from which on the future is another one
+    way,  # in words
+):
+    """Raises the sentence that names feature, hour and article, unless all is equal;
+    returns the number of values."""
     for (what, a), (_, b) in zip(found, known, strict=True):
         place = first_difference(a, b)
-        if place is None: continue
+        if place is None:
+            continue
         kind = kind_of(name)
-        if not place: got = f"the shape {a.shape} in place of {b.shape}"
-        elif kind == "column": got = f"{a[place]} in place of {b[place]} for article {data.news.ids[place[0]]}"
-        else: got = f"{a[place]} in place of {b[place]} at {list(place)}"
-        got += f" at hour {place[1]}" if place and what == "hours" else what.replace("hours", "")
-        raise wrong(f"the {kind} {name!r} to know nothing of hour {hour} and later", f"{got} when the future is {way}",
-                    remedy="count only what was before the hour")
+        raise wrong(
+            f"the {kind} {name!r} to know nothing of hour {hour} and later",
+            f"{_difference(kind, data, what, a, b, place)} when the future is {way}",
+            remedy="count only what was before the hour",
+        )
     return sum(a.size for _, a in found)
 
 # %% ../../nbs/data/causal.ipynb #moments
-def moments_of(data, # a `Dataset`
-               count, # of hours
-               hourly, # whether any hour of the log will do; otherwise hours behind the training split, the first of them always
-               rng): # NumPy generator
+def moments_of(
+    data,  # a `Dataset`
+    count,  # of hours
+    hourly,  # whether any hour of the log will do; otherwise hours behind the training split, the first of them always
+    rng,  # NumPy generator
+):
     "Hours with impressions, in ascending order."
-    busy = np.unique(np.concatenate([data.hour(log.time) for log in data.splits.values()]))
-    legal = busy[1:] if hourly else busy[busy > data.hour(data.train.time).max(initial=0)]
-    if not len(legal): raise wrong("a split that lies behind the training split", "none", remedy="say strict=True, or check hourly columns")
-    some = rng.choice(legal, min(count, len(legal)), replace=False)
-    return np.unique(some if hourly else np.append(some, legal[0])).tolist()
+    hours = [data.hour(log.time) for log in data.splits.values()]
+    busy = np.unique(np.concatenate(hours))
+    if hourly:
+        legal = busy[1:]
+    else:
+        legal = busy[busy > data.hour(data.train.time).max(initial=0)]
+    if not len(legal):
+        raise wrong(
+            "a split that lies behind the training split",
+            "none",
+            remedy="say strict=True, or check hourly columns",
+        )
+    drawn = rng.choice(legal, min(count, len(legal)), replace=False)
+    return np.unique(drawn if hourly else np.append(drawn, legal[0])).tolist()
+
+# %% ../../nbs/data/causal.ipynb #worlds-of
+def _worlds(data, hour, rng):
+    "Twice (data set, last hour that is read in it, what became of the future)."
+    gone, other = without_future(data, hour), another_future(data, hour, rng)
+    hours = [data.hour(log.time).max(initial=0) for log in gone.splits.values()]
+    return (gone, max(map(int, hours)), "gone"), (other, hour, "another one")
+
+
+def _past_histories(data, hour, rng):
+    "Up to 16 numbers of histories of earlier impressions, and their last 30 clicks."
+    logs = data.splits.values()
+    past = [log.history[data.hour(log.time) < hour] for log in logs]
+    past = np.concatenate(past)
+    numbers = rng.choice(past, min(16, len(past)), replace=False)
+    return numbers, data.train.histories.last(numbers, 30)
 
 # %% ../../nbs/data/causal.ipynb #check-causal
-def check_causal(features, # names of registered columns, tables or planners, or one name
-                 data, # a `Dataset`
-                 moments=5, # hours at which the future is deleted
-                 seed=0, # of the hours and of other futures
-                 strict=False, # whether what is no hourly column may not even know the later training log
-                 readings={}, # more of `READINGS`: {name: function of (array, hour)}
-                ): # {name: number of values that were compared}
-    "Demands that features know nothing of the future, or raises the sentence that says what they know."
+def _has_hours(name):
+    "Whether a feature is a column with an hour axis."
+    return kind_of(name) == "column" and COLUMNS[name].hours
+
+
+def check_causal(
+    features,  # names of registered columns, tables or planners, or one name
+    data,  # a `Dataset`
+    moments=5,  # hours at which the future is deleted
+    seed=0,  # of the hours and of other futures
+    strict=False,  # whether what is no hourly column may not even know the later training log
+    readings={},  # more of `READINGS`: {name: function of (array, hour)}
+):  # {name: number of values that were compared}
+    """Demands that features know nothing of the future, or raises the sentence that
+    says what they know."""
     names = [features] if isinstance(features, str) else list(features)
-    rng, readings, found = generator(seed, "causal"), READINGS | readings, dict.fromkeys(names, 0)
-    hourly = [n for n in names if strict or n in readings or (kind_of(n) == "column" and COLUMNS[n].hours)]
+    rng = generator(seed, "causal")
+    readings = READINGS | readings
+    compared = dict.fromkeys(names, 0)
+    hourly = [n for n in names if strict or n in readings or _has_hours(n)]
+    others = [name for name in names if name not in hourly]
     truth = with_splits(data)
-    for group in (hourly, [n for n in names if n not in hourly]):
-        for hour in moments_of(data, moments, group is hourly, rng) if group else ():
-            gone, other = without_future(data, hour), another_future(data, hour, rng)
-            kept = np.concatenate([log.history[data.hour(log.time) < hour] for log in data.splits.values()])
-            numbers = rng.choice(kept, min(16, len(kept)), replace=False)
-            clicked = data.train.histories.last(numbers, 30)
-            last = max(int(data.hour(log.time).max(initial=0)) for log in gone.splits.values())
-            for world, upto, way in ((gone, last, "gone"), (other, hour, "another one")):
+    for group in filter(None, (hourly, others)):
+        for hour in moments_of(data, moments, group is hourly, rng):
+            worlds = _worlds(data, hour, rng)
+            sample = _past_histories(data, hour, rng)
+            for world, upto, way in worlds:
                 for name in group:
-                    pair = (read_by(w, name, upto, numbers, clicked, readings.get(name)) for w in (world, truth))
-                    found[name] += demand_equal(name, data, *pair, hour, way)
-    return found
+                    asked = name, upto, *sample, readings.get(name)
+                    found, known = read_by(world, *asked), read_by(truth, *asked)
+                    compared[name] += demand_equal(name, data, found, known, hour, way)
+    return compared

@@ -13,194 +13,297 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..core import one_of, wrong
+from ..core import one_of, patch_to, wrong
 from .schema import News, news_table
 from .text import Tokens, Vocabulary, make_tokenizer
 
-# %% ../../nbs/data/features.ipynb #column
-COLUMNS, TABLES, PLANNERS = {}, {}, {} # by name
+# %% ../../nbs/data/features.ipynb #column-class
+COLUMNS, TABLES, PLANNERS = {}, {}, {}  # by name
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     "How one column of the news table is built, and what its second axis means."
-    name: str # what models call it
-    build: Callable # features -> array with first axis N
-    text: bool = False # numbers of words, padded on the right with 0: may be cut to any width
-    hours: bool = False # axis 1 is the hour of the log: a sample reads its own hour
 
-def column(name, # what models call it
-           **kind): # `text=True` or `hours=True`
+    name: str  # what models call it
+    build: Callable  # features -> array with first axis N
+    text: bool = False  # numbers of words, 0 pads on the right: cut to any width
+    hours: bool = False  # axis 1 is the hour of the log: a sample reads its own hour
+
+# %% ../../nbs/data/features.ipynb #column
+def column(
+    name,  # what models call it
+    **kind,  # `text=True` or `hours=True`
+):
     "Registers a function that builds a column."
+
     def register(build):
         COLUMNS[name] = Column(name, build, **kind)
         return build
+
     return register
 
 # %% ../../nbs/data/features.ipynb #table
-def table(name): # what models call it
+def table(name):  # what models call it
     "Registers a function that builds an array of no article."
+
     def register(build):
         TABLES[name] = build
         return build
+
     return register
 
 # %% ../../nbs/data/features.ipynb #planner
-def planner(name): # what models call it
+def planner(name):  # what models call it
     "Registers a function that builds a planner."
+
     def register(build):
         PLANNERS[name] = build
         return build
+
     return register
 
 # %% ../../nbs/data/features.ipynb #recipe
-def feature_recipe(tokenizer="word", # "word"; or pieces: "bpemb.ja.10000", or a sentencepiece file "….model"
-                   min_count=2, # words that occur less often are unknown
-                   fields=("title", "abstract"), # texts whose words enter the vocabulary
-                   title_length=32, # words kept of a title
-                   abstract_length=128, # words kept of an abstract
-                   title_entities=5, # entities kept of a title
-                   missing_words="normal", # vectors of words that a vector file lacks: "normal" or "zero"
-                   popularity_mode="causal_stream", # clicks counted: "causal_stream" = of all splits, "train_only"
-                   popularity_hours=1, # hours before an impression in which they are counted
-                   article_vectors=None, # file of vectors by article id, or name of a sentence-transformers model
-                   vector_fields=("title",), # texts that such a model reads, one after the other
-                  ): # a dict that JSON can write
+def feature_recipe(
+    tokenizer="word",  # "word"; or pieces: "bpemb.ja.10000", or a sentencepiece file "….model"
+    min_count=2,  # words that occur less often are unknown
+    fields=("title", "abstract"),  # texts whose words enter the vocabulary
+    title_length=32,  # words kept of a title
+    abstract_length=128,  # words kept of an abstract
+    title_entities=5,  # entities kept of a title
+    missing_words="normal",  # vectors of words that a vector file lacks: "normal" or "zero"
+    popularity_mode="causal_stream",  # clicks counted: "causal_stream" = of all splits, "train_only"
+    popularity_hours=1,  # hours before an impression in which they are counted
+    article_vectors=None,  # file of vectors by article id, or name of a sentence-transformers model
+    vector_fields=("title",),  # texts that such a model reads, one after the other
+):  # a dict that JSON can write
     "How articles, and what happened to them, become numbers."
-    return dict(tokenizer=tokenizer, min_count=min_count, fields=list(fields), title_length=title_length,
-                abstract_length=abstract_length, title_entities=title_entities, missing_words=missing_words,
-                popularity_mode=popularity_mode, popularity_hours=popularity_hours,
-                article_vectors=None if article_vectors is None else str(article_vectors), vector_fields=list(vector_fields))
+    return dict(
+        tokenizer=tokenizer,
+        min_count=min_count,
+        fields=list(fields),
+        title_length=title_length,
+        abstract_length=abstract_length,
+        title_entities=title_entities,
+        missing_words=missing_words,
+        popularity_mode=popularity_mode,
+        popularity_hours=popularity_hours,
+        article_vectors=None if article_vectors is None else str(article_vectors),
+        vector_fields=list(vector_fields),
+    )
 
 # %% ../../nbs/data/features.ipynb #read-recipe
-def read_recipe(given): # a mapping with some of the recipe's arguments
-    "The whole recipe, or the sentence that lists its arguments."
-    known = list(inspect.signature(feature_recipe).parameters)
-    for name in given:
-        if name not in known: raise wrong(f"arguments of the recipe ({', '.join(known)})", repr(name))
-    recipe = feature_recipe(**given)
+def _check_recipe(recipe):
+    "Raises unless the values of a whole recipe are legal."
     for name in ("fields", "vector_fields"):
         for field in recipe[name]:
             if field not in ("title", "abstract"):
-                raise wrong(f"{name} to be title, abstract or both", repr(field), where="the recipe")
-    one_of("popularity_mode", recipe["popularity_mode"], ("causal_stream", "train_only"))
-    if recipe["popularity_hours"] < 1: raise wrong("at least one hour", recipe["popularity_hours"], where="popularity_hours")
+                raise wrong(
+                    f"{name} to be title, abstract or both",
+                    repr(field),
+                    where="the recipe",
+                )
+    modes = "causal_stream", "train_only"
+    one_of("popularity_mode", recipe["popularity_mode"], modes)
+    hours = recipe["popularity_hours"]
+    if hours < 1:
+        raise wrong("at least one hour", hours, where="popularity_hours")
+
+
+def read_recipe(given):  # a mapping with some of the recipe's arguments
+    "The whole recipe, or the sentence that lists its arguments."
+    known = list(inspect.signature(feature_recipe).parameters)
+    for name in given:
+        if name not in known:
+            raise wrong(f"arguments of the recipe ({', '.join(known)})", repr(name))
+    recipe = feature_recipe(**given)
+    _check_recipe(recipe)
     return recipe
 
 # %% ../../nbs/data/features.ipynb #build-vocabulary
-def build_vocabulary(news, # a `News`
-                     recipe, # a whole recipe
-                     tokens, # tokens(field) gives its `Tokens`
-                     cut=None, # the tokenizer; what it is made of, if it says so, is kept as `pieces`
-                    ): # lists of names by kind; words are numbered from 2, the others from 1
+def build_vocabulary(
+    news,  # a `News`
+    recipe,  # a whole recipe
+    tokens,  # tokens(field) gives its `Tokens`
+    cut=None,  # the tokenizer; what it is made of, if it says so, is kept as `pieces`
+):  # lists of names by kind; words are numbered from 2, the others from 1
     "The names of `news` in the order of their numbers."
-    words = Vocabulary.build(*map(tokens, recipe["fields"]), min_count=recipe["min_count"], tokenizer=recipe["tokenizer"]).words
-    entities = {e for named in news.entities for e in named}
-    kinds = dict(categories=set(news.category), subcategories=set(news.subcategory), entities=entities)
+    words = Vocabulary.build(
+        *map(tokens, recipe["fields"]),
+        min_count=recipe["min_count"],
+        tokenizer=recipe["tokenizer"],
+    ).words
+    names = dict(
+        categories=set(news.category),
+        subcategories=set(news.subcategory),
+        entities={entity for named in news.entities for entity in named},
+    )
+    vocabulary = {kind: sorted(known - {""}) for kind, known in names.items()}
     made_of = {"pieces": [*cut.pieces]} if hasattr(cut, "pieces") else {}
-    return dict(words=words, **{kind: sorted(names - {""}) for kind, names in kinds.items()}, **made_of)
+    return dict(words=words, **vocabulary, **made_of)
 
 # %% ../../nbs/data/features.ipynb #number-names
-def number_names(names, # N names
-                 known, # the names that have a number, in order
-                ): # (N,) int32
+def number_names(
+    names,  # N names
+    known,  # the names that have a number, in order
+):  # (N,) int32
     "Names as numbers from 1; 0 for those that are missing or unknown."
     number = {name: n for n, name in enumerate(known, 1)}
     return np.fromiter((number.get(name, 0) for name in names), np.int32, len(names))
 
 # %% ../../nbs/data/features.ipynb #tokenizer-of
-def tokenizer_of(features): # a `Features`
-    "What cuts the texts, made once: from the pieces of a saved vocabulary, or by its name."
-    key = "tokenizer", features.recipe["tokenizer"]
-    if key not in features.kept: features.kept[key] = make_tokenizer(key[1], (features._vocabulary or {}).get("pieces", ()))
-    return features.kept[key]
+def tokenizer_of(features):  # a `Features`
+    """What cuts the texts, made once: from the pieces of a saved vocabulary, or by its
+    name."""
+    name = features.recipe["tokenizer"]
+    if ("tokenizer", name) not in features.kept:
+        pieces = (features._vocabulary or {}).get("pieces", ())
+        features.kept["tokenizer", name] = make_tokenizer(name, pieces)
+    return features.kept["tokenizer", name]
 
 # %% ../../nbs/data/features.ipynb #features
 class Features:
-    "The columns of one news table under one vocabulary, each built when first asked for."
-    def __init__(self, news, # a `News`
-                 recipe={}, # some arguments of `feature_recipe`
-                 vocabulary=None, # lists of words, categories, subcategories, entities; None = those of `news`
-                 word_vectors=None, # (V, E) float32, a row per number of a word; None = there are none
-                 entity_vectors=None, # (entities + 1, E) float32; None = there are none
-                 article_vectors={}, # (E,) float32 by article id, see `data.article_vectors`
-                ):
+    """The columns of one news table under one vocabulary, each built when first asked
+    for."""
+
+    def __init__(
+        self,
+        news,  # a `News`
+        recipe={},  # some arguments of `feature_recipe`
+        vocabulary=None,  # lists of words, categories, subcategories, entities; None = those of `news`
+        word_vectors=None,  # (V, E) float32, a row per number of a word; None = there are none
+        entity_vectors=None,  # (entities + 1, E) float32; None = there are none
+        article_vectors={},  # (E,) float32 by article id, see `data.article_vectors`
+    ):
         self.news, self.recipe, self._vocabulary = news, read_recipe(recipe), vocabulary
-        self.word_vectors, self.entity_vectors, self.article_vectors = word_vectors, entity_vectors, dict(article_vectors)
-        self.kept, self._tokens, self._dataset, self._building, self._logged = {}, {}, None, [], set()
+        self.word_vectors, self.entity_vectors = word_vectors, entity_vectors
+        self.article_vectors = dict(article_vectors)
+        self.kept, self._tokens = {}, {}
+        self._dataset, self._building, self._logged = None, [], set()
 
-    def __len__(self): return len(self.news)
-    def __getitem__(self, name): return self._get("column", COLUMNS, name)
-    def table(self, name): return self._get("table", TABLES, name)
-    def planner(self, name): return self._get("planner", PLANNERS, name)
+    def __len__(self):
+        return len(self.news)
 
-    def _get(self, kind, registry, name):
-        if name not in registry: raise wrong(f"a registered {kind} ({', '.join(registry) or 'there is none'})", repr(name))
-        key, build = (kind, name), getattr(registry[name], "build", registry[name])
-        if key not in self.kept:
-            self._building.append(key)
-            try: made = build(self)
-            finally: self._building.pop()
-            if kind == "column" and len(made) != len(self): raise wrong(f"{len(self)} rows", len(made), where=name)
-            self.kept[key] = made
-        if key in self._logged: self._logged.update(self._building)
-        return self.kept[key]
+    def __getitem__(self, name):
+        return self._get("column", COLUMNS, name)
+
+    def table(self, name):
+        return self._get("table", TABLES, name)
+
+    def planner(self, name):
+        return self._get("planner", PLANNERS, name)
 
     @property
     def dataset(self):
-        "The data set that the news table belongs to; what is built while asking for it depends on the log."
+        "The log's data set; what is built while asking for it depends on the log."
         self._logged.update(self._building)
-        if self._building and not self._dataset: raise wrong(f"a log for {self._building[0][1]!r}", "articles alone")
+        if self._building and not self._dataset:
+            raise wrong(f"a log for {self._building[0][1]!r}", "articles alone")
         return self._dataset
-
-    def attach(self, dataset):
-        "Makes `dataset` the one whose log columns can look at."
-        if dataset is not self._dataset: self.kept = {k: v for k, v in self.kept.items() if k not in self._logged}
-        self._dataset = dataset
-
-    def encode(self, articles): # a `News`, or dicts of raw fields
-        "Features of other articles under the same vocabulary and recipe."
-        news = articles if isinstance(articles, News) else news_table(articles)
-        return Features(news, self.recipe, self.vocabulary, self.word_vectors, self.entity_vectors, self.article_vectors)
-
-    def tokens(self, field): # "title" or "abstract"
-        "A field's texts, cut once for counting and numbering."
-        if field not in self._tokens: self._tokens[field] = Tokens(getattr(self.news, field), tokenizer_of(self))
-        return self._tokens[field]
 
     @property
     def vocabulary(self):
-        "Lists of names by kind, in the order of their numbers: what has to be saved to read new articles."
-        self._vocabulary = self._vocabulary or build_vocabulary(self.news, self.recipe, self.tokens, tokenizer_of(self))
+        "Lists of names by kind, in the order of their numbers, for new articles."
+        self._vocabulary = self._vocabulary or build_vocabulary(
+            self.news, self.recipe, self.tokens, tokenizer_of(self)
+        )
         return self._vocabulary
 
     @property
-    def sizes(self): return {kind: len(names) + (kind == "words") for kind, names in self.vocabulary.items() if kind != "pieces"}
+    def sizes(self):
+        counts = {kind: len(names) for kind, names in self.vocabulary.items()}
+        counts.pop("pieces", None)
+        return {kind: n + (kind == "words") for kind, n in counts.items()}
+
+# %% ../../nbs/data/features.ipynb #get
+@patch_to(Features)
+def _get(self, kind, registry, name):
+    "What is registered under a name: kept, or built now."
+    if name not in registry:
+        known = ", ".join(registry) or "there is none"
+        raise wrong(f"a registered {kind} ({known})", repr(name))
+    key = kind, name
+    if key not in self.kept:
+        self.kept[key] = self._build(key, registry[name])
+    if key in self._logged:
+        self._logged.update(self._building)
+    return self.kept[key]
+
+
+@patch_to(Features)
+def _build(self, key, registered):  # (kind, name); a `Column` or a function
+    "Calls what builds a feature, and demands a row per article of a column."
+    self._building.append(key)
+    try:
+        built = getattr(registered, "build", registered)(self)
+    finally:
+        self._building.pop()
+    kind, name = key
+    if kind == "column" and len(built) != len(self):
+        raise wrong(f"{len(self)} rows", len(built), where=name)
+    return built
+
+# %% ../../nbs/data/features.ipynb #attach
+@patch_to(Features)
+def attach(self, dataset):
+    "Makes `dataset` the one whose log columns can look at."
+    if dataset is not self._dataset:
+        self.kept = {k: v for k, v in self.kept.items() if k not in self._logged}
+    self._dataset = dataset
+
+# %% ../../nbs/data/features.ipynb #tokens
+@patch_to(Features)
+def tokens(self, field):  # "title" or "abstract"
+    "A field's texts, cut once for counting and numbering."
+    if field not in self._tokens:
+        self._tokens[field] = Tokens(getattr(self.news, field), tokenizer_of(self))
+    return self._tokens[field]
+
+# %% ../../nbs/data/features.ipynb #encode
+@patch_to(Features)
+def encode(self, articles):  # a `News`, or dicts of raw fields
+    "Features of other articles under the same vocabulary and recipe."
+    return Features(
+        articles if isinstance(articles, News) else news_table(articles),
+        self.recipe,
+        self.vocabulary,
+        self.word_vectors,
+        self.entity_vectors,
+        self.article_vectors,
+    )
 
 # %% ../../nbs/data/features.ipynb #text-columns
 def text_column(features, field, length):
     "The words of one field as numbers, padded on the right."
-    return Vocabulary(features.vocabulary["words"], features.recipe["tokenizer"]).encode(features.tokens(field), length)
+    words, tokenizer = features.vocabulary["words"], features.recipe["tokenizer"]
+    return Vocabulary(words, tokenizer).encode(features.tokens(field), length)
 
 # %% ../../nbs/data/features.ipynb #title-column
 @column("title", text=True)
-def title(features): return text_column(features, "title", features.recipe["title_length"])
+def title(features):
+    return text_column(features, "title", features.recipe["title_length"])
 
 # %% ../../nbs/data/features.ipynb #abstract-column
 @column("abstract", text=True)
-def abstract(features): return text_column(features, "abstract", features.recipe["abstract_length"])
+def abstract(features):
+    return text_column(features, "abstract", features.recipe["abstract_length"])
 
 # %% ../../nbs/data/features.ipynb #category-column
 @column("category")
-def category(features): return number_names(features.news.category, features.vocabulary["categories"])
+def category(features):
+    return number_names(features.news.category, features.vocabulary["categories"])
 
 # %% ../../nbs/data/features.ipynb #subcategory-column
 @column("subcategory")
-def subcategory(features): return number_names(features.news.subcategory, features.vocabulary["subcategories"])
+def subcategory(features):
+    return number_names(features.news.subcategory, features.vocabulary["subcategories"])
 
 # %% ../../nbs/data/features.ipynb #entities-column
 @column("entities")
 def entities(features):
     "The first entities of each title as numbers, padded on the right."
     width = features.recipe["title_entities"]
-    flat = [e for named in features.news.entities for e in (*named[:width], *[""] * (width - len(named)))]
-    return number_names(flat, features.vocabulary["entities"]).reshape(-1, width)
+    rows = [[*named, *[""] * width][:width] for named in features.news.entities]
+    flat = [entity for row in rows for entity in row]
+    numbers = number_names(flat, features.vocabulary["entities"])
+    return numbers.reshape(-1, width)

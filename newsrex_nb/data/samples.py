@@ -17,72 +17,100 @@ from .schema import owner
 @dataclasses.dataclass
 class Samples:
     "One sample per click of an impression that also has candidates without a click."
-    impression: np.ndarray # (S,) the impression of each sample
-    clicked: np.ndarray # (S,) flat position of the clicked candidate
-    negatives: np.ndarray # flat positions of all candidates without a click, impression by impression
-    first: np.ndarray # (S,) where the sample's negatives start
-    count: np.ndarray # (S,) how many there are
-    skipped: int # clicks of impressions in which every candidate was clicked
 
-    def __len__(self): return len(self.impression)
+    impression: np.ndarray  # (S,) the impression of each sample
+    clicked: np.ndarray  # (S,) flat position of the clicked candidate
+    negatives: np.ndarray  # flat positions of all candidates without a click, in order
+    first: np.ndarray  # (S,) where the sample's negatives start
+    count: np.ndarray  # (S,) how many there are
+    skipped: int  # clicks of impressions in which every candidate was clicked
+
+    def __len__(self):
+        return len(self.impression)
 
 # %% ../../nbs/data/samples.ipynb #training-samples
-def training_samples(behaviors): # labelled `Behaviors`
+def training_samples(behaviors):  # labelled `Behaviors`
     "All training samples of the impressions."
-    if behaviors.labels is None: raise wrong("labelled impressions to train on", "impressions without labels")
-    clicks, others = np.flatnonzero(behaviors.labels > 0), np.flatnonzero(behaviors.labels <= 0)
-    of = owner(behaviors.offsets)
-    count = np.bincount(of[others], minlength=len(behaviors))
+    if behaviors.labels is None:
+        raise wrong("labelled impressions to train on", "impressions without labels")
+    clicks = np.flatnonzero(behaviors.labels > 0)
+    negatives = np.flatnonzero(behaviors.labels <= 0)
+    impression = owner(behaviors.offsets)
+    count = np.bincount(impression[negatives], minlength=len(behaviors))
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
-    usable = clicks[count[of[clicks]] > 0]
-    if not len(usable): raise wrong("at least one impression with a click and a candidate that was not clicked", "none")
-    at = of[usable]
-    return Samples(at, usable, others, first[at], count[at], len(clicks) - len(usable))
+    clicked = clicks[count[impression[clicks]] > 0]
+    if not len(clicked):
+        raise wrong(
+            "at least one impression with a click and a candidate that was not clicked",
+            "none",
+        )
+    at = impression[clicked]
+    skipped = len(clicks) - len(clicked)
+    return Samples(at, clicked, negatives, first[at], count[at], skipped)
 
 # %% ../../nbs/data/samples.ipynb #draw-negatives
-def draw_negatives(samples, # `Samples`
-                   negatives, # K, per sample
-                   rng, # NumPy generator
-                  ): # (S, K) flat positions
-    "Draws the negatives of every sample, without replacement as long as there are enough."
+def draw_negatives(
+    samples,  # `Samples`
+    negatives,  # K, per sample
+    rng,  # NumPy generator
+):  # (S, K) flat positions
+    """Draws the negatives of every sample, without replacement as long as there are
+    enough."""
     count = samples.count
     pool = np.where(count >= negatives, count, -(-negatives // count) * count)
     picks = np.empty((len(samples), negatives), np.int64)
     taken = np.empty((len(samples), 0), np.int64)
     for k in range(negatives):
         pick = rng.integers(0, pool - k)
-        for j in range(k): pick += pick >= taken[:, j]
+        for j in range(k):
+            pick += pick >= taken[:, j]
         picks[:, k] = pick
         taken = np.sort(np.concatenate([taken, pick[:, None]], axis=1), axis=1)
     return samples.negatives[samples.first[:, None] + picks % count[:, None]]
 
-# %% ../../nbs/data/samples.ipynb #arrange
-def balanced(classes, # (B, n) numbers of samples, -1 = filler
-             loads, # (S,)
-             rng): # (B, n): the same classes, such that the columns' loads are alike
+# %% ../../nbs/data/samples.ipynb #balanced
+def balanced(
+    classes,  # (B, n) numbers of samples, -1 = filler
+    loads,  # (S,)
+    rng,  # NumPy generator
+):  # (B, n): the same classes, such that the columns' loads are alike
     "Gives, class by class, the sample that adds most to the batch that has least."
-    loads, held, out = np.append(loads, 0), rng.random(classes.shape[1]), np.empty_like(classes)
+    loads = np.append(loads, 0)
+    held = rng.random(classes.shape[1])
+    out = np.empty_like(classes)
     for row, put in zip(classes[::-1], out[::-1]):
-        put[np.argsort(held, kind="stable")] = row[np.argsort(-loads[row], kind="stable")]
+        heaviest = row[np.argsort(-loads[row], kind="stable")]
+        put[np.argsort(held, kind="stable")] = heaviest
         held += loads[put]
     return out
 
-def arrange(lengths, # (S,) history length or number of nodes of each sample
-            batch_size, # B
-            window, # steps that are dealt together
-            rng, # NumPy generator; None keeps the samples in their order
-            loads=None, # (S,) what has to be encoded for each sample, in words for example
-           ): # (steps, B) numbers of samples, -1 = filler; each batch of a shuffled epoch is sorted by length
+# %% ../../nbs/data/samples.ipynb #deal
+def _deal(part, lengths, batch_size, count, rng, loads):
+    "(count, B): the samples of one window, dealt to its `count` batches."
+    part = part[np.argsort(lengths[part], kind="stable")]
+    fillers = np.full(count * batch_size - len(part), -1)
+    classes = np.concatenate([fillers, part]).reshape(batch_size, count)
+    if loads is None:
+        return rng.permuted(classes, axis=1).T
+    return balanced(classes, loads, rng).T
+
+# %% ../../nbs/data/samples.ipynb #arrange
+def arrange(
+    lengths,  # (S,) history length or number of nodes of each sample
+    batch_size,  # B
+    window,  # steps that are dealt together
+    rng,  # NumPy generator; None keeps the samples in their order
+    loads=None,  # (S,) what has to be encoded for each sample, in words for example
+):  # (steps, B) numbers of samples, -1 = filler; each batch of a shuffled epoch is sorted by length
     "Deals the samples of an epoch to batches that are alike in lengths and load."
     total = len(lengths)
     steps = -(-total // batch_size)
     if rng is None:
-        return np.concatenate([np.arange(total), np.full(steps * batch_size - total, -1)]).reshape(steps, batch_size)
-    out, order = [], rng.permutation(total)
+        fillers = np.full(steps * batch_size - total, -1)
+        return np.concatenate([np.arange(total), fillers]).reshape(steps, batch_size)
+    windows, order = [], rng.permutation(total)
     for start in range(0, steps, window):
-        n = min(window, steps - start)
-        part = order[start * batch_size:(start + n) * batch_size]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        part = np.concatenate([np.full(n * batch_size - len(part), -1), part]).reshape(batch_size, n)
-        out.append((rng.permuted(part, axis=1) if loads is None else balanced(part, loads, rng)).T)
-    return np.concatenate(out)
+        count = min(window, steps - start)
+        part = order[start * batch_size : (start + count) * batch_size]
+        windows.append(_deal(part, lengths, batch_size, count, rng, loads))
+    return np.concatenate(windows)

@@ -11,22 +11,27 @@ from array import array
 
 import numpy as np
 
-from ..core import one_of
+from ..core import one_of, patch_to
 
 # %% ../../nbs/data/text.ipynb #tokenizer
-TOKENIZERS = {} # name -> function without arguments that returns a tokenizer; or pattern -> function of name and pieces
+TOKENIZERS = {}  # name -> function without arguments that returns a tokenizer; or pattern -> function of name and pieces
 
-def tokenizer(name): # what a recipe calls it, or a pattern with * for a family
-    "Registers a function that makes a tokenizer, a function from a text to its list of tokens."
+
+def tokenizer(name):  # what a recipe calls it, or a pattern with * for a family
+    """Registers a function that makes a tokenizer, a function from a text to its list
+    of tokens."""
+
     def register(factory):
         TOKENIZERS[name] = factory
         return factory
+
     return register
 
 # %% ../../nbs/data/text.ipynb #make-tokenizer
-def make_tokenizer(name, # of a registered tokenizer, or of one of a registered family
-                   pieces=(), # what a saved vocabulary holds of it; nothing: it is found by its name
-                  ): # a function from a text to its list of tokens
+def make_tokenizer(
+    name,  # of a registered tokenizer, or of one of a registered family
+    pieces=(),  # what a saved vocabulary holds of it; nothing: it is found by its name
+):  # a function from a text to its list of tokens
     "The tokenizer of a name."
     key = next((key for key in TOKENIZERS if fnmatch.fnmatchcase(str(name), key)), name)
     make = TOKENIZERS[one_of("tokenizer", key, TOKENIZERS)]
@@ -40,15 +45,17 @@ def word():
     return lambda text: find(text.lower())
 
 # %% ../../nbs/data/text.ipynb #tokenize
-def tokenize(text, # any string
-             tokenizer="word", # the name of a registered tokenizer
-            ): # list of tokens
+def tokenize(
+    text,  # any string
+    tokenizer="word",  # the name of a registered tokenizer
+):  # list of tokens
     "Cuts one text into tokens."
     return make_tokenizer(tokenizer)(text)
 
 # %% ../../nbs/data/text.ipynb #numbering
 class Numbering(dict):
     "A dictionary that gives each new key the next number."
+
     def __missing__(self, key):
         number = self[key] = len(self)
         return number
@@ -56,67 +63,92 @@ class Numbering(dict):
 # %% ../../nbs/data/text.ipynb #tokens
 class Tokens:
     "Texts as flat numbers of words, each distinct text cut once."
-    def __init__(self, texts, # strings
-                 tokenizer, # a tokenizer, or the name of a registered one
-                ):
+
+    def __init__(
+        self,
+        texts,  # strings
+        tokenizer,  # a tokenizer, or the name of a registered one
+    ):
         cut = tokenizer if callable(tokenizer) else make_tokenizer(tokenizer)
-        distinct, numbers, flat, ends = Numbering(), Numbering(), array("i"), array("q", [0])
-        self.text = np.fromiter(map(distinct.__getitem__, texts), np.int32, len(texts)) # (N,) the distinct text of each text
+        distinct, numbers = Numbering(), Numbering()
+        # (N,) the distinct text of each text
+        self.text = np.fromiter(map(distinct.__getitem__, texts), np.int32, len(texts))
+        flat, ends = array("i"), array("q", [0])
         for text in distinct:
             flat.extend(map(numbers.__getitem__, cut(text)))
             ends.append(len(flat))
-        self.flat = np.array(flat) # places in `words`
-        self.offsets = np.array(ends) # distinct text t owns flat[offsets[t]:offsets[t+1]]
+        self.flat = np.array(flat)  # places in `words`
+        # distinct text t owns flat[offsets[t]:offsets[t + 1]]
+        self.offsets = np.array(ends)
         self.words = list(numbers)
 
-    def __len__(self): return len(self.text)
+    def __len__(self):
+        return len(self.text)
 
     def __getitem__(self, n):
         "The tokens of text `n`."
-        return [self.words[i] for i in self.flat[self.offsets[self.text[n]]:self.offsets[self.text[n] + 1]]]
+        start, end = self.offsets[self.text[n] :][:2]
+        return [self.words[i] for i in self.flat[start:end]]
 
     @property
-    def lengths(self): return np.diff(self.offsets)[self.text]
+    def lengths(self):
+        return np.diff(self.offsets)[self.text]
 
     @property
     def counts(self):
         "(words,) how often each word occurs in all the texts, repeated texts included."
         times = np.bincount(self.text, minlength=len(self.offsets) - 1)
-        return np.bincount(self.flat, np.repeat(times, np.diff(self.offsets)), len(self.words)).astype(np.int64)
+        weights = np.repeat(times, np.diff(self.offsets))
+        return np.bincount(self.flat, weights, len(self.words)).astype(np.int64)
 
 # %% ../../nbs/data/text.ipynb #vocabulary
-PAD, UNK = 0, 1 # the numbers that no word has
+PAD, UNK = 0, 1  # the numbers that no word has
+
 
 class Vocabulary:
     "Words by number: 0 pads, 1 is unknown, `words[i]` has number `i + 2`."
-    def __init__(self, words, # the words, in the order of their numbers
-                 tokenizer, # the name of the tokenizer that texts are cut with
-                ):
+
+    def __init__(
+        self,
+        words,  # the words, in the order of their numbers
+        tokenizer,  # the name of the tokenizer that texts are cut with
+    ):
         self.words, self.tokenizer = list(words), tokenizer
         self.number = {w: i for i, w in enumerate(self.words, UNK + 1)}
 
     @classmethod
-    def build(cls, *texts, # lists of strings, or `Tokens`
-              min_count, # words that occur less often are unknown
-              tokenizer, # the name of a registered tokenizer
-             ):
+    def build(
+        cls,
+        *texts,  # lists of strings, or `Tokens`
+        min_count,  # words that occur less often are unknown
+        tokenizer,  # the name of a registered tokenizer
+    ):
         "The words of `texts`, the most frequent first and equals alphabetically."
         total = {}
-        for some in texts:
-            tokens = some if isinstance(some, Tokens) else Tokens(some, tokenizer)
-            for w, c in zip(tokens.words, tokens.counts.tolist()): total[w] = total.get(w, 0) + c
-        return cls(sorted((w for w, c in total.items() if c >= min_count), key=lambda w: (-total[w], w)), tokenizer)
+        for field in texts:
+            tokens = field if isinstance(field, Tokens) else Tokens(field, tokenizer)
+            for word, count in zip(tokens.words, tokens.counts.tolist()):
+                total[word] = total.get(word, 0) + count
+        frequent = [word for word, count in total.items() if count >= min_count]
+        return cls(sorted(frequent, key=lambda w: (-total[w], w)), tokenizer)
 
-    def __len__(self): return len(self.words) + 2
+    def __len__(self):
+        return len(self.words) + 2
 
-    def encode(self, texts, # N strings, or `Tokens`
-               length, # L, words kept of each text
-              ): # (N, L) int32 numbers, padded with 0 on the right
-        "The numbers of the first `length` words of each text."
-        tokens = texts if isinstance(texts, Tokens) else Tokens(texts, self.tokenizer)
-        numbers = np.array([self.number.get(w, UNK) for w in tokens.words] + [PAD], np.int32)[tokens.flat]
-        kept = np.minimum(np.diff(tokens.offsets), length)
-        matrix = np.zeros((len(kept), length), np.int32)
-        inside = np.arange(length) < kept[:, None]
-        matrix[inside] = numbers[(tokens.offsets[:-1, None] + np.arange(length))[inside]]
-        return matrix[tokens.text]
+# %% ../../nbs/data/text.ipynb #encode
+@patch_to(Vocabulary)
+def encode(
+    self,
+    texts,  # N strings, or `Tokens`
+    length,  # L, words kept of each text
+):  # (N, L) int32 numbers, padded with 0 on the right
+    "The numbers of the first `length` words of each text."
+    tokens = texts if isinstance(texts, Tokens) else Tokens(texts, self.tokenizer)
+    known = [self.number.get(word, UNK) for word in tokens.words]
+    numbers = np.array([*known, PAD], np.int32)[tokens.flat]
+    kept = np.minimum(np.diff(tokens.offsets), length)
+    matrix = np.zeros((len(kept), length), np.int32)
+    inside = np.arange(length) < kept[:, None]
+    place = tokens.offsets[:-1, None] + np.arange(length)
+    matrix[inside] = numbers[place[inside]]
+    return matrix[tokens.text]

@@ -16,136 +16,221 @@ from ..files.archives import open_bytes, place
 from ..files.mirrors import find_vectors
 
 # %% ../../nbs/data/vectors.ipynb #numbers
-def numbers(fields, # one line's fields, the name first
-            width, # numbers that a vector has
-            place, # file and line, for the message
-           ): # (name as bytes, (width,) float32)
+def numbers(
+    fields,  # one line's fields, the name first
+    width,  # numbers that a vector has
+    place,  # file and line, for the message
+):  # (name as bytes, (width,) float32)
     "One line as a name and its numbers."
-    try: values = [float(f) for f in fields[-width:]]
-    except ValueError: values = []
+    try:
+        values = [float(f) for f in fields[-width:]]
+    except ValueError:
+        values = []
     if len(fields) > width + 1:
-        with contextlib.suppress(ValueError): float(fields[1]); values = [] # a number too many, not a name with a space
+        with contextlib.suppress(ValueError):
+            float(fields[1])
+            values = []  # a number too many, not a name with a space
     if len(values) < width or len(fields) <= width or not np.isfinite(values).all():
-        raise wrong(f"a name and {width} finite numbers", f"{len(fields) - 1} fields after the name", where=place,
-                    remedy="check that the file is complete and of one width")
+        raise wrong(
+            f"a name and {width} finite numbers",
+            f"{len(fields) - 1} fields after the name",
+            where=place,
+            remedy="check that the file is complete and of one width",
+        )
     return b" ".join(fields[:-width]), np.array(values, np.float32)
 
+# %% ../../nbs/data/vectors.ipynb #open-slice
+def _open_slice(path):
+    "The words of a slice and its matrix, a row per word."
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        words = json.loads((file.metadata() or {}).get("words", "null"))
+        vectors = file.get_tensor("vectors")
+    is_list = isinstance(words, list)
+    if not is_list or vectors.ndim != 2 or len(words) != len(vectors):
+        raise ValueError("no word for each row")
+    return words, vectors
+
 # %% ../../nbs/data/vectors.ipynb #read-slice
-def read_slice(path, # what `save_vectors` wrote
-               wanted, # names
-              ): # (dict from name to (width,) float32, width)
+def read_slice(
+    path,  # what `save_vectors` wrote
+    wanted,  # names
+):  # (dict from name to (width,) float32, width)
     "The vectors of the wanted names in a slice."
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+
     try:
-        with safe_open(path, framework="np") as file:
-            words, vectors = json.loads((file.metadata() or {}).get("words", "null")), file.get_tensor("vectors")
-        if not isinstance(words, list) or vectors.ndim != 2 or len(words) != len(vectors): raise ValueError("no word for each row")
-    except FileNotFoundError: raise wrong("a file", "nothing", where=str(path), remedy="check the path") from None
+        words, vectors = _open_slice(path)
+    except FileNotFoundError:
+        raise wrong(
+            "a file", "nothing", where=str(path), remedy="check the path"
+        ) from None
     except (SafetensorError, ValueError, OSError) as e:
-        raise wrong("a slice of word vectors", f"something else ({e})", where=str(path), remedy="write it with save_vectors") from None
+        raise wrong(
+            "a slice of word vectors",
+            f"something else ({e})",
+            where=str(path),
+            remedy="write it with save_vectors",
+        ) from None
     wanted = set(wanted)
-    return {w: v.astype(np.float32) for w, v in zip(words, vectors) if w in wanted}, vectors.shape[1]
+    rows = zip(words, vectors)
+    by_name = {word: row.astype(np.float32) for word, row in rows if word in wanted}
+    return by_name, vectors.shape[1]
+
+# %% ../../nbs/data/vectors.ipynb #wanted-lines
+def _is_header(line):
+    "Whether a first line is word2vec's: how many vectors there are, and their width."
+    fields = line.split()
+    return len(fields) == 2 and all(field.isdigit() for field in fields)
+
+
+def _wanted_lines(file, wanted, cut):  # names and separator as bytes
+    "Yields (line number, fields) of the first vector and of every wanted one."
+    first = True
+    for number, line in enumerate(file, 1):
+        if first:
+            if number == 1 and _is_header(line):
+                continue
+            first = False
+        elif line[: line.find(cut)] not in wanted:
+            continue
+        yield number, line.rstrip().split(cut)
 
 # %% ../../nbs/data/vectors.ipynb #read-vectors
-def read_vectors(path, # a file with a vector per line, as `open_bytes` takes it, a slice, or a name
-                 wanted, # names
-                 separator=" ", # what stands between the fields
-                ): # (dict from name to (width,) float32, width)
+def read_vectors(
+    path,  # a file with a vector per line, as `open_bytes` takes it, a slice, or a name
+    wanted,  # names
+    separator=" ",  # what stands between the fields
+):  # (dict from name to (width,) float32, width)
     "The vectors of the wanted names; where a name occurs twice, the first line counts."
     path = find_vectors(path)
-    if str(path).endswith(".safetensors"): return read_slice(path, wanted)
-    found, width, cut = {}, None, separator.encode()
+    if str(path).endswith(".safetensors"):
+        return read_slice(path, wanted)
+    by_name, width = {}, None
     wanted = {name.encode() for name in wanted}
     with open_bytes(path) as file:
-        for number, line in enumerate(file, 1):
-            if width is None:
-                fields = line.split()
-                if number == 1 and len(fields) == 2 and all(f.isdigit() for f in fields): continue
-                width = len(line.rstrip().split(cut)) - 1
-            elif line[:line.find(cut)] not in wanted: continue
-            name, values = numbers(line.rstrip().split(cut), width, f"{place(path)}, line {number}")
-            if name in wanted: found.setdefault(name.decode(), values)
-    if not width: raise wrong("vectors", "an empty file" if width is None else "lines without numbers", where=place(path))
-    return found, width
+        for number, fields in _wanted_lines(file, wanted, separator.encode()):
+            width = len(fields) - 1 if width is None else width
+            name, values = numbers(fields, width, f"{place(path)}, line {number}")
+            if name in wanted:
+                by_name.setdefault(name.decode(), values)
+    if not width:
+        got = "an empty file" if width is None else "lines without numbers"
+        raise wrong("vectors", got, where=place(path))
+    return by_name, width
 
 # %% ../../nbs/data/vectors.ipynb #save-vectors
-def save_vectors(path, # of the slice, `….safetensors`
-                 vectors, # what `read_vectors` takes: a file or a name
-                 words, # the vocabulary, such as `data.features.vocabulary["words"]`
-                 dtype="float32", # of the numbers: "float32" or "float16", half the size and rounded
-                ): # how many of the words have a vector
-    "Writes the vectors of a vocabulary as a small file that can be given wherever the large one can."
+def save_vectors(
+    path,  # of the slice, `….safetensors`
+    vectors,  # what `read_vectors` takes: a file or a name
+    words,  # the vocabulary, such as `data.features.vocabulary["words"]`
+    dtype="float32",  # of the numbers: "float32" or "float16", half the size and rounded
+):  # how many of the words have a vector
+    "Writes the vectors of a vocabulary as a small file that stands for the large one."
     from safetensors.numpy import save_file
+
     one_of("dtype", dtype, ("float32", "float16"))
-    if not str(path).endswith(".safetensors"): raise wrong("a name that ends in .safetensors", repr(str(path)), where="path")
-    found, width = read_vectors(vectors, words)
-    words = [word for word in words if word in found]
-    if not words: raise wrong("vectors for some of the words", "none", where=place(vectors))
-    tensor = np.array([found[word] for word in words], dtype)
-    with atomic(path) as temporary: save_file({"vectors": tensor}, temporary, {"words": json.dumps(words, ensure_ascii=False)})
+    if not str(path).endswith(".safetensors"):
+        raise wrong("a name that ends in .safetensors", repr(str(path)), where="path")
+    by_name, width = read_vectors(vectors, words)
+    words = [word for word in words if word in by_name]
+    if not words:
+        raise wrong("vectors for some of the words", "none", where=place(vectors))
+    tensor = np.array([by_name[word] for word in words], dtype)
+    about = {"words": json.dumps(words, ensure_ascii=False)}
+    with atomic(path) as temporary:
+        save_file({"vectors": tensor}, temporary, about)
     return len(words)
 
 # %% ../../nbs/data/vectors.ipynb #word-vectors
-def read_word_vectors(path, # what `read_vectors` takes: a file, a slice or a name
-                      words, # the vocabulary's words; words[i] has number i + 2
-                      missing="normal", # rows without a vector: "normal" or "zero"
-                      seed=0, # of the draw for missing words
-                     ): # (matrix (len(words) + 2, E) float32, count of words that were found)
+def read_word_vectors(
+    path,  # what `read_vectors` takes: a file, a slice or a name
+    words,  # the vocabulary's words; words[i] has number i + 2
+    missing="normal",  # rows without a vector: "normal" or "zero"
+    seed=0,  # of the draw for missing words
+):  # (matrix (len(words) + 2, E) float32, count of words that were found)
     "A matrix with the vectors of a vocabulary."
     one_of("missing", missing, ("normal", "zero"))
-    found, width = read_vectors(path, words)
-    if not found:
-        raise wrong(f"vectors for some of {len(words)} words", "none", where=place(path),
-                    remedy="check that it is a file of word vectors")
-    rows = [row for row, word in enumerate(words, 2) if word in found]
-    read = np.array([found[words[row - 2]] for row in rows], np.float32)
-    matrix = np.zeros((len(words) + 2, width), np.float32)
+    by_name, width = read_vectors(path, words)
+    if not by_name:
+        raise wrong(
+            f"vectors for some of {len(words)} words",
+            "none",
+            where=place(path),
+            remedy="check that it is a file of word vectors",
+        )
+    rows = [row for row, word in enumerate(words, 2) if word in by_name]
+    read = np.array([by_name[words[row - 2]] for row in rows], np.float32)
+    shape = len(words) + 2, width
+    matrix = np.zeros(shape, np.float32)
     if missing == "normal":
-        draw = generator(seed, "missing words").standard_normal(matrix.shape, np.float32)
+        draw = generator(seed, "missing words").standard_normal(shape, np.float32)
         matrix[1:] = read.mean(0) + read.std(0) * draw[1:]
     matrix[rows] = read
     return matrix, len(rows)
 
 # %% ../../nbs/data/vectors.ipynb #give-words
-def give_words(features, # the `Features` of a data set
-               path, # of word vectors
-               seed, # of the draw for missing words
-              ): # how many words have a vector, such as "812 of 950"
+def give_words(
+    features,  # the `Features` of a data set
+    path,  # of word vectors
+    seed,  # of the draw for missing words
+):  # how many words have a vector, such as "812 of 950"
     "Reads the word vectors of a data set."
     words = features.vocabulary["words"]
-    features.word_vectors, found = read_word_vectors(path, words, features.recipe["missing_words"], seed)
-    return f"{found} of {len(words)}"
+    features.word_vectors, count = read_word_vectors(
+        path, words, features.recipe["missing_words"], seed
+    )
+    return f"{count} of {len(words)}"
 
 # %% ../../nbs/data/vectors.ipynb #entity-vectors
-def read_entity_vectors(paths, # files, as `open_bytes` takes them; those that do not exist are passed over
-                        entities, # the vocabulary's entities; entities[i] has number i + 1
-                       ): # (len(entities) + 1, E) float32, row 0 is padding; None if there is no file
+def read_entity_vectors(
+    paths,  # files, as `open_bytes` takes them; those that do not exist are passed over
+    entities,  # the vocabulary's entities; entities[i] has number i + 1
+):  # (len(entities) + 1, E) float32, row 0 is padding; None if there is no file
     "A matrix with the vectors of a vocabulary's entities."
-    found, widths = {}, {}
+    by_name, widths = {}, {}
     for path in paths:
-        if not os.path.exists(path[0] if isinstance(path, tuple) else path): continue
-        some, widths[place(path)] = read_vectors(path, entities, "\t")
-        found = {**some, **found}
-    if not widths: return None
-    if len(set(widths.values())) > 1: raise wrong("entity vectors of one width", widths)
+        if not os.path.exists(path[0] if isinstance(path, tuple) else path):
+            continue
+        vectors, widths[place(path)] = read_vectors(path, entities, "\t")
+        by_name = {**vectors, **by_name}
+    if not widths:
+        return None
+    if len(set(widths.values())) > 1:
+        raise wrong("entity vectors of one width", widths)
     matrix = np.zeros((len(entities) + 1, *set(widths.values())), np.float32)
-    for row, entity in enumerate(entities, 1): matrix[row] = found.get(entity, 0)
+    for row, entity in enumerate(entities, 1):
+        matrix[row] = by_name.get(entity, 0)
     return matrix
 
 # %% ../../nbs/data/vectors.ipynb #sentence-model
 @functools.lru_cache(maxsize=1)
-def sentence_model(name): # a folder, or a name that the package sentence-transformers knows
+def sentence_model(
+    name,  # a folder, or a name that the package sentence-transformers knows
+):
     "The model of this name, loaded once."
-    try: from sentence_transformers import SentenceTransformer
+    try:
+        from sentence_transformers import SentenceTransformer
     except ImportError:
-        raise wrong(f"the package sentence-transformers for {name!r}", "none", remedy="pip install 'newsrex_nb[lm]'") from None
+        raise wrong(
+            f"the package sentence-transformers for {name!r}",
+            "none",
+            remedy="pip install 'newsrex_nb[lm]'",
+        ) from None
     return SentenceTransformer(name)
 
 # %% ../../nbs/data/vectors.ipynb #sentence-vectors
-def sentence_vectors(name, # of a sentence-transformers model
-                     texts, # N strings
-                     batch_size=64, # texts that the model reads at once
-                    ): # (N, E) float32
+def sentence_vectors(
+    name,  # of a sentence-transformers model
+    texts,  # N strings
+    batch_size=64,  # texts that the model reads at once
+):  # (N, E) float32
     "One vector per text, in the order of the texts."
-    found = sentence_model(name).encode(list(texts), batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
-    return np.asarray(found, np.float32)
+    vectors = sentence_model(name).encode(
+        list(texts),
+        batch_size=batch_size,
+        show_progress_bar=False,
+        convert_to_numpy=True,
+    )
+    return np.asarray(vectors, np.float32)

@@ -10,89 +10,148 @@ import contextlib, functools, weakref
 
 import numpy as np
 
-from ..core import wrong
+from ..core import patch_to, wrong
 from ..data.features import COLUMNS, PLANNERS
+
+# %% ../../nbs/engine/device.ipynb #jitted
+def _jitted(model, function):
+    "The compiled `function`, called with the model's variables at given values."
+    import jax, keras
+
+    reference = weakref.ref(model)  # a program must not keep its model alive
+
+    def run(values, *arguments):
+        bound = list(zip(reference().variables, values))
+        with keras.StatelessScope(state_mapping=bound):
+            return function(reference(), *arguments)
+
+    return jax.jit(run)
 
 # %% ../../nbs/engine/device.ipynb #programs
 _PROGRAMS = weakref.WeakKeyDictionary()
 
-def program(model, # a `NewsRecommender`
-            name, # under which the program is kept
-            function, # called as function(*arguments) while the model's variables have the given values
-           ): # a function of (values, *arguments), compiled per shape
-    "A jitted function of the model's weights and arrays, built once per model, name and precision."
-    import jax, keras
-    if keras.config.backend() != "jax": return functools.partial(eager, model, function)
-    kept, name = _PROGRAMS.setdefault(model, {}), (name, model.dtype_policy.name) # another precision is another program
-    if name not in kept:
-        reference = weakref.ref(model)
-        def run(values, *arguments):
-            with keras.StatelessScope(state_mapping=list(zip(reference().variables, values))):
-                return function(reference(), *arguments)
-        kept[name] = jax.jit(run)
-    return kept[name]
+
+def program(
+    model,  # a `NewsRecommender`
+    name,  # under which the program is kept
+    function,  # called as function(*arguments) while the model's variables have the given values
+):  # a function of (values, *arguments), compiled per shape
+    "A jitted function of weights and arrays, one per model, name and precision."
+    import keras
+
+    if keras.config.backend() != "jax":
+        return functools.partial(eager, model, function)
+    programs = _PROGRAMS.setdefault(model, {})
+    key = (name, model.dtype_policy.name)
+    if key not in programs:
+        programs[key] = _jitted(model, function)
+    return programs[key]
 
 # %% ../../nbs/engine/device.ipynb #eager
-def eager(model, # a `NewsRecommender`
-          function, # called as function(model, *arguments)
-          values, # not needed: the model's variables have them
-          *arguments): # arrays, and trees of arrays
+def eager(
+    model,  # a `NewsRecommender`
+    function,  # called as function(model, *arguments)
+    values,  # not needed: the model's variables have them
+    *arguments,  # arrays, and trees of arrays
+):
     "What a program does where there is no JAX."
     import keras
+
     still = contextlib.nullcontext()
     if keras.config.backend() == "torch":
         import torch
+
         still = torch.no_grad()
-    tensor = lambda a: None if a is None else keras.ops.convert_to_tensor(a)
-    with still: return function(model, *(keras.tree.map_structure(tensor, a) for a in arguments))
+
+    def tensor(array):
+        return None if array is None else keras.ops.convert_to_tensor(array)
+
+    with still:
+        tensors = (keras.tree.map_structure(tensor, a) for a in arguments)
+        return function(model, *tensors)
 
 # %% ../../nbs/engine/device.ipynb #values-of
 def values_of(model):
     "The current values of all variables of `model`."
     return [v.value for v in model.variables]
 
+# %% ../../nbs/engine/device.ipynb #column
+def _column(model, features, name):
+    "A column or table by name, as many words wide as the model reads."
+    whole = features.table(name) if name in model.tables else features[name]
+    width = model.reads.get(name)
+    return whole[:, :width] if width else whole
+
 # %% ../../nbs/engine/device.ipynb #host-tables
-def host_tables(model, # a `NewsRecommender`
-                features, # `Features` of a data set
-               ): # {name: array}
+def host_tables(
+    model,  # a `NewsRecommender`
+    features,  # `Features` of a data set
+):  # {name: array}
     "The columns and tables that `model` reads, cut to their width."
     names = [*model.reads, *model.tables]
-    if model.graph and model.graph not in PLANNERS: names.append(model.graph)
+    if model.graph and model.graph not in PLANNERS:
+        names.append(model.graph)
     for name in model.reads:
-        features[name]
+        features[name]  # raises the sentence that says what is missing
         if COLUMNS[name].hours != (name in model.hourly):
-            raise wrong(f"{type(model).__name__}.hourly to name the columns with an hour axis", repr(name))
-    table = lambda name: features.table(name) if name in model.tables else features[name]
-    cut = lambda name: table(name)[:, :model.reads[name]] if model.reads.get(name) else table(name)
-    return {name: np.ascontiguousarray(cut(name)) for name in names}
+            kind = type(model).__name__
+            raise wrong(
+                f"{kind}.hourly to name the columns with an hour axis", repr(name)
+            )
+    return {
+        name: np.ascontiguousarray(_column(model, features, name)) for name in names
+    }
 
 # %% ../../nbs/engine/device.ipynb #device-tables
-def device_tables(model, features): # as `host_tables` takes them
+def device_tables(model, features):  # as `host_tables` takes them
     "The same on the device: {name: device array}."
     import keras
-    return {name: keras.ops.convert_to_tensor(array) for name, array in host_tables(model, features).items()}
+
+    return {
+        name: keras.ops.convert_to_tensor(array)
+        for name, array in host_tables(model, features).items()
+    }
 
 # %% ../../nbs/engine/device.ipynb #budget
-BUDGET = 2 << 30 # bytes
+BUDGET = 2 << 30  # bytes
 
 # %% ../../nbs/engine/device.ipynb #tables
 class Tables:
-    "What a model reads, whole on the device, or, beyond a budget, the rows of one call at a time."
-    def __init__(self, model, # a `NewsRecommender`
-                 features, # `Features` of a data set
-                 budget=BUDGET): # bytes that article columns may take on the device
-        import jax
-        made = host_tables(model, features)
-        columns = {name: array for name, array in made.items() if name not in model.tables}
-        self.articles = len(features)
-        self.streamed = columns if sum(a.nbytes for a in columns.values()) > budget else {}
-        self.device = {name: jax.device_put(array) for name, array in made.items() if name not in self.streamed}
+    """What a model reads, whole on the device, or, beyond a budget, the rows of one
+    call at a time."""
 
-    def at(self, *rows): # int32 arrays of any shapes
-        "The tables for a call that names `rows`, and `rows` as they are numbered there."
-        if not self.streamed: return self.device, rows
-        distinct = np.unique(np.concatenate([[0], *(r.ravel() for r in rows)]))
-        held = np.zeros(min(1 + sum(r.size for r in rows), self.articles), np.int32) # the same size for every call of a kind
-        held[:len(distinct)] = distinct
-        near = tuple(np.searchsorted(distinct, r).astype(np.int32) for r in rows)
-        return self.device | {name: array[held] for name, array in self.streamed.items()}, near
+    def __init__(
+        self,
+        model,  # a `NewsRecommender`
+        features,  # `Features` of a data set
+        budget=BUDGET,  # bytes that article columns may take on the device
+    ):
+        import jax
+
+        arrays = host_tables(model, features)
+        columns = {name: a for name, a in arrays.items() if name not in model.tables}
+        large = sum(a.nbytes for a in columns.values()) > budget
+        self.articles = len(features)
+        self.streamed = columns if large else {}
+        self.device = {
+            name: jax.device_put(array)
+            for name, array in arrays.items()
+            if name not in self.streamed
+        }
+
+# %% ../../nbs/engine/device.ipynb #tables-at
+@patch_to(Tables)
+def at(
+    self,
+    *rows,  # int32 arrays of any shapes
+):
+    "The tables for a call that names `rows`, and `rows` as they are numbered there."
+    if not self.streamed:
+        return self.device, rows
+    distinct = np.unique(np.concatenate([[0], *(r.ravel() for r in rows)]))
+    size = min(1 + sum(r.size for r in rows), self.articles)
+    held = np.zeros(size, np.int32)
+    held[: len(distinct)] = distinct
+    near = tuple(np.searchsorted(distinct, r).astype(np.int32) for r in rows)
+    short = {name: array[held] for name, array in self.streamed.items()}
+    return self.device | short, near

@@ -7,147 +7,220 @@ __all__ = ['group_of', 'choose_widths', 'distinct', 'demand', 'capacities_at', '
            'choose_blocks']
 
 # %% ../../nbs/engine/plans.ipynb #imports
-import dataclasses
+import dataclasses, functools
 
 import numpy as np
 
 # %% ../../nbs/engine/plans.ipynb #group-of
-def group_of(lengths, # (N, F) true lengths of F text fields
-             widths, # (G, F) widths, growing along G; the last group holds every row
-            ): # (N,) numbers of groups
+def group_of(
+    lengths,  # (N, F) true lengths of F text fields
+    widths,  # (G, F) widths, growing along G; the last group holds every row
+):  # (N,) numbers of groups
     "The first group that holds each row."
     fits = (lengths[:, None, :] <= widths[None, :, :]).all(-1)
     return np.argmax(fits, axis=1)
 
+# %% ../../nbs/engine/plans.ipynb #padded
+def _padded(lengths, often, widths):
+    "Words of all encoded rows, padding included."
+    return float((often * widths.sum(axis=1)[group_of(lengths, widths)]).sum())
+
+# %% ../../nbs/engine/plans.ipynb #quantiles
+def _quantiles(values, weight, parts):
+    "The values up to which the first part of the weight lies, the first two, …"
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weight[order]) / weight.sum()
+    places = np.searchsorted(share, np.arange(1, parts + 1) / parts)
+    return values[order][np.minimum(places, len(values) - 1)]
+
+# %% ../../nbs/engine/plans.ipynb #descend
+def _descend(widths, best, choices, cost):
+    "One round over all groups and fields: the improved widths and their cost."
+    for g in range(len(widths) - 1):
+        for f, values in enumerate(choices):
+            low = widths[g - 1, f] if g else 1
+            high = widths[g + 1, f]
+            for width in values[(values >= low) & (values <= high)]:
+                trial = widths.copy()
+                trial[g, f] = width
+                trial_cost = cost(trial)
+                if trial_cost < best:
+                    widths = trial
+                    best = trial_cost
+    return widths, best
+
 # %% ../../nbs/engine/plans.ipynb #choose-widths
-def choose_widths(lengths, # (N, F) true lengths of F text fields
-                  often, # (N,) how often each row is encoded
-                  groups=4, # groups at most
-                 ): # (G, F) int widths
-    "Widths of groups that make the padded text of all encoded rows as short as possible."
+def choose_widths(
+    lengths,  # (N, F) true lengths of F text fields
+    often,  # (N,) how often each row is encoded
+    groups=4,  # groups at most
+):  # (G, F) int widths
+    "Widths that make the padded text of all encoded rows as short as possible."
     profiles, index = np.unique(lengths, axis=0, return_inverse=True)
     weight = np.bincount(index.ravel(), weights=often)
     top = np.maximum(profiles.max(axis=0), 1)
-    cost = lambda w: float((weight * w.sum(axis=1)[group_of(profiles, w)]).sum())
-    steps = [np.unique(np.concatenate([_quantiles(profiles[:, f], weight, 40), [top[f]]])) for f in range(profiles.shape[1])]
-    starts = [_quantiles(profiles[:, f], weight, groups) for f in range(profiles.shape[1])]
-    widths = np.maximum(np.stack(starts, axis=1), 1); widths[-1] = top
+    starts = [_quantiles(field, weight, groups) for field in profiles.T]
+    choices = [
+        np.unique(np.append(_quantiles(field, weight, 40), longest))
+        for field, longest in zip(profiles.T, top)
+    ]
+    cost = functools.partial(_padded, profiles, weight)
+    widths = np.maximum(np.stack(starts, axis=1), 1)
+    widths[-1] = top
     best = cost(widths)
     for _ in range(4):
         before = best
-        for g in range(groups - 1):
-            for f, choices in enumerate(steps):
-                low = widths[g - 1, f] if g else 1
-                for w in choices[(choices >= low) & (choices <= widths[g + 1, f])]:
-                    trial = widths.copy(); trial[g, f] = w
-                    if (c := cost(trial)) < best: best, widths = c, trial
-        if best == before: break
-    return np.unique(widths, axis=0) if profiles.shape[1] == 1 else widths[np.sort(np.unique(widths, axis=0, return_index=True)[1])]
-
-def _quantiles(values, weight, parts):
-    order = np.argsort(values, kind="stable")
-    share = np.cumsum(weight[order]) / weight.sum()
-    return values[order][np.minimum(np.searchsorted(share, np.arange(1, parts + 1) / parts), len(values) - 1)]
+        widths, best = _descend(widths, best, choices, cost)
+        if best == before:
+            break
+    first = np.unique(widths, axis=0, return_index=True)[1]
+    return widths[np.sort(first)]
 
 # %% ../../nbs/engine/plans.ipynb #distinct
-def distinct(slots, # (S, W) non-negative integers: what each slot of S batches names
-            ): # (values (S, W) sorted, slot of each value, whether it is the first of its run)
+def distinct(
+    slots,  # (S, W) non-negative integers: what each slot of S batches names
+):  # (values (S, W) sorted, slot of each value, whether it is the first of its run)
     "Sorts the names of each batch and marks the first of every run of equal ones."
     bits = max(int(slots.shape[1] - 1).bit_length(), 1)
     key = (slots.astype(np.int64) << bits) | np.arange(slots.shape[1])
     key.sort(axis=1)
-    values, place = key >> bits, key & ((1 << bits) - 1)
+    values = key >> bits
+    place = key & ((1 << bits) - 1)
     first = np.ones(values.shape, bool)
     first[:, 1:] = values[:, 1:] != values[:, :-1]
     return values, place, first
 
 # %% ../../nbs/engine/plans.ipynb #demand
-def demand(values, first, # as `distinct` returns them
-           group, # (N,) group of each row
-           groups, # how many groups
-          ): # (S, G) distinct rows of each group in each batch
+def demand(
+    values,  # as `distinct` returns them
+    first,  # as `distinct` returns them
+    group,  # (N,) group of each row
+    groups,  # how many groups
+):  # (S, G) distinct rows of each group in each batch
     "How many distinct rows of each group every batch needs."
-    step = np.broadcast_to(np.arange(len(values))[:, None], values.shape)[first]
-    return np.bincount(step * groups + group[values[first]], minlength=len(values) * groups).reshape(len(values), groups)
+    batches = len(values)
+    step = np.broadcast_to(np.arange(batches)[:, None], values.shape)[first]
+    cells = step * groups + group[values[first]]
+    return np.bincount(cells, minlength=batches * groups).reshape(batches, groups)
 
 # %% ../../nbs/engine/plans.ipynb #capacities-at
 def capacities_at(needs, quantiles):
-    "Places per group when each but the last holds this quantile of its demand, and spills the rest upwards."
-    spilled, places = np.zeros(len(needs), np.int64), []
+    """Places per group when each but the last holds this quantile of its demand, and
+    spills the rest upwards."""
+    spilled = np.zeros(len(needs), np.int64)
+    places = []
     for g in range(needs.shape[1]):
         wanted = needs[:, g] + spilled
-        last = g == needs.shape[1] - 1
-        places.append(max(int(wanted.max() if last else np.ceil(np.quantile(wanted, quantiles[g]))), 1))
+        if g == needs.shape[1] - 1:
+            held = wanted.max()
+        else:
+            held = np.ceil(np.quantile(wanted, quantiles[g]))
+        places.append(max(int(held), 1))
         spilled = np.maximum(wanted - places[-1], 0)
     return np.array(places)
 
 # %% ../../nbs/engine/plans.ipynb #choose-capacities
-def choose_capacities(needs, # (batches, G) distinct rows wanted, over all batches of all epochs
-                      cost, # (G,) cost of one place of each group
-                     ): # (G,) places such that every batch fits when full groups spill upwards
+def choose_capacities(
+    needs,  # (batches, G) distinct rows wanted, over all batches of all epochs
+    cost,  # (G,) cost of one place of each group
+):  # (G,) places such that every batch fits when full groups spill upwards
     "Places per group at the lowest total cost."
     quantiles = [0.95] * needs.shape[1]
     best = capacities_at(needs, quantiles)
     for _ in range(2):
         for g in range(needs.shape[1] - 1):
             for q in (1.0, 0.999, 0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3):
-                trial = [*quantiles[:g], q, *quantiles[g + 1:]]
+                trial = [*quantiles[:g], q, *quantiles[g + 1 :]]
                 places = capacities_at(needs, trial)
-                if np.dot(places, cost) < np.dot(best, cost): best, quantiles = places, trial
+                if np.dot(places, cost) < np.dot(best, cost):
+                    best, quantiles = places, trial
     return best
 
 # %% ../../nbs/engine/plans.ipynb #allocated
 @dataclasses.dataclass
 class Allocated:
-    "Rows of S batches in groups, and where each slot finds its row in the concatenation of the groups."
-    rows: tuple # per group (S, places) int32, 0 = filler
-    position: np.ndarray # (S, W) int32
+    """Rows of S batches in groups, and where each slot finds its row in the
+    concatenation of the groups."""
 
-# %% ../../nbs/engine/plans.ipynb #allocate
-def allocate(slots, # (S, W) int32 rows, one column of which is always row 0
-             group, # (N,) group of each row
-             places, # (G,) capacities
-            ): # `Allocated`
-    "Gives every distinct row of every batch a place in its group, or in a wider one if that is full."
-    values, place, first = distinct(slots)
-    batches, width = slots.shape
-    number = np.cumsum(first, axis=1) - 1
+    rows: tuple  # per group (S, places) int32, 0 = filler
+    position: np.ndarray  # (S, W) int32
+
+# %% ../../nbs/engine/plans.ipynb #placed
+def _placed(values, first, group, places):
+    "The rows of each group, and where each distinct row stands in all groups together."
     belongs = np.where(first, group[values], -1)
-    position, start, rows = np.zeros(values.shape, np.int32), 0, []
-    for g, room in enumerate(places):
+    position = np.zeros(values.shape, np.int32)
+    rows = []
+    start = 0
+    for g, capacity in enumerate(places):
         wants = belongs == g
         rank = np.cumsum(wants, axis=1) - 1
-        full = wants & (rank >= room)
-        if g == len(places) - 1 and full.any(): raise OverflowError(int((rank[:, -1] + 1).max()))
+        full = wants & (rank >= capacity)
+        if g == len(places) - 1 and full.any():
+            raise OverflowError(int((rank[:, -1] + 1).max()))
         belongs[full] = g + 1
         here = wants & ~full
         step, column = np.nonzero(here)
-        table = np.zeros((batches, room), np.int32)
+        table = np.zeros((len(values), capacity), np.int32)
         table[step, rank[here]] = values[here]
         position[step, column] = start + rank[here]
-        rows.append(table); start += room
-    of_number = np.zeros(values.shape, np.int32)
+        rows.append(table)
+        start += capacity
+    return tuple(rows), position
+
+# %% ../../nbs/engine/plans.ipynb #slot-positions
+def _slot_positions(position, place, first):
+    "Positions of distinct rows as the slots name them."
+    number = np.cumsum(first, axis=1) - 1
+    of_number = np.zeros(position.shape, np.int32)
     step, column = np.nonzero(first)
     of_number[step, number[first]] = position[step, column]
-    out = np.empty(values.shape, np.int32)
-    np.put_along_axis(out, place, np.take_along_axis(of_number, number, axis=1), axis=1)
-    return Allocated(tuple(rows), out)
+    of_value = np.take_along_axis(of_number, number, axis=1)
+    slots = np.empty(position.shape, np.int32)
+    np.put_along_axis(slots, place, of_value, axis=1)
+    return slots
+
+# %% ../../nbs/engine/plans.ipynb #allocate
+def allocate(
+    slots,  # (S, W) int32 rows, one column of which is always row 0
+    group,  # (N,) group of each row
+    places,  # (G,) capacities
+):  # `Allocated`
+    "Gives every distinct row of a batch a place in its group, or in a wider one."
+    values, place, first = distinct(slots)
+    rows, position = _placed(values, first, group, places)
+    return Allocated(rows, _slot_positions(position, place, first))
+
+# %% ../../nbs/engine/plans.ipynb #block-more
+def _one_block_more(best, longest, power):
+    "The cheapest cuts with a further block: {places cut: (cost, blocks)}."
+    places = len(longest)
+    longer = {}
+    for start, (cost, blocks) in best.items():
+        for end in {*range(start + 4, places, 4), places} - set(range(start + 1)):
+            width = int(longest[end - 1])
+            total = cost + (end - start) * width**power
+            if end not in longer or total < longer[end][0]:
+                longer[end] = (total, [*blocks, (end - start, width)])
+    return longer
 
 # %% ../../nbs/engine/plans.ipynb #choose-blocks
-def choose_blocks(longest, # (B,) largest history length at each place of the batch, over all batches; places sorted by length
-                  blocks=3, # blocks at most
-                  power=1, # of the width that a sample costs
-                 ): # list of (samples, width)
-    "Cuts the places of a batch into blocks of one history width each, at the lowest total cost."
+def choose_blocks(
+    longest,  # (B,) largest history length at each place of the batch, over all batches; places sorted by length
+    blocks=3,  # blocks at most
+    power=1,  # of the width that a sample costs
+):  # list of (samples, width)
+    "Cuts a batch into blocks of one history width each, at the lowest total cost."
     longest = np.maximum(np.maximum.accumulate(longest), 1)
     places = len(longest)
-    if places < 8: return [(places, int(longest[-1]))]
+    if places < 8:
+        return [(places, int(longest[-1]))]
     best = {0: (0, [])}
     for _ in range(blocks):
-        new = {}
-        for start, (cost, cut) in best.items():
-            for end in {*range(start + 4, places, 4), places} - set(range(start + 1)):
-                c = cost + (end - start) * int(longest[end - 1]) ** power
-                if end not in new or c < new[end][0]: new[end] = (c, [*cut, (end - start, int(longest[end - 1]))])
-        best = {e: min((v for v in (best.get(e), new.get(e)) if v), key=lambda v: v[0]) for e in {*best, *new}}
+        longer = _one_block_more(best, longest, power)
+        cuts = {
+            end: [cuts[end] for cuts in (best, longer) if end in cuts]
+            for end in {*best, *longer}
+        }
+        best = {end: min(pair, key=lambda cut: cut[0]) for end, pair in cuts.items()}
     return best[places][1]

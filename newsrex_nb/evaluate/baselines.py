@@ -8,48 +8,77 @@ __all__ = ['RandomScores', 'ClicksSoFar', 'CategoryMatch', 'baselines']
 # %% ../../nbs/evaluate/baselines.ipynb #imports
 import numpy as np
 
-from ..core import generator
+from ..core import generator, patch_to
 from ..data.schema import owner
 
 # %% ../../nbs/evaluate/baselines.ipynb #random
 class RandomScores:
     "Every candidate at random."
-    def __init__(self, seed=0): self.seed = seed
-    def scores(self, behaviors): return generator(self.seed, "random").random(len(behaviors.candidates), dtype=np.float32)
+
+    def __init__(self, seed=0):
+        self.seed = seed
+
+    def scores(self, behaviors):
+        number = len(behaviors.candidates)
+        return generator(self.seed, "random").random(number, dtype=np.float32)
 
 # %% ../../nbs/evaluate/baselines.ipynb #popularity
 class ClicksSoFar:
     "The number of clicks a candidate had in the hours before the impression's own."
-    def __init__(self, data): # a `Dataset`
-        self.data, keys = data, []
+
+    def __init__(self, data):  # a `Dataset`
+        self.data = data
+        keys = []
         for log in data.splits.values():
-            if log.labels is None: continue
+            if log.labels is None:
+                continue
             clicked = np.flatnonzero(log.labels > 0)
-            keys.append(self.key(log.candidates[clicked], data.hour(log.time)[owner(log.offsets)[clicked]]))
+            hours = data.hour(log.time)[owner(log.offsets)[clicked]]
+            keys.append(self.key(log.candidates[clicked], hours))
         self.events = np.sort(np.concatenate(keys))
 
-    def key(self, rows, hours): return rows.astype(np.int64) << 32 | np.asarray(hours, np.int64)
+    def key(self, rows, hours):
+        return rows.astype(np.int64) << 32 | np.asarray(hours, np.int64)
 
-    def scores(self, behaviors):
-        hours = self.data.hour(behaviors.time)[owner(behaviors.offsets)]
-        before, start = (np.searchsorted(self.events, self.key(behaviors.candidates, h)) for h in (hours, np.zeros_like(hours)))
-        return (before - start).astype(np.float32)
+# %% ../../nbs/evaluate/baselines.ipynb #popularity-scores
+@patch_to(ClicksSoFar)
+def scores(self, behaviors):
+    "The clicks of each candidate in earlier hours, flat."
+    hours = self.data.hour(behaviors.time)[owner(behaviors.offsets)]
+    now = self.key(behaviors.candidates, hours)
+    begin = self.key(behaviors.candidates, np.zeros_like(hours))
+    before = np.searchsorted(self.events, now)
+    start = np.searchsorted(self.events, begin)
+    return (before - start).astype(np.float32)
 
 # %% ../../nbs/evaluate/baselines.ipynb #category-match
 class CategoryMatch:
     "The share of a user's clicks that are of the candidate's category."
-    def __init__(self, data): self.category = data.features["category"]
+
+    def __init__(self, data):
+        self.category = data.features["category"]
 
     def scores(self, behaviors):
-        kinds, histories = int(self.category.max()) + 1, behaviors.histories
+        histories = behaviors.histories
+        kinds = int(self.category.max()) + 1
         flat = owner(histories.offsets) * kinds + self.category[histories.rows]
         counts = np.bincount(flat, minlength=len(histories) * kinds).reshape(-1, kinds)
         shares = counts / np.maximum(histories.lengths, 1)[:, None]
-        return shares[behaviors.history[owner(behaviors.offsets)], self.category[behaviors.candidates]].astype(np.float32)
+        history = behaviors.history[owner(behaviors.offsets)]
+        category = self.category[behaviors.candidates]
+        return shares[history, category].astype(np.float32)
 
 # %% ../../nbs/evaluate/baselines.ipynb #baselines
-def baselines(data, # a `Dataset`
-              seed=0): # {name: baseline}
-    "The baselines of every table; the oracle only where the clicks were drawn from a known utility."
-    found = {"random": RandomScores(seed), "popularity": ClicksSoFar(data), "category match": CategoryMatch(data)}
-    return found | ({"oracle": data.oracle} if data.oracle is not None else {})
+def baselines(
+    data,  # a `Dataset`
+    seed=0,  # of the random scores
+):  # {name: baseline}
+    "The baselines of every table; the oracle only where the clicks' utility is known."
+    table = {
+        "random": RandomScores(seed),
+        "popularity": ClicksSoFar(data),
+        "category match": CategoryMatch(data),
+    }
+    if data.oracle is not None:
+        table["oracle"] = data.oracle
+    return table

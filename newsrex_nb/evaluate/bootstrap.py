@@ -11,12 +11,13 @@ import dataclasses, math
 
 import numpy as np
 
-from ..core import generator, wrong
+from ..core import generator, patch_to, wrong
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #user-sums
-def user_sums(values, # (K, B) one row per model and seed
-                user, # (B,) whose impressions; 0 = unknown, taken as a user each
-               ): # sums (K, U) and counts (U,)
+def user_sums(
+    values,  # (K, B) one row per model and seed
+    user,  # (B,) whose impressions; 0 = unknown, taken as a user each
+):  # sums (K, U) and counts (U,)
     "Adds up the impressions of each user."
     user = np.asarray(user, np.int64)
     nobody = user == 0
@@ -26,43 +27,58 @@ def user_sums(values, # (K, B) one row per model and seed
     return np.stack([np.bincount(number, row) for row in values]), counts
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #drawn-means
-def drawn_means(sums, # (K, U) of each user
-                counts, # (U,) impressions of each user
-                draws, # R
-                rng, # NumPy generator
-               ): # (R, K)
+def drawn_means(
+    sums,  # (K, U) of each user
+    counts,  # (U,) impressions of each user
+    draws,  # R
+    rng,  # NumPy generator
+):  # (R, K)
     "The K means over users drawn with replacement, R times."
-    users, both, found = len(counts), np.vstack([sums, counts]).T, []
-    step = max(1, (1 << 22) // users) # draws at a time
+    users = len(counts)
+    both = np.vstack([sums, counts]).T
+    means = []
+    step = max(1, (1 << 22) // users)  # draws at a time
     for start in range(0, draws, step):
         n = min(step, draws - start)
         picked = rng.integers(users, size=(n, users)) + np.arange(n)[:, None] * users
         weights = np.bincount(picked.ravel(), minlength=n * users).reshape(n, users)
         total = weights @ both
-        found.append(total[:, :-1] / total[:, -1:])
-    return np.concatenate(found)
+        means.append(total[:, :-1] / total[:, -1:])
+    return np.concatenate(means)
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #student
-def student(freedom): # degrees of freedom, 1 or more
-    "Student's t: a function from values to the share below, and one from shares to values."
+def student(freedom):  # degrees of freedom, 1 or more
+    "Student's t: a function from values to the share below, and one from shares back."
     freedom = float(np.clip(freedom, 1, 1e5))
-    angle = np.linspace(-np.pi / 2, np.pi / 2, 2**15 + 1) # t = sqrt(freedom) · tan(angle) has density cos(angle)^(freedom - 1)
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 2**15 + 1)
     density = np.maximum(np.cos(angle), 0) ** (freedom - 1)
     below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
     below /= below[-1]
-    return (lambda t: np.interp(np.arctan(np.asarray(t) / math.sqrt(freedom)), angle, below),
-            lambda share: math.sqrt(freedom) * np.tan(np.interp(share, below, angle)))
 
-# %% ../../nbs/evaluate/bootstrap.ipynb #smallest
-def standard_error(parts): # pairs: variance of the mean that something causes, and its degrees of freedom
+    def share_below(t):
+        return np.interp(np.arctan(np.asarray(t) / math.sqrt(freedom)), angle, below)
+
+    def value_of(share):
+        return math.sqrt(freedom) * np.tan(np.interp(share, below, angle))
+
+    return share_below, value_of
+
+# %% ../../nbs/evaluate/bootstrap.ipynb #standard-error
+def standard_error(
+    parts,  # pairs: variance of the mean due to one cause, and its degrees of freedom
+):
     "(standard error, degrees of freedom) of what several things cause together."
     total = sum(v for v, _ in parts)
-    return math.sqrt(total), total**2 / sum(v**2 / n for v, n in parts if v) if total else math.inf
+    if not total:
+        return math.sqrt(total), math.inf
+    return math.sqrt(total), total**2 / sum(v**2 / n for v, n in parts if v)
 
-def smallest_difference(parts, # as for `standard_error`
-                        level=0.05, # chance to see a difference where there is none
-                        power=0.8, # chance to see this one
-                       ):
+# %% ../../nbs/evaluate/bootstrap.ipynb #smallest
+def smallest_difference(
+    parts,  # as for `standard_error`
+    level=0.05,  # chance to see a difference where there is none
+    power=0.8,  # chance to see this one
+):
     "The true difference that would be found with this power."
     error, freedom = standard_error(parts)
     value = student(freedom)[1]
@@ -72,73 +88,124 @@ def smallest_difference(parts, # as for `standard_error`
 @dataclasses.dataclass
 class Estimate:
     "A mean, or a difference of two, and how far it can be trusted."
+
     value: float
-    low: float # of the interval
+    low: float  # of the interval
     high: float
-    error: float # standard error
-    freedom: float # its degrees of freedom
-    p: float # chance of a value as far from 0 if the truth were 0
-    smallest: float # difference that could be shown
+    error: float  # standard error
+    freedom: float  # its degrees of freedom
+    p: float  # chance of a value as far from 0 if the truth were 0
+    smallest: float  # difference that could be shown
 
     @classmethod
-    def of(cls, value, draws, parts, # what came; (R,) what could have come; as for `standard_error`
-           level=0.05): # 1 - the interval's share
+    def of(
+        cls,
+        value,  # what came
+        draws,  # (R,) what could have come
+        parts,  # as for `standard_error`
+        level=0.05,  # 1 - the interval's share
+    ):
         error, freedom = standard_error(parts)
         below, quantile = student(freedom)
+        ends = np.quantile(draws, [level / 2, 1 - level / 2])
         wider = quantile(1 - level / 2) / student(math.inf)[1](1 - level / 2)
-        low, high = value + (np.quantile(draws, [level / 2, 1 - level / 2]) - value) * wider
+        low, high = value + (ends - value) * wider
         p = 2 * float(below(-abs(value) / error)) if error else float(value == 0)
-        return cls(float(value), float(low), float(high), error, freedom, p, smallest_difference(parts, level))
+        smallest = smallest_difference(parts, level)
+        return cls(float(value), float(low), float(high), error, freedom, p, smallest)
+
+# %% ../../nbs/evaluate/bootstrap.ipynb #measured-rows
+def _measured_rows(
+    values,  # {model: {seed: (B,)}}
+    user,  # (B,)
+):  # (K, I) values and (I,) users of the I impressions that were measured
+    "The values without gaps, if the same impressions have gaps everywhere."
+    rows = np.array([x for of in values.values() for x in of.values()], float)
+    there = ~np.isnan(rows)
+    if (there != there[:1]).any():
+        raise wrong(
+            "models measured on the same impressions", "scores of different ones"
+        )
+    if not there[0].any():
+        raise wrong("impressions with clicked and other candidates", "none")
+    return rows[:, there[0]], np.asarray(user)[there[0]]
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #comparison
 class Comparison:
     "Models measured on the same impressions; users and seeds are drawn again together."
-    def __init__(self, values, # {model: {seed: (B,) a metric of every impression, NaN = not measured}}
-                 user, # (B,) whose impressions, 0 = unknown
-                 draws=1000, # R
-                 seed=0): # of the draws
-        rows = np.array([x for of in values.values() for x in of.values()], float)
-        there = ~np.isnan(rows)
-        if (there != there[:1]).any(): raise wrong("models measured on the same impressions", "scores of different ones")
-        if not there[0].any(): raise wrong("impressions with clicked and other candidates", "none")
-        rows, user = rows[:, there[0]], np.asarray(user)[there[0]]
+
+    def __init__(
+        self,
+        values,  # {model: {seed: (B,) a metric of every impression, NaN = not measured}}
+        user,  # (B,) whose impressions, 0 = unknown
+        draws=1000,  # R
+        seed=0,  # of the draws
+    ):
+        rows, user = _measured_rows(values, user)
         self.impressions = rows.shape[1]
         sums, counts = user_sums(rows, user)
         self.users = len(counts)
-        means, drawn = rows.mean(axis=1), drawn_means(sums, counts, draws, generator(seed, "readers"))
-        self.means, self.users_only, self.draws, self.random, at = {}, {}, {}, {}, 0
+        means = rows.mean(axis=1)
+        drawn = drawn_means(sums, counts, draws, generator(seed, "readers"))
+        self.means, self.users_only, self.draws, self.random = {}, {}, {}, {}
+        end = 0
         for name, of in values.items():
-            mine, at = slice(at, at + len(of)), at + len(of)
-            picks = generator(seed, "seeds", name).integers(len(of), size=(draws, max(len(of) - 1, 1)))
-            self.means[name], self.users_only[name] = means[mine], drawn[:, mine].mean(axis=1)
-            self.draws[name] = np.take_along_axis(drawn[:, mine], picks, axis=1).mean(axis=1)
+            start, end = end, end + len(of)
+            rng = generator(seed, "seeds", name)
+            picks = rng.integers(len(of), size=(draws, max(len(of) - 1, 1)))
+            picked = np.take_along_axis(drawn[:, start:end], picks, axis=1)
+            self.means[name] = means[start:end]
+            self.users_only[name] = drawn[:, start:end].mean(axis=1)
+            self.draws[name] = picked.mean(axis=1)
             self.random[name] = list(of) != [None]
         self.names = sorted(values, key=lambda name: -self.means[name].mean())
 
     @property
-    def unknown(self): return [n for n in self.names if self.random[n] and len(self.means[n]) == 1]
+    def unknown(self):
+        return [n for n in self.names if self.random[n] and len(self.means[n]) == 1]
 
-    def sd(self, name, sample=True): # whether squares are divided by n - 1, or by n
-        "The spread of a model's seeds, NaN where there is one."
-        found = self.means[name]
-        return float(found.std(ddof=sample)) if len(found) > 1 else float("nan")
+# %% ../../nbs/evaluate/bootstrap.ipynb #comparison-sd
+@patch_to(Comparison)
+def sd(
+    self,
+    name,
+    sample=True,  # whether squares are divided by n - 1, or by n
+):
+    "The spread of a model's seeds, NaN where there is one."
+    means = self.means[name]
+    return float(means.std(ddof=sample)) if len(means) > 1 else float("nan")
 
-    def _seeds(self, name):
-        found = self.means[name]
-        return [(found.var(ddof=1) / len(found), len(found) - 1)] if len(found) > 1 else []
+# %% ../../nbs/evaluate/bootstrap.ipynb #comparison-seeds
+@patch_to(Comparison)
+def _seeds(self, name):
+    "The part of the standard error that the seeds cause, in a list."
+    means = self.means[name]
+    if len(means) == 1:
+        return []
+    return [(means.var(ddof=1) / len(means), len(means) - 1)]
 
-    def mean(self, name): # an `Estimate`
-        parts = [(self.users_only[name].var(), max(self.users - 1, 1)), *self._seeds(name)]
-        return Estimate.of(self.means[name].mean(), self.draws[name], parts)
+# %% ../../nbs/evaluate/bootstrap.ipynb #comparison-mean
+@patch_to(Comparison)
+def mean(self, name):  # an `Estimate`
+    "The mean of a model over its seeds, and how far it can be trusted."
+    users = self.users_only[name].var()
+    parts = [(users, max(self.users - 1, 1)), *self._seeds(name)]
+    return Estimate.of(self.means[name].mean(), self.draws[name], parts)
 
-    def difference(self, a, b): # an `Estimate` of a - b
-        users = (self.users_only[a] - self.users_only[b]).var()
-        parts = [(users, max(self.users - 1, 1)), *self._seeds(a), *self._seeds(b)]
-        return Estimate.of(self.means[a].mean() - self.means[b].mean(), self.draws[a] - self.draws[b], parts)
+# %% ../../nbs/evaluate/bootstrap.ipynb #comparison-difference
+@patch_to(Comparison)
+def difference(self, a, b):  # an `Estimate` of a - b
+    "How much better one model is than another."
+    users = (self.users_only[a] - self.users_only[b]).var()
+    parts = [(users, max(self.users - 1, 1)), *self._seeds(a), *self._seeds(b)]
+    value = self.means[a].mean() - self.means[b].mean()
+    return Estimate.of(value, self.draws[a] - self.draws[b], parts)
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #holm
-def holm(p, # (pairs,) p-values
-         level=0.05): # (pairs,) bool
+def holm(
+    p,  # (pairs,) p-values
+    level=0.05,  # chance of even one false difference
+):  # (pairs,) bool
     "Which differences stand when all pairs are looked at."
     p = np.asarray(p)
     order = np.argsort(p, kind="stable")
@@ -148,66 +215,101 @@ def holm(p, # (pairs,) p-values
     return out
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #cliques
-def cliques(alike): # (M, M) bool, symmetric: whether two models are not separated
+def cliques(alike):  # (M, M) bool, symmetric: whether two models are not separated
     "The largest sets of which all members are alike, each a sorted list."
-    near, found = [set(np.flatnonzero(row)) - {i} for i, row in enumerate(alike)], []
-    def grow(members, open_, done): # Bron and Kerbosch's algorithm
-        if not open_ and not done: found.append(sorted(map(int, members)))
+    near = [set(np.flatnonzero(row)) - {i} for i, row in enumerate(alike)]
+    groups = []
+
+    def grow(members, open_, done):  # Bron and Kerbosch's algorithm
+        if not open_ and not done:
+            groups.append(sorted(map(int, members)))
         for new in sorted(open_):
             grow(members | {new}, open_ & near[new], done & near[new])
             open_, done = open_ - {new}, done | {new}
+
     grow(set(), set(range(len(alike))), set())
-    return sorted(found)
+    return sorted(groups)
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #ranking
 @dataclasses.dataclass
 class Ranking:
     "Models in the order of their means, and which of them are told apart."
-    names: list # best first
-    separated: np.ndarray # (M, M) bool
-    groups: list # of numbers of models
+
+    names: list  # best first
+    separated: np.ndarray  # (M, M) bool
+    groups: list  # of numbers of models
 
     @classmethod
-    def of(cls, comparison, # a `Comparison`
-           level=0.05): # chance of even one false difference
+    def of(
+        cls,
+        comparison,  # a `Comparison`
+        level=0.05,  # chance of even one false difference
+    ):
         names = comparison.names
         pairs = [(a, b) for a in range(len(names)) for b in range(a)]
+        p = [comparison.difference(names[a], names[b]).p for a, b in pairs]
         separated = np.zeros((len(names), len(names)), bool)
-        for (a, b), stands in zip(pairs, holm([comparison.difference(names[a], names[b]).p for a, b in pairs], level)):
+        for (a, b), stands in zip(pairs, holm(p, level)):
             separated[a, b] = separated[b, a] = stands
         return cls(names, separated, cliques(~separated))
 
-    def rank(self, name): # (best, worst)
-        "The places that a model can have."
-        at = self.names.index(name)
-        return 1 + int(self.separated[at, :at].sum()), len(self.names) - int(self.separated[at, at + 1:].sum())
+# %% ../../nbs/evaluate/bootstrap.ipynb #ranking-rank
+@patch_to(Ranking)
+def rank(self, name):  # (best, worst)
+    "The places that a model can have."
+    at = self.names.index(name)
+    better = int(self.separated[at, :at].sum())
+    worse = int(self.separated[at, at + 1 :].sum())
+    return 1 + better, len(self.names) - worse
 
-    def letters(self, name):
-        "The groups of a model as letters; two models share one if and only if they are not told apart."
-        at = self.names.index(name)
-        return "".join(chr(97 + n) if n < 26 else f"({n + 1})" for n, group in enumerate(self.groups) if at in group)
+# %% ../../nbs/evaluate/bootstrap.ipynb #ranking-letters
+@patch_to(Ranking)
+def letters(self, name):
+    "The groups of a model as letters; two models share one unless they are told apart."
+    at = self.names.index(name)
+    return "".join(
+        chr(97 + n) if n < 26 else f"({n + 1})"
+        for n, group in enumerate(self.groups)
+        if at in group
+    )
+
+# %% ../../nbs/evaluate/bootstrap.ipynb #draw-interval
+def _draw_interval(axis, place, estimate, means):
+    "Draws one model at the height `place`."
+    ends = [estimate.low, estimate.high]
+    axis.plot(ends, [place, place], color="#0072B2", lw=2, zorder=1)
+    axis.plot(estimate.value, place, "o", color="#0072B2", ms=6, zorder=3)
+    row = np.full(len(means), place)
+    axis.plot(means, row, "|", color="#D55E00", ms=9, zorder=2)
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #picture
-def draw_ranking(comparison, # a `Comparison`
-                 ranking, # its `Ranking`
-                 title="AUC"): # what the axis measures; returns the figure
+def draw_ranking(
+    comparison,  # a `Comparison`
+    ranking,  # its `Ranking`
+    title="AUC",  # what the axis measures
+):  # the figure
     "Intervals of all models, and brackets over those that are not told apart."
     import matplotlib.pyplot as plt
-    names, wide = ranking.names, [g for g in ranking.groups if len(g) > 1]
-    figure, axis = plt.subplots(figsize=(6.5 + .15 * len(wide), 1 + .3 * len(names)), layout="constrained")
+
+    names = ranking.names
+    wide = [group for group in ranking.groups if len(group) > 1]
+    size = 6.5 + 0.15 * len(wide), 1 + 0.3 * len(names)
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
     right = max(comparison.mean(n).high for n in names)
     left = min(comparison.mean(n).low for n in names)
     for place, name in enumerate(names):
-        e = comparison.mean(name)
-        axis.plot([e.low, e.high], [place, place], color="#0072B2", lw=2, zorder=1)
-        axis.plot(e.value, place, "o", color="#0072B2", ms=6, zorder=3)
-        axis.plot(comparison.means[name], np.full(len(comparison.means[name]), place), "|", color="#D55E00", ms=9, zorder=2)
+        _draw_interval(axis, place, comparison.mean(name), comparison.means[name])
     step = (right - left) / 30
     for column, group in enumerate(wide):
         x = right + (1 + column) * step
         axis.plot([x, x], [group[0], group[-1]], color="0.45", lw=1.5)
         axis.plot([x] * len(group), group, "o", color="0.45", ms=4)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=title, ylim=(len(names) - .5, -.5))
-    axis.set_title("95 % intervals of the means; ticks are seeds, brackets join what is not told apart", fontsize=9)
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=title)
+    axis.set(ylim=(len(names) - 0.5, -0.5))
+    axis.set_title(
+        "95 % intervals of the means; ticks are seeds, "
+        "brackets join what is not told apart",
+        fontsize=9,
+    )
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -20,123 +20,196 @@ from ..engine.scoring import blocks_of, scores
 # %% ../../nbs/evaluate/explain.ipynb #steps
 class Steps:
     "A model whose steps note the attention weights inside them."
+
     names = ("encode_news", "encode_candidate", "encode_user", "score")
 
-    def __init__(self, model): # a `NewsRecommender`
+    def __init__(self, model):  # a `NewsRecommender`
         self.model, self.seen = model, []
 
     def __getattr__(self, name):
         value = getattr(self.model, name)
-        if name not in self.names: return value
+        if name not in self.names:
+            return value
+
         def step(*arguments, **named):
-            with seen_weights() as found: result = value(*arguments, **named)
-            self.seen.append((name, [np.asarray(w, np.float32) for w in found]))
+            with seen_weights() as arrays:
+                result = value(*arguments, **named)
+            self.seen.append((name, [np.asarray(w, np.float32) for w in arrays]))
             return result
+
         return step
 
 # %% ../../nbs/evaluate/explain.ipynb #newest-hour
-def newest_hour(data): # a `Dataset`
+def newest_hour(data):  # a `Dataset`
     "The last hour of the log."
-    return max((int(data.hour(log.time.max())) for log in data.splits.values() if len(log)), default=0)
+    logs = [log for log in data.splits.values() if len(log)]
+    return max((int(data.hour(log.time.max())) for log in logs), default=0)
+
+# %% ../../nbs/evaluate/explain.ipynb #one-sample
+def _one_sample(model, data, history, candidates, user, hour):
+    "The batch of one user and a few candidates."
+    histories, number = make_histories([history])
+    clicked = histories.last(number, model.history_length)
+    graph = None
+    if model.graph in PLANNERS:
+        graph = data.features.planner(model.graph).plan(number, clicked)
+    return gather_batch(
+        model,
+        device_tables(model, data.features),
+        clicked,
+        np.array([candidates], np.int32),
+        np.array([user], np.int32),
+        np.array([hour], np.int32),
+        graph,
+    )
 
 # %% ../../nbs/evaluate/explain.ipynb #attention
-def attention(model, # a `NewsRecommender`
-              data, # the `Dataset` that rows are of
-              history, # rows of the clicked articles, oldest first
-              candidates, # rows of the candidates
-              user=0, # number of the user; 0 = unknown
-              hour=None, # hour of the request; None = the log's last one
-             ): # {"clicked", "candidates", "candidate", "user", "score": list of arrays}, in the order in which they are computed
+def attention(
+    model,  # a `NewsRecommender`
+    data,  # the `Dataset` that rows are of
+    history,  # rows of the clicked articles, oldest first
+    candidates,  # rows of the candidates
+    user=0,  # number of the user; 0 = unknown
+    hour=None,  # hour of the request; None = the log's last one
+):  # {"clicked", "candidates", "candidate", "user", "score": arrays in order}
     "The weights of every attention of the model, for one user and a few candidates."
     hour = newest_hour(data) if hour is None else hour
-    histories, number = make_histories([history])
-    clicked, shown = histories.last(number, model.history_length), np.array([candidates], np.int32)
-    graph = data.features.planner(model.graph).plan(number, clicked) if model.graph in PLANNERS else None
-    batch = gather_batch(model, device_tables(model, data.features), clicked, shown,
-                         np.array([user], np.int32), np.array([hour], np.int32), graph)
+    batch = _one_sample(model, data, history, candidates, user, hour)
     watched = Steps(model)
     forward(watched, batch)
-    parts = iter([part for part in ("clicked", "candidates", "neighbours") if part in batch])
+    encoded = iter([p for p in ("clicked", "candidates", "neighbours") if p in batch])
     names = dict(encode_candidate="candidate", encode_user="user", score="score")
-    return {next(parts) if step == "encode_news" else names[step]: found for step, found in watched.seen}
+    weights = {}
+    for step, arrays in watched.seen:
+        part = next(encoded) if step == "encode_news" else names[step]
+        weights[part] = arrays
+    return weights
 
 # %% ../../nbs/evaluate/explain.ipynb #pooled
-def pooled(found, # of `attention`
-           steps, # names of the steps to look in, in order
-           *shapes): # legal shapes, in order of preference
+def pooled(
+    found,  # of `attention`
+    steps,  # names of the steps to look in, in order
+    *shapes,  # legal shapes, in order of preference
+):
     "Every array of one of the shapes, in the order in which the model computes them."
     for step in steps:
         for shape in shapes:
-            if same := [w for w in found.get(step, ()) if w.shape == shape]: return same
+            if same := [w for w in found.get(step, ()) if w.shape == shape]:
+                return same
     there = sorted({w.shape for of in found.values() for w in of})
-    raise wrong(f"attention weights of shape {' or '.join(map(str, shapes))}", f"the shapes {there}" if there else "a model without attention",
-                remedy="look at attention(…) yourself")
+    raise wrong(
+        f"attention weights of shape {' or '.join(map(str, shapes))}",
+        f"the shapes {there}" if there else "a model without attention",
+        remedy="look at attention(…) yourself",
+    )
+
+# %% ../../nbs/evaluate/explain.ipynb #text-widths
+def _text_widths(model, data):
+    "{field: places} of the texts that a model reads."
+    return {
+        name: min(width, data.features[name].shape[1])
+        for name, width in model.reads.items()
+        if COLUMNS[name].text
+    }
 
 # %% ../../nbs/evaluate/explain.ipynb #word-weights
-def word_weights(model, data, # a `NewsRecommender` and a `Dataset`
-                 articles, # rows
-                 field="title", # "title" or "abstract"
-                 user=0, # number of the user, for models that read words with a user's eyes
-                ): # a list of (words, weights), one per article
-    "How much the model's pooling weighs each word of some articles; words that it does not read are left out."
-    if not model.reads.get(field): raise wrong(f"a model that reads the {field}", f"{type(model).__name__}, which reads {', '.join(model.reads)}")
-    texts = {name: min(width, data.features[name].shape[1]) for name, width in model.reads.items() if COLUMNS[name].text}
+def word_weights(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    articles,  # rows
+    field="title",  # "title" or "abstract"
+    user=0,  # number of the user, for models that read words with a user's eyes
+):  # a list of (words, weights), one per article
+    "How much the model's pooling weighs each word of some articles that it reads."
+    if not model.reads.get(field):
+        got = f"{type(model).__name__}, which reads {', '.join(model.reads)}"
+        raise wrong(f"a model that reads the {field}", got)
+    texts = _text_widths(model, data)
     length, count = texts[field], len(articles)
-    extra = [*articles, articles[0]] if count == 1 else articles # one row could be mistaken for a history
-    found = attention(model, data, articles[:1], extra, user)
-    same = pooled(found, ("candidates", "score"), (len(extra), length), (1, len(extra), model.reads[field]))
+    extra = [*articles, articles[0]] if count == 1 else articles
+    weights = attention(model, data, articles[:1], extra, user)
+    shapes = (len(extra), length), (1, len(extra), model.reads[field])
+    same = pooled(weights, ("candidates", "score"), *shapes)
     which = [name for name, width in texts.items() if width == length].index(field)
-    weights, names = same[which].reshape(len(extra), -1)[:count, :length], ["", "<unknown>", *data.features.vocabulary["words"]]
+    per_word = same[which].reshape(len(extra), -1)[:count, :length]
+    names = ["", "<unknown>", *data.features.vocabulary["words"]]
     ids = data.features[field][np.asarray(articles), :length]
-    return [([names[i] for i in row if i], w[row > 0]) for row, w in zip(ids, weights)]
+    return [([names[i] for i in row if i], w[row > 0]) for row, w in zip(ids, per_word)]
 
 # %% ../../nbs/evaluate/explain.ipynb #click-weights
-def click_weights(model, data, # a `NewsRecommender` and a `Dataset`
-                  history, # rows of the clicked articles, oldest first
-                  candidates=None, # rows, for a model whose weights depend on the candidate
-                  user=0, hour=None, # as for `attention`
-                 ): # (rows (H,), weights (H,), or (C, H) where the candidate has a say), H at most the model's history_length
+def click_weights(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    history,  # rows of the clicked articles, oldest first
+    candidates=None,  # rows, for a model whose weights depend on the candidate
+    user=0,  # as for `attention`
+    hour=None,  # as for `attention`
+):  # (rows (H,), weights (H,), or (C, H) where the candidate has a say), H at most the model's history_length
     "How much the model's pooling weighs each click of a history."
-    history = np.asarray(history, np.int32)[-model.history_length:]
-    if not len(history): raise wrong("at least one click", "an empty history")
+    history = np.asarray(history, np.int32)[-model.history_length :]
+    if not len(history):
+        raise wrong("at least one click", "an empty history")
     shown = history[:1].repeat(2) if candidates is None else np.asarray(candidates)
-    found, width = attention(model, data, history, shown, user, hour), model.history_length
-    if candidates is None: weights = pooled(found, ("user",), (1, width))[-1][0]
-    else: weights = pooled(found, ("score", "user"), (1, len(shown), width), (1, width))[-1][0]
-    return history, weights[..., :len(history)]
+    weights = attention(model, data, history, shown, user, hour)
+    width = model.history_length
+    steps, shapes = ("user",), [(1, width)]
+    if candidates is not None:
+        steps, shapes = ("score", "user"), [(1, len(shown), width), (1, width)]
+    per_click = pooled(weights, steps, *shapes)[-1][0]
+    return history, per_click[..., : len(history)]
 
 # %% ../../nbs/evaluate/explain.ipynb #interests
-def interests(model, data, # a `MINER`, or a model whose score has weights (1, C, K, H)
-              history, candidates, # rows
-              user=0, hour=None, # as for `attention`
-             ): # (C, K, H) weights of the clicks
+def interests(
+    model,  # a `MINER`, or a model whose score has weights (1, C, K, H)
+    data,  # a `Dataset`
+    history,  # rows
+    candidates,  # rows
+    user=0,  # as for `attention`
+    hour=None,  # as for `attention`
+):  # (C, K, H) weights of the clicks
     "How much each interest looks at each click, for each candidate."
-    history = np.asarray(history, np.int32)[-model.history_length:]
-    for weights in attention(model, data, history, candidates, user, hour)["score"]:
+    history = np.asarray(history, np.int32)[-model.history_length :]
+    steps = attention(model, data, history, candidates, user, hour)
+    for weights in steps["score"]:
         if weights.ndim == 4 and weights.shape[-1] == model.history_length:
-            return np.broadcast_to(weights, (1, len(candidates), *weights.shape[2:]))[0][..., :len(history)]
-    raise wrong("a model with several interests per user, such as MINER", type(model).__name__)
+            shape = (1, len(candidates), *weights.shape[2:])
+            return np.broadcast_to(weights, shape)[0][..., : len(history)]
+    raise wrong(
+        "a model with several interests per user, such as MINER", type(model).__name__
+    )
 
 # %% ../../nbs/evaluate/explain.ipynb #news-vectors
-def news_vectors(model, data, # a `NewsRecommender` and a `Dataset`
-                 rows, # (R,)
-                ): # (R, D) float32
+def news_vectors(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    rows,  # (R,)
+):  # (R, D) float32
     "The vectors of articles, where the model makes one of each."
-    tables, parts = device_tables(model, data.features), []
-    encode = lambda m, t, r: m.encode_news(columns(m, t, r))
+
+    def encode(model, tables, rows):
+        return model.encode_news(columns(model, tables, rows))
+
+    tables = device_tables(model, data.features)
+    parts = []
     for block in blocks_of(np.asarray(rows, np.int32), 256):
-        found = program(model, "news vectors", encode)(values_of(model), tables, block)
-        if getattr(found, "ndim", 0) != 2:
-            raise wrong("a model with one vector per article", f"{type(model).__name__}, which keeps more of it")
-        parts.append(np.asarray(found, np.float32))
-    return np.concatenate(parts)[:len(rows)]
+        run = program(model, "news vectors", encode)
+        vectors = run(values_of(model), tables, block)
+        if getattr(vectors, "ndim", 0) != 2:
+            raise wrong(
+                "a model with one vector per article",
+                f"{type(model).__name__}, which keeps more of it",
+            )
+        parts.append(np.asarray(vectors, np.float32))
+    return np.concatenate(parts)[: len(rows)]
 
 # %% ../../nbs/evaluate/explain.ipynb #neighbours
-def neighbours(model, data, # a `NewsRecommender` and a `Dataset`
-               row, # of the article
-               k=5, # how many
-               among=None, # rows to choose from; None = all articles
-              ): # (rows (k,), cosines (k,)), nearest first, without the article itself
+def neighbours(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    row,  # of the article
+    k=5,  # how many
+    among=None,  # rows to choose from; None = all articles
+):  # (rows (k,), cosines (k,)), nearest first, without the article itself
     "The articles that the model puts nearest to one."
     among = np.arange(1, len(data.news)) if among is None else np.asarray(among)
     vectors = news_vectors(model, data, np.concatenate([[row], among]))
@@ -147,15 +220,28 @@ def neighbours(model, data, # a `NewsRecommender` and a `Dataset`
     return among[best], near[best]
 
 # %% ../../nbs/evaluate/explain.ipynb #without-each-click
-def without_each_click(model, data, # a `NewsRecommender` and a `Dataset`
-                       history, # rows of the clicked articles, oldest first
-                       candidates, # rows of the candidates
-                       user=0, hour=None, # as for `attention`
-                      ): # (H + 1, C) float32 logits: the whole history, then without its first click, without its second, …
+def without_each_click(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    history,  # rows of the clicked articles, oldest first
+    candidates,  # rows of the candidates
+    user=0,  # as for `attention`
+    hour=None,  # as for `attention`
+):  # (H + 1, C) float32 logits: the whole history, then without its first click, without its second, …
     "Scores of the candidates with a history, and with each of its clicks removed."
-    history = np.asarray(history, np.int32)[-model.history_length:]
-    histories, number = make_histories([history, *(np.delete(history, i) for i in range(len(history)))])
-    count, hour = len(number), newest_hour(data) if hour is None else hour
-    log = Behaviors(np.arange(count), np.full(count, user), np.full(count, data.start + 3600 * hour), number,
-                     np.tile(np.asarray(candidates, np.int32), count), np.arange(count + 1) * len(candidates), None, histories)
+    history = np.asarray(history, np.int32)[-model.history_length :]
+    shorter = [np.delete(history, i) for i in range(len(history))]
+    histories, number = make_histories([history, *shorter])
+    count = len(number)
+    hour = newest_hour(data) if hour is None else hour
+    log = Behaviors(
+        ids=np.arange(count),
+        user=np.full(count, user),
+        time=np.full(count, data.start + 3600 * hour),
+        history=number,
+        candidates=np.tile(np.asarray(candidates, np.int32), count),
+        offsets=np.arange(count + 1) * len(candidates),
+        labels=None,
+        histories=histories,
+    )
     return scores(model, data, log).reshape(count, len(candidates))

@@ -11,13 +11,20 @@ from ..engine.scoring import scores
 from ..metrics.ranking import ranking_metrics
 
 # %% ../../nbs/evaluate/measure.ipynb #evaluate
-def evaluate(model, # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
-             data, # a `Dataset`
-             split="test", # "train", "valid", "test", or `Behaviors` of this data set
-             metrics=METRICS, # see `metrics`
-             **options, # of `Scorer`
-            ): # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
+def evaluate(
+    model,  # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
+    data,  # a `Dataset`
+    split="test",  # "train", "valid", "test", or `Behaviors` of this data set
+    metrics=METRICS,  # see `metrics`
+    **options,  # of `Scorer`
+):  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     "Measures a model on a split as MIND does: per impression, then the mean."
     behaviors = data.split(split) if isinstance(split, str) else split
-    if behaviors.labels is None: raise wrong("labelled impressions", "a split without labels", remedy="use predict() for it")
-    return ranking_metrics(scores(model, data, behaviors, **options), behaviors.labels, behaviors.offsets, metrics)
+    if behaviors.labels is None:
+        raise wrong(
+            "labelled impressions",
+            "a split without labels",
+            remedy="use predict() for it",
+        )
+    flat = scores(model, data, behaviors, **options)
+    return ranking_metrics(flat, behaviors.labels, behaviors.offsets, metrics)

@@ -15,23 +15,31 @@ from ..core import METRICS, one_of, wrong
 from ..data.schema import owner
 from ..metrics.ranking import sort_key
 
-# %% ../../nbs/evaluate/protocols.ipynb #protocol
+# %% ../../nbs/evaluate/protocols.ipynb #ties
 TIES = ("later", "earlier", "shared", "best", "worst")
 
+# %% ../../nbs/evaluate/protocols.ipynb #protocol
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     "How scores become numbers."
-    auc: str = "impression" # "impression", "pooled", or "earlier": equal scores are won by the earlier-listed
-    mrr: str = "all" # "all" clicks, or the "first"
-    ties: str = "later" # which of equal scores ranks first, for MRR and nDCG: one of `TIES`; "shared": all ranks, on average
-    empty: bool = True # whether impressions with an empty history count
-    one_class: bool = False # whether impressions of one class count in MRR and nDCG (all 0: value 0)
-    half: bool = False # whether scores are rounded to 16 bits, and squashed for the AUC if any is outside of 0 to 1
+
+    auc: str = (
+        "impression"  # or "pooled", or "earlier": ties are won by the earlier-listed
+    )
+    mrr: str = "all"  # "all" clicks, or the "first"
+    ties: str = (
+        "later"  # which of equal scores ranks first, for MRR and nDCG: of `TIES`
+    )
+    empty: bool = True  # whether impressions with an empty history count
+    one_class: bool = False  # whether those of one class count in MRR and nDCG, or as 0
+    half: bool = False  # whether scores have 16 bits, squashed for AUC if not in 0 to 1
 
     def __post_init__(self):
-        for name, legal in dict(auc=("impression", "pooled", "earlier"), mrr=("all", "first"), ties=TIES).items():
-            one_of(name, getattr(self, name), legal)
-        if self.mrr == "first" and self.ties == "shared": raise wrong("an order of equal scores for the first click", "ties='shared'")
+        one_of("auc", self.auc, ("impression", "pooled", "earlier"))
+        one_of("mrr", self.mrr, ("all", "first"))
+        one_of("ties", self.ties, TIES)
+        if self.mrr == "first" and self.ties == "shared":
+            raise wrong("an order of equal scores for the first click", "ties='shared'")
 
 # %% ../../nbs/evaluate/protocols.ipynb #protocols
 PROTOCOLS = {
@@ -45,109 +53,193 @@ PROTOCOLS = {
     "one pool, 16 bits": Protocol(auc="pooled", half=True),
     "no empty histories": Protocol(empty=False),
     "NewsReX": Protocol(auc="earlier"),
-    "NewsRecLib": Protocol("pooled", "first", "later", empty=False, one_class=True, half=True),
+    "NewsRecLib": Protocol(
+        "pooled", "first", "later", empty=False, one_class=True, half=True
+    ),
     "Recommenders, DKN's auc": Protocol(auc="pooled"),
 }
 
+# %% ../../nbs/evaluate/protocols.ipynb #second-key
+def _second_key(labels, ties):
+    "(candidates,) what orders equal scores; the smallest ranks first."
+    place = np.arange(len(labels))
+    click = labels.astype(np.int8)
+    keys = dict(later=-place, earlier=place, shared=place, best=-click, worst=click)
+    return keys[ties]
+
 # %% ../../nbs/evaluate/protocols.ipynb #placed
-def placed(scores, labels, offsets, # flat, flat, (B + 1,)
-           ties): # one of `TIES` -> (rank, first rank, last rank of those with an equal score), each (candidates,)
+def placed(
+    scores,  # (candidates,)
+    labels,  # (candidates,)
+    offsets,  # (B + 1,)
+    ties,  # one of `TIES`
+):  # (rank, first rank, last rank of those with an equal score), each (candidates,)
     "The rank of every candidate, and the ranks that it shares."
-    who, place = owner(offsets), np.arange(len(scores))
-    second = dict(later=-place, earlier=place, shared=place, best=-labels.astype(np.int8), worst=labels.astype(np.int8))[ties]
+    who = owner(offsets)
     key = -sort_key(scores).astype(np.int64)
-    order = np.lexsort([second, key, who])
+    order = np.lexsort([_second_key(labels, ties), key, who])
     rank = np.empty(len(scores), np.int64)
-    rank[order] = place - offsets[:-1][who] + 1 # `who` is in order of impressions, so it is the owner of the sorted place too
-    new = np.append(True, (np.diff(key[order]) != 0) | (np.diff(who) != 0)) if len(scores) else np.zeros(0, bool)
-    group, begin = np.cumsum(new) - 1, np.flatnonzero(new)
+    rank[order] = np.arange(len(scores)) - offsets[:-1][who] + 1
+    change = (np.diff(key[order]) != 0) | (np.diff(who) != 0)
+    new = np.append(True, change)[: len(scores)]
+    group = np.cumsum(new) - 1
+    begin = np.flatnonzero(new)
     end = np.append(begin[1:], len(scores)) - 1
     first, last = np.empty_like(rank), np.empty_like(rank)
-    first[order], last[order] = rank[order[begin[group]]], rank[order[end[group]]]
+    first[order] = rank[order[begin[group]]]
+    last[order] = rank[order[end[group]]]
     return rank, first, last
 
 # %% ../../nbs/evaluate/protocols.ipynb #gain-of
-def gained(gain, # a function of ranks
-           ranks, # of `placed`
-           ties): # (candidates,)
+def gained(
+    gain,  # a function of ranks
+    ranks,  # of `placed`
+    ties,  # one of `TIES`
+):  # (candidates,)
     "What each candidate's place is worth."
     rank, first, last = ranks
-    if ties != "shared": return gain(rank)
+    if ties != "shared":
+        return gain(rank)
     total = np.append(0, np.cumsum(gain(np.arange(1, last.max(initial=1) + 1))))
     return (total[last] - total[first - 1]) / (last - first + 1)
 
 # %% ../../nbs/evaluate/protocols.ipynb #area
-def area(middle, labels, offsets): # ranks from the best on, shared ones in their middle -> (B,), NaN where there is one class
+def area(
+    middle,  # (candidates,) ranks from the best on, shared ones in their middle
+    labels,  # (candidates,)
+    offsets,  # (B + 1,)
+):  # (B,), NaN where there is one class
     "AUC of every impression."
-    who, size = owner(offsets), len(offsets) - 1
+    who = owner(offsets)
+    size = len(offsets) - 1
     other = np.bincount(who, labels == 0, size)
     clicked = np.bincount(who, labels > 0, size)
     total = np.bincount(who, np.where(labels == 0, middle, 0), size)
-    with np.errstate(invalid="ignore"): return (total - other * (other + 1) / 2) / (clicked * other)
+    with np.errstate(invalid="ignore"):
+        return (total - other * (other + 1) / 2) / (clicked * other)
 
 # %% ../../nbs/evaluate/protocols.ipynb #squashed
-def squashed(scores): # (candidates,)
-    "Scores as they come out of a sigmoid in 16 bits, where any of them is outside of 0 to 1."
+def squashed(scores):  # (candidates,)
+    "Scores out of a sigmoid in 16 bits, where any of them is outside of 0 to 1."
     scores = scores.astype(np.float16).astype(np.float32)
-    if len(scores) and (scores.min() < 0 or scores.max() > 1): scores = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
+    if len(scores) and (scores.min() < 0 or scores.max() > 1):
+        scores = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
     return scores.astype(np.float16).astype(np.float32)
 
 # %% ../../nbs/evaluate/protocols.ipynb #mean-area
-def mean_area(scores, log, protocol, # flat, labelled `Behaviors`, `Protocol`
-              use): # (B,) impressions that count
+def mean_area(
+    scores,  # (candidates,)
+    log,  # labelled `Behaviors`
+    protocol,  # a `Protocol`
+    use,  # (B,) impressions that count
+):
     "The AUC of a protocol: of one pool, or the mean over impressions of both classes."
+    flat, labels, offsets = scores, log.labels, log.offsets
     if protocol.auc == "pooled":
         chosen = np.repeat(use, log.lengths)
-        flat, labels, one = (squashed(scores) if protocol.half else scores)[chosen], log.labels[chosen], np.array([0, chosen.sum()])
-    else: flat, labels, one = scores, log.labels, log.offsets
-    rank, first, last = placed(flat, labels, one, "earlier")
-    found = area(rank if protocol.auc == "earlier" else (first + last) / 2, labels, one)
-    return float(np.nanmean(found if protocol.auc == "pooled" else found[use]))
+        flat = (squashed(scores) if protocol.half else scores)[chosen]
+        labels = log.labels[chosen]
+        offsets = np.array([0, chosen.sum()])
+    rank, first, last = placed(flat, labels, offsets, "earlier")
+    middle = rank if protocol.auc == "earlier" else (first + last) / 2
+    areas = area(middle, labels, offsets)
+    return float(np.nanmean(areas if protocol.auc == "pooled" else areas[use]))
 
-# %% ../../nbs/evaluate/protocols.ipynb #measure
-def measure(scores, # (candidates,)
-            log, # labelled `Behaviors`
-            protocol): # {metric: value, "impressions": how many}
-    "AUC, MRR, nDCG@5 and nDCG@10 under a protocol."
-    labels, who, scores = log.labels, owner(log.offsets), np.asarray(scores)
-    if labels is None or scores.shape != labels.shape or not np.isfinite(scores).all():
-        raise wrong("a finite score and a label for every candidate", f"scores of shape {scores.shape}")
-    if protocol.half: scores = scores.astype(np.float16).astype(np.float32)
-    use = np.ones(len(log), bool) if protocol.empty else log.histories.lengths[log.history] > 0
-    clicks = np.bincount(who, labels, len(log))
-    count = use & (((clicks > 0) & (clicks < log.lengths)) | protocol.one_class)
-    ranks = placed(scores, labels, log.offsets, protocol.ties)
-    worth = lambda gain: np.where(labels > 0, gained(gain, ranks, protocol.ties), 0)
-    mean = lambda total, best: float((total / np.maximum(best, 1e-9))[count].mean())
-    reciprocal, found = worth(lambda r: 1 / r), dict(auc=mean_area(scores, log, protocol, use))
+# %% ../../nbs/evaluate/protocols.ipynb #click-gains
+def _click_gains(gain, ranks, log, ties):
+    "(candidates,) what the place of each click is worth, 0 for other candidates."
+    return np.where(log.labels > 0, gained(gain, ranks, ties), 0)
+
+# %% ../../nbs/evaluate/protocols.ipynb #reciprocal-ranks
+def _reciprocal_ranks(ranks, log, protocol):
+    "(B,) the reciprocal rank of all clicks or of the first, 0 without a click."
+    who = owner(log.offsets)
+    reciprocal = _click_gains(lambda rank: 1 / rank, ranks, log, protocol.ties)
     if protocol.mrr == "first":
         best = np.zeros(len(log))
         np.maximum.at(best, who, reciprocal)
-        found["mrr"] = mean(best, np.ones(len(log)))
-    else: found["mrr"] = mean(np.bincount(who, reciprocal, len(log)), clicks)
+        return best
+    clicks = np.bincount(who, log.labels, len(log))
+    return np.bincount(who, reciprocal, len(log)) / np.maximum(clicks, 1e-9)
+
+# %% ../../nbs/evaluate/protocols.ipynb #discounted-gains
+def _discounted_gains(ranks, log, protocol, k):
+    "(B,) nDCG@k, 0 without a click."
+    who = owner(log.offsets)
+
+    def gain(rank):
+        return np.where(rank <= k, 1 / np.log2(rank + 1), 0)
+
+    total = np.bincount(who, _click_gains(gain, ranks, log, protocol.ties), len(log))
+    clicks = np.bincount(who, log.labels, len(log))
+    most = np.append(0, np.cumsum(1 / np.log2(np.arange(2, k + 2))))
+    best = most[np.minimum(clicks, k).astype(int)]
+    return total / np.maximum(best, 1e-9)
+
+# %% ../../nbs/evaluate/protocols.ipynb #measure
+def measure(
+    scores,  # (candidates,)
+    log,  # labelled `Behaviors`
+    protocol,  # a `Protocol`
+):  # {metric: value, "impressions": how many}
+    "AUC, MRR, nDCG@5 and nDCG@10 under a protocol."
+    labels, scores = log.labels, np.asarray(scores)
+    if labels is None or scores.shape != labels.shape or not np.isfinite(scores).all():
+        raise wrong(
+            "a finite score and a label for every candidate",
+            f"scores of shape {scores.shape}",
+        )
+    if protocol.half:
+        scores = scores.astype(np.float16).astype(np.float32)
+    use = np.ones(len(log), bool)
+    if not protocol.empty:
+        use = log.histories.lengths[log.history] > 0
+    clicks = np.bincount(owner(log.offsets), labels, len(log))
+    count = use & (((clicks > 0) & (clicks < log.lengths)) | protocol.one_class)
+    ranks = placed(scores, labels, log.offsets, protocol.ties)
+    table = dict(auc=mean_area(scores, log, protocol, use))
+    table["mrr"] = float(_reciprocal_ranks(ranks, log, protocol)[count].mean())
     for k in (5, 10):
-        gain = worth(lambda r: np.where(r <= k, 1 / np.log2(r + 1), 0))
-        most = np.append(0, np.cumsum(1 / np.log2(np.arange(2, k + 2))))
-        found[f"ndcg@{k}"] = mean(np.bincount(who, gain, len(log)), most[np.minimum(clicks, k).astype(int)])
-    return found | {"impressions": int(count.sum())}
+        gains = _discounted_gains(ranks, log, protocol, k)
+        table[f"ndcg@{k}"] = float(gains[count].mean())
+    return table | {"impressions": int(count.sum())}
 
 # %% ../../nbs/evaluate/protocols.ipynb #under-protocols
-def under_protocols(scores, # {model: (candidates,)}
-         log, # labelled `Behaviors`
-         protocols=PROTOCOLS): # {protocol: {model: {metric: value}}}
+def under_protocols(
+    scores,  # {model: (candidates,)}
+    log,  # labelled `Behaviors`
+    protocols=PROTOCOLS,  # {name: `Protocol`}
+):  # {protocol: {model: {metric: value}}}
     "The same scores under every protocol."
-    return {name: {model: measure(flat, log, protocol) for model, flat in scores.items()} for name, protocol in protocols.items()}
+    return {
+        name: {model: measure(flat, log, protocol) for model, flat in scores.items()}
+        for name, protocol in protocols.items()
+    }
+
+# %% ../../nbs/evaluate/protocols.ipynb #with-change
+def _with_change(value, change, places):
+    "A number as text, with its change."
+    text = f"{value:.{places}f}"
+    if abs(change) >= 0.5 * 10**-places:
+        text += f" ({change:+.{places}f})"
+    return text
 
 # %% ../../nbs/evaluate/protocols.ipynb #protocol-table
-def protocol_table(found, # of `under_protocols`
-               metrics=METRICS,
-               places=4): # decimals -> rows of text, the first one the heading
-    "One row per model and protocol, each with what the protocol moves against the first one."
-    heads = [dict(auc="AUC", mrr="MRR").get(m, m.replace("ndcg", "nDCG")) for m in metrics]
-    rows, base = [["model", "protocol", *heads, "impressions"]], next(iter(found.values()))
+def protocol_table(
+    found,  # of `under_protocols`
+    metrics=METRICS,
+    places=4,  # decimals
+):  # rows of text, the first one the heading
+    "A row per model and protocol, with what it moves against the first protocol."
+    short = dict(auc="AUC", mrr="MRR")
+    heads = [short.get(m, m.replace("ndcg", "nDCG")) for m in metrics]
+    rows = [["model", "protocol", *heads, "impressions"]]
+    base = next(iter(found.values()))
     for model in base:
         for protocol, of in found.items():
-            here, change = of[model], [of[model][m] - base[model][m] for m in metrics]
-            rows.append([model, protocol, *(f"{here[m]:.{places}f}" + (f" ({c:+.{places}f})" if abs(c) >= .5 * 10**-places else "")
-                                            for m, c in zip(metrics, change)), str(here["impressions"])])
+            here = of[model]
+            cells = [
+                _with_change(here[m], here[m] - base[model][m], places) for m in metrics
+            ]
+            rows.append([model, protocol, *cells, str(here["impressions"])])
     return rows

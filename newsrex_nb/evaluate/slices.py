@@ -12,11 +12,13 @@ from ..core import one_of
 from ..data.schema import owner
 
 # %% ../../nbs/evaluate/slices.ipynb #known-articles
-def training_articles(data): # a `Dataset`
+def training_articles(data):  # a `Dataset`
     "(N,) bool: the articles that were displayed or read in the training log."
     known = np.zeros(len(data.news), bool)
-    if data.train is None: return known
-    log, used = data.train, np.zeros(len(data.train.histories), bool)
+    log = data.train
+    if log is None:
+        return known
+    used = np.zeros(len(log.histories), bool)
     used[log.history] = True
     known[log.candidates] = True
     known[log.histories.rows[used[owner(log.histories.offsets)]]] = True
@@ -24,8 +26,10 @@ def training_articles(data): # a `Dataset`
     return known
 
 # %% ../../nbs/evaluate/slices.ipynb #any-click
-def any_click(log, # labelled `Behaviors`
-              chosen): # (candidates,) bool
+def any_click(
+    log,  # labelled `Behaviors`
+    chosen,  # (candidates,) bool
+):
     "(B,) whether an impression has a click among the chosen candidates."
     who = owner(log.offsets)[(log.labels > 0) & chosen]
     return np.bincount(who, minlength=len(log)) > 0
@@ -37,43 +41,79 @@ def by_user(data, log):
     return {"seen in training": seen, "not seen in training": ~seen}
 
 # %% ../../nbs/evaluate/slices.ipynb #by-history
-def by_history(data, log,
-               ends=(0, 5, 10, 20, 50)): # the longest history of each bin but the last
+def _bin_label(start, end):
+    "What a bin of histories is called."
+    if not end:
+        return "none"
+    return f"{start}" if start == end else f"{start}–{end}"
+
+
+def by_history(
+    data,
+    log,
+    ends=(0, 5, 10, 20, 50),  # the longest history of each bin but the last
+):
     "Histories by length."
-    length, out, start = log.histories.lengths[log.history], {}, 0
+    length = log.histories.lengths[log.history]
+    bins = {}
+    start = 0
     for end in ends:
-        out[("none" if not end else f"{start}" if start == end else f"{start}–{end}")] = (length >= start) & (length <= end)
+        bins[_bin_label(start, end)] = (length >= start) & (length <= end)
         start = end + 1
-    return {**out, f"{start} or more": length >= start}
+    return {**bins, f"{start} or more": length >= start}
 
 # %% ../../nbs/evaluate/slices.ipynb #by-article
 def by_article(data, log):
     "Clicks on articles of the training log, on new ones, or on both."
     known = training_articles(data)[log.candidates]
-    old, new = any_click(log, known), any_click(log, ~known)
+    old = any_click(log, known)
+    new = any_click(log, ~known)
     return {"in training": old & ~new, "new": new & ~old, "both": old & new}
 
 # %% ../../nbs/evaluate/slices.ipynb #by-hour
-def by_hour(data, log, step=6): # hours of a slice
+def by_hour(
+    data,
+    log,
+    step=6,  # hours of a slice
+):
     "Times of day."
     hour = log.time // 3600 % 24
-    return {f"{start:02}–{start + step:02} h": (hour >= start) & (hour < start + step) for start in range(0, 24, step)}
+    return {
+        f"{start:02}–{start + step:02} h": (hour >= start) & (hour < start + step)
+        for start in range(0, 24, step)
+    }
 
 # %% ../../nbs/evaluate/slices.ipynb #by-category
 def by_category(data, log):
     "Categories of clicked articles, the largest first."
     names = np.array(data.news.category)[log.candidates]
-    found = {name or "without category": any_click(log, names == name) for name in np.unique(names[log.labels > 0])}
-    return dict(sorted(found.items(), key=lambda item: -item[1].sum()))
+    masks = {
+        name or "without category": any_click(log, names == name)
+        for name in np.unique(names[log.labels > 0])
+    }
+    return dict(sorted(masks.items(), key=lambda item: -item[1].sum()))
+
+# %% ../../nbs/evaluate/slices.ipynb #views
+VIEWS = dict(
+    user=by_user,
+    history=by_history,
+    article=by_article,
+    hour=by_hour,
+    category=by_category,
+)
 
 # %% ../../nbs/evaluate/slices.ipynb #slices
-VIEWS = dict(user=by_user, history=by_history, article=by_article, hour=by_hour, category=by_category)
-
-def slices(data, # a `Dataset`
-           log, # labelled `Behaviors` of it
-           views=tuple(VIEWS), # names of views
-           least=1, # impressions of a slice
-          ): # {view: {slice: (B,) bool}}
+def slices(
+    data,  # a `Dataset`
+    log,  # labelled `Behaviors` of it
+    views=tuple(VIEWS),  # names of views
+    least=1,  # impressions of a slice
+):  # {view: {slice: (B,) bool}}
     "Cuts impressions by several views; slices with fewer impressions are left out."
-    found = {name: VIEWS[one_of("view", name, tuple(VIEWS))](data, log) for name in views}
-    return {name: {label: mask for label, mask in of.items() if mask.sum() >= least} for name, of in found.items()}
+    cut = {}
+    for name in views:
+        masks = VIEWS[one_of("view", name, tuple(VIEWS))](data, log)
+        cut[name] = {
+            label: mask for label, mask in masks.items() if mask.sum() >= least
+        }
+    return cut

@@ -25,196 +25,358 @@ from ..metrics.results import heading, run_folders
 from ..evaluate.slices import VIEWS, slices as slices_of
 
 # %% ../../nbs/experiments/compare_runs.ipynb #measured
-def measured(scores, # {model: {seed: (candidates,)}}
-             log, # labelled `Behaviors`
-             metrics=METRICS): # {metric: {model: {seed: (B,)}}}
+def measured(
+    scores,  # {model: {seed: (candidates,)}}
+    log,  # labelled `Behaviors`
+    metrics=METRICS,
+):  # {metric: {model: {seed: (B,)}}}
     "Every metric of every impression, for each model and seed."
-    if log.labels is None: raise wrong("labelled impressions", "a split without labels")
-    found = {m: {name: {} for name in scores} for m in metrics}
-    for name, of in scores.items():
-        for seed, flat in of.items():
-            for m, values in per_impression(flat, log.labels, log.offsets, metrics).items(): found[m][name][seed] = values
-    return found
+    if log.labels is None:
+        raise wrong("labelled impressions", "a split without labels")
+    values = {metric: {name: {} for name in scores} for metric in metrics}
+    for name, by_seed in scores.items():
+        for seed, flat in by_seed.items():
+            of_run = per_impression(flat, log.labels, log.offsets, metrics)
+            for metric, by_impression in of_run.items():
+                values[metric][name][seed] = by_impression
+    return values
 
 # %% ../../nbs/experiments/compare_runs.ipynb #compare
-def compare(scores, # {model: {seed: (candidates,)}}; the seed None for scores in which nothing is random
-            log, # labelled `Behaviors`
-            metrics=METRICS, # the first one decides the order
-            draws=1000, # of seeds and users
-            seed=0): # {metric: `Comparison`}
+def compare(
+    scores,  # {model: {seed: (candidates,)}}; the seed None for scores in which nothing is random
+    log,  # labelled `Behaviors`
+    metrics=METRICS,  # the first one decides the order
+    draws=1000,  # of seeds and users
+    seed=0,
+):  # {metric: `Comparison`}
     "Compares models on the same impressions."
-    found = measured(scores, log, metrics)
-    return {m: Comparison(values, log.user, draws, seed) for m, values in found.items()}
+    return {
+        metric: Comparison(values, log.user, draws, seed)
+        for metric, values in measured(scores, log, metrics).items()
+    }
+
+# %% ../../nbs/experiments/compare_runs.ipynb #number
+def _number(value):
+    "Four decimals; nothing of a number that is not known."
+    return "" if np.isnan(value) else f"{value:.4f}"
+
+# %% ../../nbs/experiments/compare_runs.ipynb #overview-line
+def _overview_line(comparison, ranking, name):
+    "What the overview says about one model by the metric that decides."
+    estimate = comparison.mean(name)
+    best, worst = ranking.rank(name)
+    return [
+        name,
+        str(len(comparison.means[name])) if comparison.random[name] else "",
+        f"{estimate.value:.4f}",
+        f"{estimate.low:.4f} to {estimate.high:.4f}",
+        _number(comparison.sd(name, True)),
+        _number(comparison.sd(name, False)),
+        f"{best}" if best == worst else f"{best} to {worst}",
+        ranking.letters(name),
+    ]
 
 # %% ../../nbs/experiments/compare_runs.ipynb #overview
-def overview(comparisons): # of `compare` -> rows, the first one the heading
+def overview(comparisons):  # of `compare` -> rows, the first one the heading
     "Means, intervals, spreads of seeds, ranks and groups."
     metric, first = next(iter(comparisons.items()))
-    others, ranking = list(comparisons)[1:], Ranking.of(first)
-    lines = [["", "seeds", heading(metric), "95 % interval", "sd", "population sd", "rank", "group", *map(heading, others)]]
-    spread = lambda name, sample: f"{sd:.4f}" if not np.isnan(sd := first.sd(name, sample)) else ""
-    for name in ranking.names:
-        e, (best, worst) = first.mean(name), ranking.rank(name)
-        seeds = str(len(first.means[name])) if first.random[name] else ""
-        lines.append([name, seeds, f"{e.value:.4f}", f"{e.low:.4f} to {e.high:.4f}", spread(name, True), spread(name, False),
-                      f"{best}" if best == worst else f"{best} to {worst}", ranking.letters(name),
-                      *(f"{comparisons[m].means[name].mean():.4f}" for m in others)])
-    return lines
+    others = {m: c for m, c in comparisons.items() if m != metric}
+    ranking = Ranking.of(first)
+    spreads = ["95 % interval", "sd", "population sd", "rank", "group"]
+    heads = ["", "seeds", heading(metric), *spreads, *map(heading, others)]
+    lines = [_overview_line(first, ranking, name) for name in ranking.names]
+    for line in lines:
+        line += [f"{other.means[line[0]].mean():.4f}" for other in others.values()]
+    return [heads, *lines]
+
+# %% ../../nbs/experiments/compare_runs.ipynb #difference-line
+def _difference_line(comparison, ranking, a, b):
+    "What is known about the difference between the a-th model and the b-th one."
+    first, second = comparison.names[a], comparison.names[b]
+    estimate = comparison.difference(first, second)
+    return [
+        f"{first} − {second}",
+        f"{estimate.value:+.4f}",
+        f"{estimate.low:+.4f} to {estimate.high:+.4f}",
+        f"{estimate.p:.3f}",
+        "yes" if ranking.separated[a, b] else "no",
+        f"{estimate.smallest:.4f}",
+    ]
 
 # %% ../../nbs/experiments/compare_runs.ipynb #differences
-def differences(comparison, # a `Comparison`
-                most=10): # pairs; of more, neighbours in the ranking and the pairs with the best
-    "Pairs with their difference, interval, and the smallest difference that could be shown."
-    ranking, names = Ranking.of(comparison), comparison.names
-    pairs = [(a, b) for a in range(len(names)) for b in range(a + 1, len(names))]
-    if len(pairs) > most: pairs = [(a, b) for a, b in pairs if a == 0 or b == a + 1]
-    lines = [["", "difference", "95 % interval", "p", "told apart", "smallest that could be shown"]]
-    for a, b in pairs:
-        e = comparison.difference(names[a], names[b])
-        lines.append([f"{names[a]} − {names[b]}", f"{e.value:+.4f}", f"{e.low:+.4f} to {e.high:+.4f}", f"{e.p:.3f}",
-                      "yes" if ranking.separated[a, b] else "no", f"{e.smallest:.4f}"])
-    return lines
+def differences(
+    comparison,  # a `Comparison`
+    most=10,  # pairs; of more, neighbours in the ranking and the pairs with the best
+):
+    "Pairs with their difference, interval, and what difference could be shown."
+    ranking = Ranking.of(comparison)
+    count = len(comparison.names)
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    if len(pairs) > most:
+        pairs = [(a, b) for a, b in pairs if a == 0 or b == a + 1]
+    heads = ["", "difference", "95 % interval", "p", "told apart"]
+    lines = [_difference_line(comparison, ranking, *pair) for pair in pairs]
+    return [[*heads, "smallest that could be shown"], *lines]
+
+# %% ../../nbs/experiments/compare_runs.ipynb #slice-cells
+def _slice_cells(comparison, names):
+    "The counts and estimates of one slice."
+    counts = [str(comparison.impressions), str(comparison.users)]
+    means = [comparison.mean(name) for name in names]
+    cells = [f"{e.value:.4f} ({e.low:.4f} to {e.high:.4f})" for e in means]
+    if len(names) == 2:
+        e = comparison.difference(*names)
+        cells.append(f"{e.value:+.4f} ({e.low:+.4f} to {e.high:+.4f})")
+    return [*counts, *cells]
 
 # %% ../../nbs/experiments/compare_runs.ipynb #slice-table
-def slice_table(values, # {model: {seed: (B,)}} of one metric
-                log, # the `Behaviors`
-                cut, # of `slices`
-                draws=300): # of seeds and users, for each slice
+def slice_table(
+    values,  # {model: {seed: (B,)}} of one metric
+    log,  # the `Behaviors`
+    cut,  # of `slices`
+    draws=300,  # of seeds and users, for each slice
+):
     "Means and intervals on every slice; with two models also the difference."
-    whole, lines = Comparison(values, log.user, draws), []
-    names = whole.names
-    for view, label, mask in [("all", "", np.ones(len(log), bool)), *((v, l, m) for v, of in cut.items() for l, m in of.items())]:
-        some = {n: {s: x[mask] for s, x in values[n].items()} for n in names}
-        if np.isnan(next(iter(some[names[0]].values()))).all(): continue # no impression with both classes
-        c = Comparison(some, log.user[mask], draws)
-        cells = [f"{e.value:.4f} ({e.low:.4f} to {e.high:.4f})" for e in map(c.mean, names)]
-        if len(names) == 2: cells.append(f"{(e := c.difference(*names)).value:+.4f} ({e.low:+.4f} to {e.high:+.4f})")
-        lines.append([view, label, str(c.impressions), str(c.users), *cells])
-    return [["view", "slice", "impressions", "users", *names, *(["difference"] if len(names) == 2 else [])], *lines]
+    names = Comparison(values, log.user, draws).names
+    ends = ["difference"] if len(names) == 2 else []
+    lines = [["view", "slice", "impressions", "users", *names, *ends]]
+    everything = {"all": {"": np.ones(len(log), bool)}}
+    for view, masks in [*everything.items(), *cut.items()]:
+        for label, mask in masks.items():
+            within = {n: {s: v[mask] for s, v in values[n].items()} for n in names}
+            if not np.isnan(next(iter(within[names[0]].values()))).all():
+                comparison = Comparison(within, log.user[mask], draws)
+                lines.append([view, label, *_slice_cells(comparison, names)])
+    return lines
 
-# %% ../../nbs/experiments/compare_runs.ipynb #write-tables
-def as_markdown(lines): # rows of text, the first one the heading
+# %% ../../nbs/experiments/compare_runs.ipynb #as-markdown
+def as_markdown(lines):  # rows of text, the first one the heading
     "A table in Markdown."
     rule = [":--", *["--:"] * (len(lines[0]) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
+# %% ../../nbs/experiments/compare_runs.ipynb #as-csv
 def as_csv(lines):
     "A table as comma-separated values."
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
-# %% ../../nbs/experiments/compare_runs.ipynb #run-names
-def settings(about): # what `experiment.json` says
+# %% ../../nbs/experiments/compare_runs.ipynb #settings
+def settings(about):  # what `experiment.json` says
     "What a run sets, flat, but for its seed and what is printed."
-    config, flat = about["config"], {}
+    flat = {}
     for group in ("model", "data", "recipe"):
-        for key, value in config[group].items():
-            if not key.startswith("_") and key not in ("verbose", "path"): flat[key if group == "model" else f"{group}.{key}"] = value
+        prefix = "" if group == "model" else f"{group}."
+        for key, value in about["config"][group].items():
+            if not key.startswith("_") and key not in ("verbose", "path"):
+                flat[f"{prefix}{key}"] = value
     return flat
 
-def run_names(abouts): # of each run -> the models' names
+# %% ../../nbs/experiments/compare_runs.ipynb #run-names
+def run_names(abouts):  # of each run -> the models' names
     "The class of each model, and what differs among runs of that class."
-    kind = [about["config"]["model"]["_target_"].rpartition(".")[2] for about in abouts]
-    flat, names = [settings(about) for about in abouts], []
-    for mine, name in zip(flat, kind):
-        rivals = [other for other, k in zip(flat, kind) if k == name]
-        changed = [f"{key}={value}" for key, value in mine.items() if any(other.get(key) != value for other in rivals)]
-        names.append(" ".join([name, *changed]))
+    kinds = [
+        about["config"]["model"]["_target_"].rpartition(".")[2] for about in abouts
+    ]
+    each = [settings(about) for about in abouts]
+    names = []
+    for kind, values in zip(kinds, each):
+        rivals = [other for other, other_kind in zip(each, kinds) if other_kind == kind]
+        changed = [
+            f"{key}={value}"
+            for key, value in values.items()
+            if any(other.get(key) != value for other in rivals)
+        ]
+        names.append(" ".join([kind, *changed]))
     return names
 
+# %% ../../nbs/experiments/compare_runs.ipynb #belongs
+def _belongs(name, array, log):
+    "Whether an array of a file agrees with the log; an unknown one does."
+    if name == "scores":
+        return array.shape == log.candidates.shape
+    fields = [field.name for field in dataclasses.fields(log)]
+    kept = getattr(log, name) if name in fields else None
+    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "if":
+        return True
+    return array.shape == kept.shape and not (array != kept).any()
+
 # %% ../../nbs/experiments/compare_runs.ipynb #read-scores
-def read_scores(path, # of a scores.safetensors
-                log): # the `Behaviors` that they are of; (candidates,) float32
+def read_scores(
+    path,  # of a scores.safetensors
+    log,  # the `Behaviors` that they are of
+):  # (candidates,) float32
     "The scores of a file, if they are of these impressions."
     from safetensors.numpy import load_file
+
     arrays = load_file(path)
-    if "scores" not in arrays: raise wrong("an array named scores", ", ".join(arrays) or "none", where=str(path))
-    kept = {"scores": log.candidates, **{f.name: getattr(log, f.name) for f in dataclasses.fields(log)}}
+    if "scores" not in arrays:
+        names = ", ".join(arrays) or "none"
+        raise wrong("an array named scores", names, where=str(path))
     for name, array in arrays.items():
-        mine = kept.get(name)
-        if not isinstance(mine, np.ndarray) or mine.dtype.kind not in "if": continue
-        if array.shape != mine.shape or (name != "scores" and (array != mine).any()):
-            raise wrong("scores of the impressions that the other runs were tested on", f"other {name}", where=str(path),
-                        remedy="compare runs of one data set")
+        if not _belongs(name, array, log):
+            raise wrong(
+                "scores of the impressions that the other runs were tested on",
+                f"other {name}",
+                where=str(path),
+                remedy="compare runs of one data set",
+            )
     return arrays["scores"]
 
-# %% ../../nbs/experiments/compare_runs.ipynb #gather
-def same_impressions(a, b): # two `Behaviors`
+# %% ../../nbs/experiments/compare_runs.ipynb #same-impressions
+def same_impressions(a, b):  # two `Behaviors`
     "Whether two logs show the same candidates at the same time."
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("offsets", "candidates", "time"))
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ("offsets", "candidates", "time")
+    )
 
-def gather(folders, # of runs
-           split="test"): # ({model: {seed: scores}}, `Dataset`, labelled `Behaviors`)
+# %% ../../nbs/experiments/compare_runs.ipynb #scores-of-run
+def _scores_of_run(folder, split, log):
+    "A run's scores of a log, from its file or from its model."
+    path = Path(folder) / "scores.safetensors"
+    if split == "test" and path.exists():
+        return read_scores(path, log)
+    model, data, known = reopen(folder)
+    if not same_impressions(data.split(split), log):
+        raise wrong(
+            "runs that were tested on the same impressions",
+            "others",
+            where=str(folder),
+            remedy="compare runs of one data set",
+        )
+    return score_split(model, data, shown(data, split, known))
+
+# %% ../../nbs/experiments/compare_runs.ipynb #gather
+def gather(
+    folders,  # of runs
+    split="test",
+):  # ({model: {seed: scores}}, `Dataset`, labelled `Behaviors`)
     "The scores of runs on the same impressions."
-    abouts = [hub.read_json(Path(folder) / "experiment.json", "config", "data") for folder in folders]
-    data, found = load_data(abouts[0]["config"]), {}
+    paths = [Path(folder) / "experiment.json" for folder in folders]
+    abouts = [hub.read_json(path, "config", "data") for path in paths]
+    data = load_data(abouts[0]["config"])
     log = data.split(split)
+    scores = {}
     for folder, about, name in zip(folders, abouts, run_names(abouts)):
-        path, seed = Path(folder) / "scores.safetensors", about["config"]["seed"]
-        if seed in found.setdefault(name, {}): raise wrong("one run of a model and seed", f"two of {name}, seed {seed}", where=str(folder))
-        if split == "test" and path.exists():
-            found[name][seed] = read_scores(path, log)
-            continue
-        model, own, known = reopen(folder)
-        if not same_impressions(own.split(split), log):
-            raise wrong("runs that were tested on the same impressions", "others", where=str(folder), remedy="compare runs of one data set")
-        found[name][seed] = score_split(model, own, shown(own, split, known))
-    return found, data, log
+        seed = about["config"]["seed"]
+        by_seed = scores.setdefault(name, {})
+        if seed in by_seed:
+            twice = f"two of {name}, seed {seed}"
+            raise wrong("one run of a model and seed", twice, where=str(folder))
+        by_seed[seed] = _scores_of_run(folder, split, log)
+    return scores, data, log
 
 # %% ../../nbs/experiments/compare_runs.ipynb #report
-def report(scores, # {model: {seed: scores}}
-           data, log, # the `Dataset` and labelled `Behaviors` of it
-           metric="auc", # the one that decides
-           draws=1000, # of seeds and users
-           cut=(), # views of `slices`
-          ): # ([(title, rows)], figure)
+def report(
+    scores,  # {model: {seed: scores}}
+    data,  # the `Dataset`
+    log,  # labelled `Behaviors` of it
+    metric="auc",  # the one that decides
+    draws=1000,  # of seeds and users
+    cut=(),  # views of `slices`
+):  # ([(title, rows)], figure)
     "The tables of a comparison, and its picture."
-    found = compare(scores, log, [metric, *(m for m in METRICS if m != metric)], draws)
-    first = found[metric]
-    tables = [(f"{data.name}: {first.impressions} impressions of {first.users} users", overview(found))]
-    if len(first.names) > 1: tables.append((f"Differences in {heading(metric)}", differences(first)))
+    metrics = [metric, *(other for other in METRICS if other != metric)]
+    comparisons = compare(scores, log, metrics, draws)
+    first = comparisons[metric]
+    title = f"{data.name}: {first.impressions} impressions of {first.users} users"
+    tables = [(title, overview(comparisons))]
+    if len(first.names) > 1:
+        tables.append((f"Differences in {heading(metric)}", differences(first)))
     if cut:
-        values = {name: {seed: per_impression(x, log.labels, log.offsets, metric)[metric] for seed, x in of.items()}
-                  for name, of in scores.items()}
-        tables.append((f"{heading(metric)} by slice", slice_table(values, log, slices_of(data, log, cut, least=20))))
+        values = measured(scores, log, [metric])[metric]
+        lines = slice_table(values, log, slices_of(data, log, cut, least=20))
+        tables.append((f"{heading(metric)} by slice", lines))
     return tables, draw_ranking(first, Ranking.of(first), heading(metric))
 
-def legend(alone=()): # models with one seed
+# %% ../../nbs/experiments/compare_runs.ipynb #legend
+def legend(alone=()):  # models with one seed
     "What somebody has to know to read the tables."
-    lines = ["Intervals: users and seeds drawn again. Models that share a letter are not told apart (Holm, 5 % over all pairs).",
-             "sd: of the seeds, divided by n - 1; the population sd divides by n."]
-    if alone: lines.append(f"One seed, so its spread is not known and the interval is of users only: {', '.join(alone)}.")
+    lines = [
+        "Intervals: users and seeds drawn again. Models that share a letter are not "
+        "told apart (Holm, 5 % over all pairs).",
+        "sd: of the seeds, divided by n - 1; the population sd divides by n.",
+    ]
+    if alone:
+        lines.append(
+            "One seed, so its spread is not known and the interval is of users only: "
+            f"{', '.join(alone)}."
+        )
     return "\n".join(lines)
 
-# %% ../../nbs/experiments/compare_runs.ipynb #compare-runs
-def write_csv(path, lines): # where to; rows
+# %% ../../nbs/experiments/compare_runs.ipynb #write-csv
+def write_csv(path, lines):  # where to; rows
     "Writes a table as comma-separated values."
-    with atomic(path) as temporary: temporary.write_text(as_csv(lines), encoding="utf-8")
+    with atomic(path) as temporary:
+        temporary.write_text(as_csv(lines), encoding="utf-8")
 
-def compare_runs(folders, # of runs, or of folders of runs
-                 metric="auc", draws=1000, # as for `report`
-                 baselines=False, # whether popularity and the other baselines take part
-                 slices=False, # whether to cut the test by all views
-                 path=None, csv=None, # where to write the picture, and the overview
-                 split="test"): # of the data set
+# %% ../../nbs/experiments/compare_runs.ipynb #gather-all
+def _gathered(folders, split):
+    "As `gather`, of runs and of folders of runs."
+    runs = [run for folder in folders for run in run_folders(folder)]
+    return gather(runs, split)
+
+
+def _baseline_scores(data, log):  # {model: {None: scores}}
+    "The scores of every baseline that counts something."
+    return {
+        name: {None: baseline.scores(log)}
+        for name, baseline in baselines_of(data).items()
+        if name != "random"
+    }
+
+# %% ../../nbs/experiments/compare_runs.ipynb #compare-runs
+def compare_runs(
+    folders,  # of runs, or of folders of runs
+    metric="auc",  # as for `report`
+    draws=1000,  # as for `report`
+    baselines=False,  # whether popularity and the other baselines take part
+    slices=False,  # whether to cut the test by all views
+    path=None,  # where to write the picture
+    csv=None,  # where to write the overview
+    split="test",  # of the data set
+):
     "What `newsrex compare` prints."
     import matplotlib.pyplot as plt
-    scores, data, log = gather([run for folder in folders for run in run_folders(folder)], split)
-    if baselines: scores |= {name: {None: b.scores(log)} for name, b in baselines_of(data).items() if name != "random"}
-    tables, figure = report(scores, data, log, metric, draws, tuple(VIEWS) if slices else ())
-    if path: figure.savefig(path, dpi=120)
+
+    scores, data, log = _gathered(folders, split)
+    if baselines:
+        scores |= _baseline_scores(data, log)
+    cut = tuple(VIEWS) if slices else ()
+    tables, figure = report(scores, data, log, metric, draws, cut)
+    if path:
+        figure.savefig(path, dpi=120)
     plt.close(figure)
-    if csv: write_csv(csv, tables[0][1])
+    if csv:
+        write_csv(csv, tables[0][1])
     alone = [name for name, of in scores.items() if len(of) == 1 and list(of) != [None]]
-    return "\n\n".join([*(f"{title}\n\n{as_markdown(lines)}" for title, lines in tables), legend(alone)])
+    texts = [f"{title}\n\n{as_markdown(lines)}" for title, lines in tables]
+    return "\n\n".join([*texts, legend(alone)])
+
+# %% ../../nbs/experiments/compare_runs.ipynb #seed-mean
+def _mean_of_seeds(results):  # of one model
+    "The mean of each number; a count stays one."
+    return {
+        metric: type(value)(np.mean([result[metric] for result in results]))
+        for metric, value in results[0].items()
+    }
 
 # %% ../../nbs/experiments/compare_runs.ipynb #protocols-of-runs
-def protocols_of_runs(folders, # of runs, or of folders of runs
-                 split="test"): # -> rows of text
-    "The table of `under_protocols` for runs: each number the mean over a model's seeds."
-    scores, _, log = gather([run for folder in folders for run in run_folders(folder)], split)
-    each = under_protocols({(name, seed): flat for name, of in scores.items() for seed, flat in of.items()}, log)
-    mean = lambda found: {m: type(found[0][m])(np.mean([f[m] for f in found])) for m in found[0]}
-    return protocol_table({protocol: {name: mean([f for (n, _), f in of.items() if n == name]) for name in scores}
-                       for protocol, of in each.items()})
+def protocols_of_runs(
+    folders,  # of runs, or of folders of runs
+    split="test",
+):  # -> rows of text
+    "The table of `under_protocols` for runs, means over a model's seeds."
+    scores, _, log = _gathered(folders, split)
+    runs = {
+        (name, seed): flat for name in scores for seed, flat in scores[name].items()
+    }
+    table = {}
+    for protocol, results in under_protocols(runs, log).items():
+        table[protocol] = {
+            name: _mean_of_seeds([r for (n, _), r in results.items() if n == name])
+            for name in scores
+        }
+    return protocol_table(table)

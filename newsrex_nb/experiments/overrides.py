@@ -10,35 +10,69 @@ import re
 
 from ..core import wrong
 
-# %% ../../nbs/experiments/overrides.ipynb #read-overrides
-def read_overrides(overrides): # texts such as "recipe.epochs=3"
-    "{key: value in Hydra's grammar}; what that grammar cannot read is taken as plain text."
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+# %% ../../nbs/experiments/overrides.ipynb #quoted
+def _quoted(text):
+    "A text in the quotes of Hydra's grammar."
+    return "'" + text.replace("'", "\\'") + "'"
+
+# %% ../../nbs/experiments/overrides.ipynb #one-value
+def _one_value(parser, key, value):
+    "The text of a value as the grammar takes it, in quotes if it can't be read."
     from hydra.errors import HydraException
-    parser, found = OverridesParser.create(), {}
+
+    try:
+        many = parser.parse_override(f"{key}={value}").is_sweep_override()
+    except HydraException:
+        return _quoted(value)
+    if many:
+        raise wrong("one value, or a list [a,b]", repr(value), where=key)
+    return value
+
+# %% ../../nbs/experiments/overrides.ipynb #read-overrides
+def read_overrides(overrides):  # texts such as "recipe.epochs=3"
+    """{key: value in Hydra's grammar}; what that grammar cannot read is taken as plain
+    text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    values = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
-            raise wrong("key=value", repr(text), remedy="write for instance recipe.epochs=3")
-        try: many = parser.parse_override(f"{key}={value}").is_sweep_override()
-        except HydraException: value, many = "'" + value.replace("'", "\\'") + "'", False
-        if many: raise wrong("one value, or a list [a,b]", repr(value), where=key)
-        found[key] = value
-    return found
+            raise wrong(
+                "key=value", repr(text), remedy="write for instance recipe.epochs=3"
+            )
+        values[key] = _one_value(parser, key, value)
+    return values
 
 # %% ../../nbs/experiments/overrides.ipynb #plain-values
-def plain_values(overrides): # texts such as "rows=[1,2]"
+def plain_values(overrides):  # texts such as "rows=[1,2]"
     "The same as Python values, {key: value}."
     from hydra.core.override_parser.overrides_parser import OverridesParser
+
     parser = OverridesParser.create()
-    return {k: parser.parse_override(f"{k}={v}").value() for k, v in read_overrides(overrides).items()}
+    return {
+        k: parser.parse_override(f"{k}={v}").value()
+        for k, v in read_overrides(overrides).items()
+    }
+
+# %% ../../nbs/experiments/overrides.ipynb #text-in-grammar
+_READ_AS_VALUES = ("null", "true", "false", "nan", "inf")  # words of the grammar
+
+
+def _text_in_grammar(text):
+    "A text as it is if it reads back as itself, and in quotes if not."
+    is_word = re.fullmatch(r"[A-Za-z_./][\w./:@+-]*", text)
+    return text if is_word and text.lower() not in _READ_AS_VALUES else _quoted(text)
 
 # %% ../../nbs/experiments/overrides.ipynb #in-grammar
-def in_grammar(value): # what `plain_values` gives
+def in_grammar(value):  # what `plain_values` gives
     "A value as text that reads back as that value."
-    if isinstance(value, (list, tuple)): return f"[{','.join(map(in_grammar, value))}]"
-    if isinstance(value, dict): return "{" + ",".join(f"{key}:{in_grammar(v)}" for key, v in value.items()) + "}"
-    if value is None or isinstance(value, bool): return {None: "null", True: "true", False: "false"}[value]
-    if not isinstance(value, str): return repr(value)
-    plain = re.fullmatch(r"[A-Za-z_./][\w./:@+-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf")
-    return value if plain else "'" + value.replace("'", "\\'") + "'"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(in_grammar, value))}]"
+    if isinstance(value, dict):
+        entries = [f"{key}:{in_grammar(entry)}" for key, entry in value.items()]
+        return "{" + ",".join(entries) + "}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _text_in_grammar(value) if isinstance(value, str) else repr(value)

@@ -7,165 +7,401 @@ __all__ = ['NEWSREX', 'FORMS', 'PAPER', 'CARD', 'TWENTY', 'TEN', 'OWN', 'TOY', '
            'paper', 'card', 'ours', 'japanese', 'toy_experiment', 'experiments', 'experiment']
 
 # %% ../../nbs/experiments/presets.ipynb #imports
-import dataclasses
+from dataclasses import dataclass, field
 
 from ..core import METRICS, one_of
 
 # %% ../../nbs/experiments/presets.ipynb #experiment
-@dataclasses.dataclass(frozen=True)
+_MIND_SMALL = (("articles", 65238), ("test", 73152))
+
+
+@dataclass(frozen=True)
 class Experiment:
     "A whole experiment: model, data and every value that decides its numbers."
-    model: str # the model's part
-    values: dict # {key: value} such as {"recipe.epochs": 5}
-    data: str = "mind" # the data's part
-    data_set: str = "MIND-small" # what the published numbers were measured on
-    expects: tuple = (("articles", 65238), ("test", 73152)) # counts that tell the data set, see `reproduction`
-    like: str = None # a set of values for any model that comes first
+
+    model: str  # the model's part
+    values: dict  # {key: value} such as {"recipe.epochs": 5}
+    data: str = "mind"  # the data's part
+    data_set: str = "MIND-small"  # what the published numbers were measured on
+    expects: tuple = _MIND_SMALL  # counts that tell the data set, see `reproduction`
+    like: str = None  # a set of values for any model that comes first
     seeds: tuple = (42, 123, 456)
-    published: dict = dataclasses.field(default_factory=dict) # {metric: (mean, sd or None)}
-    sd: str = "population" # what the published sd is: "population", "sample", or None
-    source: str = "" # where the numbers stand
-    assumed: tuple = () # sentences: what no source says
+    published: dict = field(default_factory=dict)  # {metric: (mean, sd or None)}
+    sd: str = "population"  # what the published sd is: "population", "sample", or None
+    source: str = ""  # where the numbers stand
+    assumed: tuple = ()  # sentences: what no source says
 
 # %% ../../nbs/experiments/presets.ipynb #newsrex-values
-NEWSREX = { # data of the NewsReX paper and of its results page
-    "data.size": "small", "data.validation": "random", "data.vectors": "glove.840B.300d", "data.min_count": 5,
-    "data.fields": ["title", "abstract"], "data.missing_words": "normal", "data.title_length": 32, "data.abstract_length": 128,
-    "data.title_entities": 5, "data.empty_history": "keep", "data.seed": 42}
+NEWSREX = {  # data of the NewsReX paper and of its results page
+    "data.size": "small",
+    "data.validation": "random",
+    "data.vectors": "glove.840B.300d",
+    "data.min_count": 5,
+    "data.fields": ["title", "abstract"],
+    "data.missing_words": "normal",
+    "data.title_length": 32,
+    "data.abstract_length": 128,
+    "data.title_entities": 5,
+    "data.empty_history": "keep",
+    "data.seed": 42,
+}
 
-def recipe(batch_size, # samples
-           epochs, # at most
-           patience=None, # epochs without improvement
-           **more): # {key: value} of a recipe
-    "NewsReX's training: Adam, four negatives, softmax, the epoch with the best mean of four metrics."
-    said = dict(optimizer="adam", learning_rate=1e-4, loss="softmax", label_smoothing=0.0, negatives=4, monitor="mean",
-                min_improvement=0.0, restore_best=True, refit=False, batch_size=batch_size, epochs=epochs, patience=patience)
-    return {f"recipe.{key}": value for key, value in {**said, **more}.items()}
+# %% ../../nbs/experiments/presets.ipynb #recipe
+def recipe(
+    batch_size,  # samples
+    epochs,  # at most
+    patience=None,  # epochs without improvement
+    **more,  # {key: value} of a recipe
+):
+    "NewsReX's training: Adam, four negatives, softmax, the epoch best in four metrics."
+    values = dict(
+        optimizer="adam",
+        learning_rate=1e-4,
+        loss="softmax",
+        label_smoothing=0.0,
+        negatives=4,
+        monitor="mean",
+        min_improvement=0.0,
+        restore_best=True,
+        refit=False,
+        batch_size=batch_size,
+        epochs=epochs,
+        patience=patience,
+    )
+    return {f"recipe.{key}": value for key, value in {**values, **more}.items()}
 
-def form(title_length=32, # words read of a title
-         **more): # {key: value} of a model
+# %% ../../nbs/experiments/presets.ipynb #form
+def form(
+    title_length=32,  # words read of a title
+    **more,  # {key: value} of a model
+):
     "What NewsReX's models have in common."
-    said = dict(word_dim=300, title_length=title_length, history_length=50, dropout=0.2)
-    return {f"model.{key}": value for key, value in {**said, **more}.items()}
+    values = dict(
+        word_dim=300,
+        title_length=title_length,
+        history_length=50,
+        dropout=0.2,
+    )
+    return {f"model.{key}": value for key, value in {**values, **more}.items()}
 
 # %% ../../nbs/experiments/presets.ipynb #newsrex-forms
-FORMS = { # by model
+FORMS = {  # by model
     "nrms": form(num_heads=16, head_dim=16, query_dim=200, wiring="newsrex"),
-    "naml": form(abstract_length=50, filters=400, window=3, query_dim=200, category_dim=100, mask_empty=False),
+    "naml": form(
+        abstract_length=50,
+        filters=400,
+        window=3,
+        query_dim=200,
+        category_dim=100,
+        mask_empty=False,
+    ),
     "lstur": form(variant="ini", filters=400, window=3, query_dim=200, user_mask=0.0),
-    "pprec": form(num_heads=20, head_dim=20, co_heads=5, co_dim=40, query_dim=200, entity_dim=100, title_entities=5,
-                  wiring="newsrex"),
-    "tccm": form(30, num_heads=20, head_dim=20, co_heads=5, co_dim=40, query_dim=200, entity_dim=100, token_dim=200, age_dim=100,
-                 ages=505, exponent=2.0, title_entities=5, intervention=None, intervention_value=0.5, wiring="newsrex"),
-    "caum": form(30, num_heads=20, head_dim=20, entity_heads=4, entity_head_dim=40, entity_dim=100, category_dim=100,
-                 hidden=[400, 256], wiring="newsrex"),
     "miner": form(num_heads=20, head_dim=15, query_dim=200, wiring="newsrex"),
     "crown": form(mode="user_query", abstract_length=128),
     "digat": form(num_heads=16, head_dim=25, layers=3),
-    "glory": form(num_heads=20, head_dim=20, steps=3, entities=False)}
+    "glory": form(num_heads=20, head_dim=20, steps=3, entities=False),
+}
+
+# %% ../../nbs/experiments/presets.ipynb #entity-forms
+FORMS["pprec"] = form(
+    num_heads=20,
+    head_dim=20,
+    co_heads=5,
+    co_dim=40,
+    query_dim=200,
+    entity_dim=100,
+    title_entities=5,
+    wiring="newsrex",
+)
+FORMS["caum"] = form(
+    30,
+    num_heads=20,
+    head_dim=20,
+    entity_heads=4,
+    entity_head_dim=40,
+    entity_dim=100,
+    category_dim=100,
+    hidden=[400, 256],
+    wiring="newsrex",
+)
+
+# %% ../../nbs/experiments/presets.ipynb #tccm-form
+FORMS["tccm"] = form(
+    30,
+    num_heads=20,
+    head_dim=20,
+    co_heads=5,
+    co_dim=40,
+    query_dim=200,
+    entity_dim=100,
+    token_dim=200,
+    age_dim=100,
+    ages=505,
+    exponent=2.0,
+    title_entities=5,
+    intervention=None,
+    intervention_value=0.5,
+    wiring="newsrex",
+)
+
+# %% ../../nbs/experiments/presets.ipynb #percent
+def percent(*values):  # AUC, MRR, nDCG@5, nDCG@10 in percent
+    "Published means without a spread."
+    return {
+        metric: (round(value / 100, 4), None) for metric, value in zip(METRICS, values)
+    }
 
 # %% ../../nbs/experiments/presets.ipynb #paper
-def percent(*values): # AUC, MRR, nDCG@5, nDCG@10 in percent
-    "Published means without a spread."
-    return {metric: (round(value / 100, 4), None) for metric, value in zip(METRICS, values)}
+PAPER = {
+    "nrms": percent(65.63, 30.98, 34.28, 40.58),
+    "naml": percent(66.53, 31.91, 35.34, 41.65),
+    "lstur": percent(65.98, 30.74, 33.99, 40.43),
+}  # Table 1, MIND-small
+_ASSUMED_OF_PAPER = (
+    "Vectors, vocabulary, lengths and the form of the model are those of NewsReX's "
+    "public configuration.",
+    '"A minimum of 5 epochs" is taken as 5, of which the best on the validation split '
+    "counts.",
+    "NewsReX draws the negatives once, here they are drawn anew each epoch.",
+)
 
-PAPER = {"nrms": percent(65.63, 30.98, 34.28, 40.58), "naml": percent(66.53, 31.91, 35.34, 41.65),
-         "lstur": percent(65.98, 30.74, 33.99, 40.43)} # Table 1, MIND-small
 
-def paper(model): # an `Experiment`
+def paper(model):  # an `Experiment`
     "A row of Table 1 of the NewsReX paper."
-    order = "positive_first" if model == "nrms" else "random" # without effect on a model that does not look at the order
+    # the order has no effect on a model that does not look at it
+    order = "positive_first" if model == "nrms" else "random"
     return Experiment(
-        model, {**NEWSREX, **FORMS[model], **recipe(16, 5, order=order)}, published=PAPER[model], sd=None,
+        model,
+        {**NEWSREX, **FORMS[model], **recipe(16, 5, order=order)},
+        published=PAPER[model],
+        sd=None,
         source="NewsReX paper, Table 1, MIND-small",
-        assumed=("Vectors, vocabulary, lengths and the form of the model are those of NewsReX's public configuration.",
-                 "\"A minimum of 5 epochs\" is taken as 5, of which the best on the validation split counts.",
-                 "NewsReX draws the negatives once, here they are drawn anew each epoch."))
+        assumed=_ASSUMED_OF_PAPER,
+    )
+
+# %% ../../nbs/experiments/presets.ipynb #card-numbers
+_CARD_ROWS = {  # mean, sd of each metric
+    "crown": (0.6778, 0.0030, 0.3246, 0.0018, 0.3619, 0.0022, 0.4233, 0.0022),
+    "digat": (0.6760, 0.0021, 0.3245, 0.0021, 0.3594, 0.0035, 0.4220, 0.0027),
+    "caum": (0.6734, 0.0013, 0.3202, 0.0009, 0.3546, 0.0009, 0.4185, 0.0006),
+    "tccm": (0.6734, 0.0055, 0.3208, 0.0034, 0.3574, 0.0046, 0.4194, 0.0043),
+    "pprec": (0.6676, 0.0040, 0.3182, 0.0033, 0.3544, 0.0041, 0.4164, 0.0036),
+    "lstur": (0.6672, 0.0020, 0.3177, 0.0033, 0.3525, 0.0037, 0.4156, 0.0033),
+    "naml": (0.6639, 0.0014, 0.3130, 0.0022, 0.3456, 0.0033, 0.4097, 0.0025),
+    "glory": (0.6624, 0.0030, 0.3152, 0.0038, 0.3483, 0.0041, 0.4119, 0.0040),
+    "miner": (0.6579, 0.0024, 0.3117, 0.0027, 0.3444, 0.0035, 0.4080, 0.0025),
+    "nrms": (0.6561, 0.0006, 0.3075, 0.0008, 0.3394, 0.0003, 0.4039, 0.0007),
+}
+
+
+def _means_and_sds(row):  # mean, sd, mean, sd, …
+    "{metric: (mean, sd)} of a row of numbers."
+    return dict(zip(METRICS, zip(row[::2], row[1::2])))
+
+
+CARD = {model: _means_and_sds(row) for model, row in _CARD_ROWS.items()}
+
+# %% ../../nbs/experiments/presets.ipynb #card-recipes
+TWENTY = (
+    "Batch 256, 20 epochs, patience 5: those of TCCM's published configuration, this "
+    "model's is not published."
+)
+TEN = (
+    "Batch 256, 10 epochs, patience 3: those of the published cards of variants with "
+    "another text encoder."
+)
+OWN = {  # by model: its recipe, and what is assumed about it alone
+    "naml": (recipe(256, 10, 3), TEN),
+    "lstur": (recipe(256, 10, 3), TEN),
+    "nrms": (
+        recipe(256, 10, 3),
+        f"{TEN} The heads of the run are not published: those of the public "
+        "configuration.",
+    ),
+    "crown": (
+        recipe(256, 20, 5),
+        f"{TWENTY} The form is the one without candidates in the user encoder.",
+    ),
+}
+
+# %% ../../nbs/experiments/presets.ipynb #card-clip
+OWN["tccm"] = (
+    recipe(256, 20, 5, min_improvement=0.01),
+    "The card says negative_sampling.candidates 1 and impressions.max_length 5; "
+    "NewsReX's sampler reads the second, one click and four others, and not the "
+    "first: so K = 4, not 1.",
+)
+OWN["caum"] = (
+    recipe(64, 20, 5, learning_rate=5e-5, clip_norm=1.0),
+    "The recipe is that of the card of the PyTorch model.",
+)
+OWN["glory"] = (
+    recipe(256, 20, 5, clip_norm=1.0),
+    f"{TWENTY} NewsReX's GLORY reads no entities by default, and clips to norm 1.",
+)
 
 # %% ../../nbs/experiments/presets.ipynb #card
-CARD = {model: dict(zip(METRICS, zip(values[::2], values[1::2]))) for model, values in { # mean, sd of each metric
-    "crown": (.6778, .0030, .3246, .0018, .3619, .0022, .4233, .0022), "digat": (.6760, .0021, .3245, .0021, .3594, .0035, .4220, .0027),
-    "caum": (.6734, .0013, .3202, .0009, .3546, .0009, .4185, .0006), "tccm": (.6734, .0055, .3208, .0034, .3574, .0046, .4194, .0043),
-    "pprec": (.6676, .0040, .3182, .0033, .3544, .0041, .4164, .0036), "lstur": (.6672, .0020, .3177, .0033, .3525, .0037, .4156, .0033),
-    "naml": (.6639, .0014, .3130, .0022, .3456, .0033, .4097, .0025), "glory": (.6624, .0030, .3152, .0038, .3483, .0041, .4119, .0040),
-    "miner": (.6579, .0024, .3117, .0027, .3444, .0035, .4080, .0025), "nrms": (.6561, .0006, .3075, .0008, .3394, .0003, .4039, .0007),
-}.items()}
-TWENTY = "Batch 256, 20 epochs, patience 5: those of TCCM's published configuration, this model's is not published."
-TEN = "Batch 256, 10 epochs, patience 3: those of the published cards of variants with another text encoder."
-OWN = { # by model: its recipe, and what is assumed about it alone
-    "tccm": (recipe(256, 20, 5, min_improvement=0.01), "The card says negative_sampling.candidates 1 and impressions.max_length 5; "
-             "NewsReX's sampler reads the second, one click and four others, and not the first: so K = 4, not 1."),
-    "caum": (recipe(64, 20, 5, learning_rate=5e-5, clip_norm=1.0), "The recipe is that of the card of the PyTorch model."),
-    "nrms": (recipe(256, 10, 3), f"{TEN} The heads of the run are not published: those of the public configuration."),
-    "naml": (recipe(256, 10, 3), TEN), "lstur": (recipe(256, 10, 3), TEN),
-    "glory": (recipe(256, 20, 5, clip_norm=1.0), f"{TWENTY} NewsReX's GLORY reads no entities by default, and clips to norm 1."),
-    "crown": (recipe(256, 20, 5), f"{TWENTY} The form is the one without candidates in the user encoder.")}
+_ASSUMED_OF_CARDS = (
+    '"The standard MIND test split" is taken as the dev log, and a random 5 % of the '
+    "training log validates.",
+    "Vectors and vocabulary are those of NewsReX's public configuration.",
+    "The sd of the page is that of the population, as it is on TCCM's card.",
+)
 
-def card(model): # an `Experiment`
+
+def card(model):  # an `Experiment`
     "A row of NewsReX's results page, JAX models."
-    own, note = OWN.get(model, (recipe(256, 20, 5), TWENTY))
+    values, note = OWN.get(model, (recipe(256, 20, 5), TWENTY))
     return Experiment(
-        model, {**NEWSREX, **FORMS[model], **own}, published=CARD[model], source="NewsReX results page, JAX models, MIND-small",
-        assumed=(note, "\"The standard MIND test split\" is taken as the dev log, and a random 5 % of the training log validates.",
-                 "Vectors and vocabulary are those of NewsReX's public configuration.",
-                 "The sd of the page is that of the population, as it is on TCCM's card."))
+        model,
+        {**NEWSREX, **FORMS[model], **values},
+        published=CARD[model],
+        source="NewsReX results page, JAX models, MIND-small",
+        assumed=(note, *_ASSUMED_OF_CARDS),
+    )
 
 # %% ../../nbs/experiments/presets.ipynb #ours
-def ours(model): # an `Experiment`
+def ours(model):  # an `Experiment`
     "Our own protocol: chronological validation, then a refit."
-    said = dict(batch_size=64, epochs=10, patience=2, learning_rate=1e-4, negatives=4, monitor="mean", refit=True)
-    data = {**NEWSREX, "data.validation": "last_day", "data.min_count": 2}
-    return Experiment(model, data | {f"recipe.{key}": value for key, value in said.items()})
+    training = dict(
+        batch_size=64,
+        epochs=10,
+        patience=2,
+        learning_rate=1e-4,
+        negatives=4,
+        monitor="mean",
+        refit=True,
+    )
+    values = {**NEWSREX, "data.validation": "last_day", "data.min_count": 2}
+    values |= {f"recipe.{key}": value for key, value in training.items()}
+    return Experiment(model, values)
+
+# %% ../../nbs/experiments/presets.ipynb #japanese-data
+_JAPANESE_LOG = {
+    "data.validation": "random",
+    "data.title_length": 40,
+    "data.abstract_length": 40,
+    "data.name": "japanese",
+}
+
+
+_ASSUMED_OF_FIGURE = (
+    "Negatives are 4, as max_impressions_length 5 says; Figure 4 takes the loss from "
+    "probabilities, here it is taken from the logits, which is the same but for "
+    "rounding.",
+    "Figure 4 cuts words into subwords (BPEmb): give a registered tokenizer as "
+    "data.tokenizer, and its vectors.",
+)
 
 # %% ../../nbs/experiments/presets.ipynb #japanese
-def japanese(): # an `Experiment`
+def japanese():  # an `Experiment`
     "Figure 4 of the NewsReX paper."
-    data = {"data.validation": "random", "data.title_length": 40, "data.abstract_length": 40, "data.name": "japanese"}
     shape = form(40, num_heads=16, head_dim=16, query_dim=200, wiring="newsrex")
+    training = recipe(16, 5, 5, min_improvement=0.01)
     return Experiment(
-        "nrms", {**data, **shape, **recipe(16, 5, 5, min_improvement=0.01)}, data_set="Nikkei News, which is not public", expects=(),
-        published=percent(59.38, 22.53, 28.45, 37.77), sd=None, source="NewsReX paper, Figure 4 and Table 1, Nikkei News",
-        assumed=("Negatives are 4, as max_impressions_length 5 says; Figure 4 takes the loss from probabilities, here it is taken "
-                 "from the logits, which is the same but for rounding.",
-                 "Figure 4 cuts words into subwords (BPEmb): give a registered tokenizer as data.tokenizer, and its vectors."))
+        "nrms",
+        {**_JAPANESE_LOG, **shape, **training},
+        data_set="Nikkei News, which is not public",
+        expects=(),
+        published=percent(59.38, 22.53, 28.45, 37.77),
+        sd=None,
+        source="NewsReX paper, Figure 4 and Table 1, Nikkei News",
+        assumed=_ASSUMED_OF_FIGURE,
+    )
 
 # %% ../../nbs/experiments/presets.ipynb #toy
-TOY = {"nrms": (.6698, .0067, .4121, .0116, .4866, .0117, .5729, .0081), "nram": (.6686, .0072, .4088, .0075, .4825, .0097, .5703, .0080),
-       "lstur": (.6884, .0079, .4381, .0047, .5127, .0073, .5967, .0049), "npa": (.6574, .0061, .4060, .0060, .4799, .0053, .5661, .0053),
-       "naml": (.6873, .0176, .4427, .0256, .5169, .0271, .5986, .0221)} # mean and sd of each metric
+TOY = {
+    "nrms": (0.6698, 0.0067, 0.4121, 0.0116, 0.4866, 0.0117, 0.5729, 0.0081),
+    "nram": (0.6686, 0.0072, 0.4088, 0.0075, 0.4825, 0.0097, 0.5703, 0.0080),
+    "lstur": (0.6884, 0.0079, 0.4381, 0.0047, 0.5127, 0.0073, 0.5967, 0.0049),
+    "npa": (0.6574, 0.0061, 0.4060, 0.0060, 0.4799, 0.0053, 0.5661, 0.0053),
+    "naml": (0.6873, 0.0176, 0.4427, 0.0256, 0.5169, 0.0271, 0.5986, 0.0221),
+}  # mean and sd of each metric
 
-def toy_experiment(model): # an `Experiment`
+
+def toy_experiment(model):  # an `Experiment`
     "A row of this site's table on the toy world."
     values = {"model.num_heads": 5, "model.head_dim": 20} if model == "nram" else {}
-    return Experiment(model, values, data="toy", data_set="the toy world", expects=(("articles", 1000), ("test", 700)), like="table",
-                      published=dict(zip(METRICS, zip(TOY[model][::2], TOY[model][1::2]))), sd="sample",
-                      source="this site's results/toy.jsonl")
+    return Experiment(
+        model,
+        values,
+        data="toy",
+        data_set="the toy world",
+        expects=(("articles", 1000), ("test", 700)),
+        like="table",
+        published=_means_and_sds(TOY[model]),
+        sd="sample",
+        source="this site's results/toy.jsonl",
+    )
 
 # %% ../../nbs/experiments/presets.ipynb #sets
+_TOY_WORLD = dict(toy=dict(impressions=8000, vectors=100))
 SETS = {
     "none": {},
     "toy": dict(
-        data=dict(toy=dict(impressions=8000, vectors=100)),
-        model=dict(num_heads=5, head_dim=20, filters=100, query_dim=100, title_length=20, history_length=30, dropout=0.1),
-        recipe=dict(epochs=4, batch_size=64, learning_rate=2e-3)),
-    "table": dict(
-        data=dict(toy=dict(impressions=8000, vectors=100)),
-        model=dict(num_heads=10, head_dim=10, filters=100, news_dim=100, co_dim=20, word_dim=100, title_length=20,
-                   history_length=30),
-        recipe=dict(epochs=3, batch_size=32, learning_rate=1e-3), seed=[42, 123, 456]),
-    "ablation": dict(
-        model=dict(num_heads=5, head_dim=12, query_dim=50, word_dim=100, title_length=10, history_length=20),
-        recipe=dict(epochs=5, batch_size=64, learning_rate=2e-3), seed=[42, 123, 456]),
+        data=_TOY_WORLD,
+        model=dict(
+            num_heads=5,
+            head_dim=20,
+            filters=100,
+            query_dim=100,
+            title_length=20,
+            history_length=30,
+            dropout=0.1,
+        ),
+        recipe=dict(epochs=4, batch_size=64, learning_rate=2e-3),
+    ),
 }
 
-# %% ../../nbs/experiments/presets.ipynb #experiments
-def experiments(): # {name: `Experiment`}
-    "Every whole experiment by its name."
-    everything = ("nrms", "naml", "lstur", "nram", "npa", "miner", "caum", "pprec", "tccm", "crown", "digat", "glory")
-    named = {f"paper/{m}": paper(m) for m in PAPER} | {f"card/{m}": card(m) for m in CARD} | {f"ours/{m}": ours(m) for m in everything}
-    return named | {"japanese/nrms": japanese()} | {f"toy/{m}": toy_experiment(m) for m in TOY}
+# %% ../../nbs/experiments/presets.ipynb #more-sets
+SETS["table"] = dict(
+    data=_TOY_WORLD,
+    model=dict(
+        num_heads=10,
+        head_dim=10,
+        filters=100,
+        news_dim=100,
+        co_dim=20,
+        word_dim=100,
+        title_length=20,
+        history_length=30,
+    ),
+    recipe=dict(epochs=3, batch_size=32, learning_rate=1e-3),
+    seed=[42, 123, 456],
+)
 
-def experiment(name): # such as "card/nrms"
+# %% ../../nbs/experiments/presets.ipynb #ablation-set
+SETS["ablation"] = dict(
+    model=dict(
+        num_heads=5,
+        head_dim=12,
+        query_dim=50,
+        word_dim=100,
+        title_length=10,
+        history_length=20,
+    ),
+    recipe=dict(epochs=5, batch_size=64, learning_rate=2e-3),
+    seed=[42, 123, 456],
+)
+
+# %% ../../nbs/experiments/presets.ipynb #every-model
+_EVERY_MODEL = (
+    "nrms naml lstur nram npa miner caum pprec tccm crown digat glory".split()
+)
+
+# %% ../../nbs/experiments/presets.ipynb #experiments
+def experiments():  # {name: `Experiment`}
+    "Every whole experiment by its name."
+    return {
+        **{f"paper/{model}": paper(model) for model in PAPER},
+        **{f"card/{model}": card(model) for model in CARD},
+        **{f"ours/{model}": ours(model) for model in _EVERY_MODEL},
+        "japanese/nrms": japanese(),
+        **{f"toy/{model}": toy_experiment(model) for model in TOY},
+    }
+
+# %% ../../nbs/experiments/presets.ipynb #experiment-named
+def experiment(name):  # such as "card/nrms"
     "The whole experiment of this name, or the sentence that lists the names there are."
     known = experiments()
     return known[one_of("the experiment", name, tuple(known))]

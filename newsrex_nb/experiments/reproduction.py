@@ -20,142 +20,303 @@ from ..metrics.results import aligned, cell, heading, portable
 from .sweeps import sweep
 
 # %% ../../nbs/experiments/reproduction.ipynb #t-quantile
-def t_quantile(freedom, # degrees of freedom, at least 1
-               share=0.95): # of the distribution between -t and t
+def t_quantile(
+    freedom,  # degrees of freedom, at least 1
+    share=0.95,  # of the distribution between -t and t
+):
     "Student's t such that this share lies between -t and t."
     angle = np.linspace(0, np.pi / 2, 200_001)
-    inside = np.concatenate([[0], np.cumsum(np.cos((angle[1:] + angle[:-1]) / 2) ** (freedom - 1))])
-    return float(np.sqrt(freedom) * np.tan(np.interp(share, inside / inside[-1], angle)))
+    density = np.cos((angle[1:] + angle[:-1]) / 2) ** (freedom - 1)
+    inside = np.concatenate([[0], np.cumsum(density)])
+    at_share = np.interp(share, inside / inside[-1], angle)
+    return float(np.sqrt(freedom) * np.tan(at_share))
+
+# %% ../../nbs/experiments/reproduction.ipynb #variances
+def _variances(values, spread, sd, kind, seeds):
+    "[(variance of a mean, its degrees of freedom)]: of ours, and of the published one."
+    ours = (spread**2 / len(values), len(values) - 1)
+    if sd is None:
+        return [ours]
+    divisor = seeds - 1 if kind == "population" else seeds
+    return [ours, (sd**2 / divisor, seeds - 1)]
 
 # %% ../../nbs/experiments/reproduction.ipynb #difference
-def difference(values, # of our seeds
-               mean, # published
-               sd=None, # published
-               kind="population", # of the sd: "population" or "sample"
-               seeds=3, # behind the published mean
-              ): # {"ours", "sd", "difference", "low", "high"}; the last two are None for one seed
+def difference(
+    values,  # of our seeds
+    mean,  # published
+    sd=None,  # published
+    kind="population",  # of the sd: "population" or "sample"
+    seeds=3,  # behind the published mean
+):  # {"ours", "sd", "difference", "low", "high"}; the last two are None for one seed
     "Ours minus published, with a 95 % interval over seeds."
-    ours, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-    found = dict(ours=ours, sd=spread, difference=ours - mean, low=None, high=None)
-    if spread is None: return found
-    parts = [(spread**2 / len(values), len(values) - 1)]
-    if sd is not None: parts.append((sd**2 / (seeds - 1 if kind == "population" else seeds), seeds - 1))
+    ours = float(np.mean(values))
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    gap = ours - mean
+    result = dict(ours=ours, sd=spread, difference=gap, low=None, high=None)
+    if spread is None:
+        return result
+    parts = _variances(values, spread, sd, kind, seeds)
     total = sum(variance for variance, _ in parts)
     freedom = total**2 / sum(variance**2 / n for variance, n in parts) if total else 1
     half = t_quantile(freedom) * np.sqrt(total)
-    return found | dict(low=found["difference"] - half, high=found["difference"] + half)
+    return result | dict(low=gap - half, high=gap + half)
+
+# %% ../../nbs/experiments/reproduction.ipynb #where
+WHERE = (
+    "data.path",
+    "data.size",
+    "data.cache",
+    "data.malformed",
+    "recipe.verbose",
+    "recipe.memory",
+    "recipe.callbacks",
+)
+
+
+def _says_the_same(key, value, usual):
+    "Whether a value changes nothing of what its experiment says."
+    is_file = key == "data.vectors" and isinstance(value, str)
+    same_file = is_file and Path(value).name.startswith(str(usual))
+    return value == usual or key in WHERE or same_file
+
+# %% ../../nbs/experiments/reproduction.ipynb #changed-values
+def _changed_values(name, config):
+    "A sentence for every value that is not the experiment's."
+    expected = configure(f"preset={name}")
+    now = {**config, "model": config.get("asked", config["model"])}
+    chosen = chosen_parts(config)
+    sentences = []
+    for group in ("model", "data", "recipe"):
+        known = keys(group, chosen[group])
+        for key, value in now[group].items():
+            usual = expected[group].get(key, known.get(key, (None,))[0])
+            if not _says_the_same(f"{group}.{key}", value, usual):
+                written = in_grammar(portable(value))
+                sentences.append(
+                    f"{group}.{key} is {written}, not {in_grammar(usual)}."
+                )
+    return sentences
+
+# %% ../../nbs/experiments/reproduction.ipynb #changed-counts
+def _changed_counts(whole, counts, seeds):
+    "A sentence for every count of the data, and for the seeds, that are not its own."
+    sentences = []
+    for what, count in whole.expects:
+        if counts[what] != count:
+            things = what.replace("test", "test impressions")
+            sentences.append(f"{counts[what]} {things}, {whole.data_set} has {count}.")
+    if lacking := [seed for seed in whole.seeds if seed not in seeds]:
+        missing, named = (", ".join(map(str, of)) for of in (lacking, whole.seeds))
+        sentences.append(
+            f"No run with seed {missing}: the experiment has seeds {named}."
+        )
+    return sentences
 
 # %% ../../nbs/experiments/reproduction.ipynb #departures
-WHERE = ("data.path", "data.size", "data.cache", "data.malformed", "recipe.verbose", "recipe.memory", "recipe.callbacks")
-
-def departures(name, # of the experiment
-               config, # of a run
-               counts, # of its data: articles and impressions of the test split
-               seeds, # that were run
-              ): # sentences; none if the run is what was published
+def departures(
+    name,  # of the experiment
+    config,  # of a run
+    counts,  # of its data: articles and impressions of the test split
+    seeds,  # that were run
+):  # sentences; none if the run is what was published
     "What differs between a run and the experiment that it is said to be."
-    whole, said = experiment(name), []
+    whole = experiment(name)
+    belongs = f"published numbers belong to {whole.data_set}."
     if config["parts"]["data"] != whole.data:
-        return [f"The data are {config['parts']['data']}: the published numbers belong to {whole.data_set}."]
-    asked = configure(f"preset={name}")
-    now = {**config, "model": config.get("asked", config["model"])}
-    known = {group: keys(group, target) for group, target in chosen_parts(config).items()}
-    for group in ("model", "data", "recipe"):
-        for key, value in now[group].items():
-            usual, key = asked[group].get(key, known[group].get(key, (None,))[0]), f"{group}.{key}"
-            file = key == "data.vectors" and isinstance(value, str) and Path(value).name.startswith(str(usual))
-            if value != usual and key not in WHERE and not file:
-                said.append(f"{key} is {in_grammar(portable(value))}, not {in_grammar(usual)}.")
-    for what, count in whole.expects:
-        if counts[what] != count: said.append(f"{counts[what]} {what.replace('test', 'test impressions')}, {whole.data_set} has {count}.")
-    if lacking := [seed for seed in whole.seeds if seed not in seeds]:
-        said.append(f"No run with seed {', '.join(map(str, lacking))}: the experiment has seeds {', '.join(map(str, whole.seeds))}.")
-    if not whole.expects: said.append(f"The published numbers belong to {whole.data_set}.")
-    return said
+        return [f"The data are {config['parts']['data']}: the {belongs}"]
+    unknown = [] if whole.expects else [f"The {belongs}"]
+    changed = _changed_values(name, config)
+    return [*changed, *_changed_counts(whole, counts, seeds), *unknown]
+
+# %% ../../nbs/experiments/reproduction.ipynb #seed-results
+def _of_seed(trial):
+    "What a report says of one run."
+    return dict(
+        test={metric: trial.results["model"][metric] for metric in METRICS},
+        validation=trial.validation,
+        scores=trial.about.get("scores"),
+        run=trial.about["run"],
+        finished=trial.about.get("finished"),
+    )
+
+
+def _of_experiment(whole):
+    "What a report says of what was published."
+    published = whole.published.items()
+    return dict(
+        published={metric: dict(mean=mean, sd=sd) for metric, (mean, sd) in published},
+        published_sd=whole.sd,
+        source=whole.source,
+        assumed=list(whole.assumed),
+    )
 
 # %% ../../nbs/experiments/reproduction.ipynb #report
-def report(name, # of the experiment
-           trials, # of a finished `Sweep`
-          ): # a dict that JSON can write
+def report(
+    name,  # of the experiment
+    trials,  # of a finished `Sweep`
+):  # a dict that JSON can write
     "What one JSON file says about a reproduction."
     whole, first = experiment(name), trials[0].about
-    counts = dict(articles=first["data"]["articles"], test=first["data"]["splits"]["test"]["impressions"])
-    seeds = {str(t.config["seed"]): dict(
-        test={m: t.results["model"][m] for m in METRICS}, validation=t.validation, scores=t.about.get("scores"), run=t.about["run"],
-        finished=t.about.get("finished")) for t in trials}
+    config, data = first["config"], first["data"]
+    impressions = data["splits"]["test"]["impressions"]
+    counts = dict(articles=data["articles"], test=impressions)
+    seeds = {str(trial.config["seed"]): _of_seed(trial) for trial in trials}
     values = {m: [seed["test"][m] for seed in seeds.values()] for m in METRICS}
-    compared = {m: difference(values[m], *whole.published[m], whole.sd, len(whole.seeds)) for m in whole.published}
-    protocol = {group: portable(first["config"][group]) for group in ("parts", "model", "data", "recipe", "preset")}
-    published = {m: dict(mean=mean, sd=sd) for m, (mean, sd) in whole.published.items()}
-    return dict(format=1, experiment=name, departures=departures(name, first["config"], counts, [*map(int, seeds)]), protocol=protocol,
-                data={**first["data"], "measured on": whole.data_set}, versions=first["versions"], device=first["device"],
-                published=published, published_sd=whole.sd, source=whole.source, assumed=list(whole.assumed), seeds=seeds,
-                ours=values, compared=compared)
+    groups = ("parts", "model", "data", "recipe", "preset")
+    return dict(
+        format=1,
+        experiment=name,
+        departures=departures(name, config, counts, [*map(int, seeds)]),
+        protocol={group: portable(config[group]) for group in groups},
+        data={**data, "measured on": whole.data_set},
+        versions=first["versions"],
+        device=first["device"],
+        **_of_experiment(whole),
+        seeds=seeds,
+        ours=values,
+        compared={
+            m: difference(values[m], *numbers, whole.sd, len(whole.seeds))
+            for m, numbers in whole.published.items()
+        },
+    )
+
+# %% ../../nbs/experiments/reproduction.ipynb #signed
+def signed(value):  # a difference
+    "With its sign and four decimals."
+    return f"{round(value, 4) + 0.0:+.4f}"  # adding 0.0 turns -0.0 into 0.0
+
+# %% ../../nbs/experiments/reproduction.ipynb #report-cells
+def _with_spread(mean, sd):
+    "A published mean, with its sd where there is one."
+    return f"{mean:.4f}" + (f" ± {sd:.4f}" if sd is not None else "")
+
+
+def _between(gap):  # of `difference`
+    "The interval of a difference."
+    if gap["low"] is None:
+        return "–"
+    return f"{signed(gap['low'])} to {signed(gap['high'])}"
+
+# %% ../../nbs/experiments/reproduction.ipynb #report-rows
+def _report_rows(found):  # of `report`
+    "Ours and published, with the difference and its interval."
+    rows = [["", "ours", "published", "difference", "95 % interval"]]
+    for metric, values in found["ours"].items():
+        theirs, gap_cells = "–", ["–", "–"]
+        if published := found["published"].get(metric):
+            theirs = _with_spread(published["mean"], published["sd"])
+        if gap := found["compared"].get(metric):
+            gap_cells = [signed(gap["difference"]), _between(gap)]
+        rows.append([heading(metric), cell(values), theirs, *gap_cells])
+    return rows
 
 # %% ../../nbs/experiments/reproduction.ipynb #report-text
-def signed(value): # a difference
-    "With its sign and four decimals."
-    return f"{round(value, 4) + 0.0:+.4f}" # adding 0.0 turns -0.0 into 0.0
+_SPREADS = {
+    "population": "the published ± is a population sd, taken as such",
+    "sample": "both ± are sample sds",
+    None: "no published spread, so the interval is that of our seeds alone",
+}
 
-def report_text(found): # of `report`
+
+def report_text(found):  # of `report`
     "What is printed of a reproduction."
-    seeds, out = list(found["seeds"]), []
-    out.append(f"{found['experiment']} on {found['data']['name']}, {found['data']['splits']['test']['impressions']} test impressions, "
-               f"seeds {', '.join(seeds)}")
-    if found["departures"]: out += ["This is not the published experiment:", *(f"  {line}" for line in found["departures"])]
-    lines = [["", "ours", "published", "difference", "95 % interval"]]
-    for m, values in found["ours"].items():
-        said, against = found["published"].get(m), found["compared"].get(m)
-        theirs = "–" if not said else f"{said['mean']:.4f}" + (f" ± {said['sd']:.4f}" if said["sd"] is not None else "")
-        gap = ["–", "–"] if not against else [signed(against["difference"]), "–" if against["low"] is None else
-                                              f"{signed(against['low'])} to {signed(against['high'])}"]
-        lines.append([heading(m), cell(values), theirs, *gap])
-    out += ["", aligned(lines), ""]
-    if not found["published"]: return "\n".join([*out, "Nobody has published numbers under this protocol."])
-    kind = {"population": "the published ± is a population sd, taken as such", "sample": "both ± are sample sds",
-            None: "no published spread, so the interval is that of our seeds alone"}[found["published_sd"]]
-    return "\n".join([*out, f"Published: {found['source']}; {kind}.", *(f"Assumed: {line}" for line in found["assumed"])])
+    data = found["data"]
+    impressions = data["splits"]["test"]["impressions"]
+    where = f"{data['name']}, {impressions} test impressions"
+    lines = [f"{found['experiment']} on {where}, seeds {', '.join(found['seeds'])}"]
+    if found["departures"]:
+        lines.append("This is not the published experiment:")
+        lines += [f"  {departure}" for departure in found["departures"]]
+    lines += ["", aligned(_report_rows(found)), ""]
+    if not found["published"]:
+        lines.append("Nobody has published numbers under this protocol.")
+    else:
+        spread = _SPREADS[found["published_sd"]]
+        lines.append(f"Published: {found['source']}; {spread}.")
+        lines += [f"Assumed: {sentence}" for sentence in found["assumed"]]
+    return "\n".join(lines)
+
+# %% ../../nbs/experiments/reproduction.ipynb #finished-runs
+def _runs_of(name, overrides, say):
+    "The runs of an experiment, a trial for each seed."
+    given = plain_values(overrides)
+    for key in ("preset", "results"):
+        if key in given:
+            raise wrong(f"no {key}= beside an experiment", f"{key}={given[key]}")
+    own_seeds = f"seed={in_grammar(experiment(name).seeds)}"
+    seeds = () if "seed" in given else (own_seeds,)
+    runs = sweep(f"preset={name}", *overrides, *seeds, say=say).trials
+    if len(points := {in_grammar(trial.point) for trial in runs}) > 1:
+        raise wrong("lists for seed= only", f"{len(points)} experiments")
+    for trial in runs:
+        if not trial.results:
+            reason = trial.failed or "a test split without labels"
+            raise wrong("a test result of every seed", reason, where=trial.title)
+    return runs
 
 # %% ../../nbs/experiments/reproduction.ipynb #reproduce
-def reproduce(name, # of an experiment, such as "card/nrms"
-              *overrides, # texts such as "data.path=MIND"
-              folder="results/reproduced", # where the JSON file goes
-              say=print, # takes one line
-             ): # what the JSON file says
-    "Trains an experiment with its seeds, compares with what was published, and writes a report."
-    whole, given = experiment(name), plain_values(overrides)
-    for key in ("preset", "results"):
-        if key in given: raise wrong(f"no {key}= beside an experiment", f"{key}={given[key]}")
-    seeds = () if "seed" in given else (f"seed={in_grammar(whole.seeds)}",)
-    made = sweep(f"preset={name}", *overrides, *seeds, say=say).trials
-    if len(points := {in_grammar(trial.point) for trial in made}) > 1: raise wrong("lists for seed= only", f"{len(points)} experiments")
-    if lack := [trial for trial in made if not trial.results]:
-        raise wrong("a test result of every seed", lack[0].failed or "a test split without labels", where=lack[0].title)
-    found = report(name, made)
-    strange = "-" + fingerprint(found["protocol"], found["data"]["key"])[:8] if found["departures"] else ""
-    path = Path(folder) / f"{name.replace('/', '-')}{strange}.json"
+def reproduce(
+    name,  # of an experiment, such as "card/nrms"
+    *overrides,  # texts such as "data.path=MIND"
+    folder="results/reproduced",  # where the JSON file goes
+    say=print,  # takes one line
+):  # what the JSON file says
+    "Trains an experiment with its seeds, compares with what was published, reports."
+    found = report(name, _runs_of(name, overrides, say))
+    stem = name.replace("/", "-")
+    if found["departures"]:
+        stem += "-" + fingerprint(found["protocol"], found["data"]["key"])[:8]
+    path = Path(folder) / f"{stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     hub.write_json(path, found)
     say(f"\n{report_text(found)}\n\nReport {path}")
     return found
 
+# %% ../../nbs/experiments/reproduction.ipynb #table-cells
+def _published_cell(whole, metric):
+    "What an experiment has published of one metric."
+    mean, sd = whole.published.get(metric, (None, None))
+    if mean is None:
+        return "–"
+    if sd is not None and whole.sd == "population":
+        sd *= np.sqrt(len(whole.seeds) / (len(whole.seeds) - 1))
+    return _with_spread(mean, sd)
+
+
+def _our_cells(whole, found, metric):
+    "What a report says of one metric; that there is none, if so."
+    if not found:
+        return [f"*not yet run on {whole.data_set.split(',')[0]}*", "–"]
+    ours = cell(found["ours"][metric])
+    gap = found["compared"].get(metric)
+    if not gap:
+        return [ours, "–"]
+    interval = "" if gap["low"] is None else f" ({_between(gap)})"
+    return [ours, f"{signed(gap['difference'])}{interval}"]
+
 # %% ../../nbs/experiments/reproduction.ipynb #reproduction-table
-def reproduction_table(folder="results/reproduced", # of files that `reproduce` has written
-                       metrics=("auc", "ndcg@10")):
-    "All experiments with published and reproduced numbers, as Markdown; what departs is left out."
-    lines = [["", "seeds", *(f"{heading(m)} {what}" for m in metrics for what in ("published", "ours", "difference (95 %)"))]]
-    lines.append([":--", "--:", *["--:"] * (3 * len(metrics))])
+def reproduction_table(
+    folder="results/reproduced",  # of files that `reproduce` has written
+    metrics=("auc", "ndcg@10"),
+):
+    "All experiments, published and reproduced, as Markdown; departures are left out."
+    kinds = ("published", "ours", "difference (95 %)")
+    heads = [f"{heading(metric)} {kind}" for metric in metrics for kind in kinds]
+    lines = [["", "seeds", *heads], [":--", "--:", *["--:"] * (3 * len(metrics))]]
     for name, whole in experiments().items():
-        path, row = Path(folder) / f"{name.replace('/', '-')}.json", []
-        found = hub.read_json(path, "compared", "ours", "departures") if path.exists() else None
-        if found and found["departures"]: found = None
-        grown = np.sqrt(len(whole.seeds) / (len(whole.seeds) - 1)) if whole.sd == "population" else 1
-        for m in metrics:
-            mean, sd = whole.published.get(m, (None, None))
-            row.append("–" if mean is None else f"{mean:.4f}" + (f" ± {sd * grown:.4f}" if sd is not None else ""))
-            row.append(cell(found["ours"][m]) if found else f"*not yet run on {whole.data_set.split(',')[0]}*")
-            gap = found["compared"].get(m) if found else None
-            between = f" ({signed(gap['low'])} to {signed(gap['high'])})" if gap and gap["low"] is not None else ""
-            row.append(f"{signed(gap['difference'])}{between}" if gap else "–")
-        lines.append([f"`{name}`", str(len(found["seeds"])) if found else "", *row])
+        found = _report_of(folder, name)
+        row = [f"`{name}`", str(len(found["seeds"])) if found else ""]
+        for metric in metrics:
+            row.append(_published_cell(whole, metric))
+            row += _our_cells(whole, found, metric)
+        lines.append(row)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _report_of(folder, name):
+    "The report of an experiment, or None if there is none or it departs."
+    path = Path(folder) / f"{name.replace('/', '-')}.json"
+    if not path.exists():
+        return None
+    found = hub.read_json(path, "compared", "ours", "departures")
+    return None if found["departures"] else found

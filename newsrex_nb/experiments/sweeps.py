@@ -12,161 +12,272 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from .configuration import TOP, arguments, configure, keys, preset_line, settle, spread
-from ..core import METRICS, wrong
+from .configuration import TOP, arguments, configure, keys
+from .configuration import preset_line, settle, spread
+from ..core import METRICS, patch_to, wrong
 from ..data.features import feature_recipe
 from .runs import already_run, find_runs, run, run_key
 from .overrides import in_grammar, plain_values, read_overrides
 from ..metrics.results import aligned, cell, heading, table
 
 # %% ../../nbs/experiments/sweeps.ipynb #default-of
-def default_of(key, # such as "model.news_encoder.filters"
-               chosen, # {group: class or function}
-               encoders): # {argument of the model: class}
+def default_of(
+    key,  # such as "model.news_encoder.filters"
+    chosen,  # {group: class or function}
+    encoders,  # {argument of the model: class}
+):
     "The default of a key; None where there is none."
     group, _, name = key.partition(".")
     first, _, inner = name.partition(".")
     known = keys(group, chosen[group]) if group in chosen else {}
-    if inner: known, first = arguments(encoders[first] if first in encoders else feature_recipe), inner
+    if inner:
+        known = arguments(encoders[first] if first in encoders else feature_recipe)
+        first = inner
     return known.get(first, (None,))[0]
 
 # %% ../../nbs/experiments/sweeps.ipynb #means-runs
 def means_runs(key, value, default):
     "Whether this value of a key means several runs."
-    if not isinstance(value, list): return False
-    if isinstance(default, (list, tuple)): return bool(value) and all(isinstance(v, list) for v in value)
-    if not value: raise wrong("at least one value", "an empty list", where=key)
+    if not isinstance(value, list):
+        return False
+    if isinstance(default, (list, tuple)):
+        return bool(value) and all(isinstance(entry, list) for entry in value)
+    if not value:
+        raise wrong("at least one value", "an empty list", where=key)
     return True
 
-# %% ../../nbs/experiments/sweeps.ipynb #expand
-MANY = "model", "data", "preset", "logging", "model.news_encoder", "model.user_encoder" # chosen first: they decide what other keys mean
+# %% ../../nbs/experiments/sweeps.ipynb #combinations
+def _combinations(values, keys):
+    "Every choice of one value for each of the keys, {key: value}."
+    choices = itertools.product(*(values[key] for key in keys))
+    return [dict(zip(keys, choice)) for choice in choices]
 
-def expand(*overrides): # texts, some of them with lists
-    "The runs that lists mean, but for seeds: [(overrides, {key: value that a list has set})]."
-    values, points = plain_values(overrides), []
-    cross = lambda keys: [dict(zip(keys, some)) for some in itertools.product(*(values[key] for key in keys))]
-    text = lambda point: [f"{key}={in_grammar(point[key])}" if (key := o.partition("=")[0]) in point else o for o in overrides]
-    for first in cross([key for key in values if key in MANY and isinstance(values[key], list)]):
-        _, _, chosen, encoders = settle(read_overrides(text(first)))
-        rest = [key for key, value in values.items() if key not in (*MANY, *TOP)
-                and means_runs(key, value, default_of(key, chosen, encoders))]
-        points += [{key: point[key] for key in values if key in point} for point in ({**first, **p} for p in cross(rest))]
-    return [(text(point), point) for point in points]
+# %% ../../nbs/experiments/sweeps.ipynb #with-values
+def _with_values(overrides, point):
+    "The texts with the values of a point in the place of their lists."
+    texts = []
+    for text in overrides:
+        key = text.partition("=")[0]
+        texts.append(f"{key}={in_grammar(point[key])}" if key in point else text)
+    return texts
+
+# %% ../../nbs/experiments/sweeps.ipynb #lists
+MANY = (
+    "model",
+    "data",
+    "preset",
+    "logging",
+    "model.news_encoder",
+    "model.user_encoder",
+)  # chosen first: they decide what other keys mean
+
+
+def _lists(values, chosen, encoders):
+    "The keys at which a list means runs, but for those that choose parts."
+    return [
+        key
+        for key, value in values.items()
+        if key not in (*MANY, *TOP)
+        and means_runs(key, value, default_of(key, chosen, encoders))
+    ]
+
+# %% ../../nbs/experiments/sweeps.ipynb #expand
+def expand(*overrides):  # texts, some of them with lists
+    "The runs that lists mean, but for seeds: [(overrides, {key: value of a list})]."
+    values = plain_values(overrides)
+    choosing = [key for key in values if key in MANY and isinstance(values[key], list)]
+    points = []
+    for first in _combinations(values, choosing):
+        _, _, chosen, encoders = settle(read_overrides(_with_values(overrides, first)))
+        for rest in _combinations(values, _lists(values, chosen, encoders)):
+            point = first | rest
+            points.append({key: point[key] for key in values if key in point})
+    return [(_with_values(overrides, point), point) for point in points]
 
 # %% ../../nbs/experiments/sweeps.ipynb #trial
 @dataclasses.dataclass
 class Trial:
     "One run of a sweep."
-    config: dict # of one seed
-    point: dict # {key: value} that lists have set
-    folder: Path = None # None: it stands in a file of results only, or has not been run
-    about: dict = None # what `experiment.json` says
-    results: dict = None # as `measure` returns it; None where the test split has no labels
-    validation: dict = None # of the epoch that was kept; None without validation
-    failed: str = None # why it has no results
 
-    def read(self, folder): # of a finished run
-        "Takes over what a run's folder says."
-        self.folder, self.about = Path(folder), hub.read_json(Path(folder) / "experiment.json", "config")
-        measured = self.folder / "test_results.json"
-        if measured.exists(): self.results = hub.read_json(measured, "model")
-        self.validation = hub.read_json(self.folder / "history.json").get("validation")
+    config: dict  # of one seed
+    point: dict  # {key: value} that lists have set
+    folder: Path = None  # None: it stands in a file of results only, or is not yet run
+    about: dict = None  # what `experiment.json` says
+    results: dict = None  # of `measure`; None where the test split has no labels
+    validation: dict = None  # of the epoch that was kept; None without validation
+    failed: str = None  # why it has no results
 
     @property
     def title(self):
         "What is printed of the run."
-        said = [f"{key}={in_grammar(value)}" for key, value in self.point.items() if key not in ("model", "data")]
-        return ", ".join([self.config["name"], *said, f"seed {self.config['seed']}"])
+        values = [
+            f"{key}={in_grammar(value)}"
+            for key, value in self.point.items()
+            if key not in ("model", "data")
+        ]
+        return ", ".join([self.config["name"], *values, f"seed {self.config['seed']}"])
+
+# %% ../../nbs/experiments/sweeps.ipynb #trial-read
+@patch_to(Trial)
+def read(self, folder):  # of a finished run
+    "Takes over what a run's folder says."
+    self.folder = Path(folder)
+    self.about = hub.read_json(self.folder / "experiment.json", "config")
+    measured = self.folder / "test_results.json"
+    if measured.exists():
+        self.results = hub.read_json(measured, "model")
+    self.validation = hub.read_json(self.folder / "history.json").get("validation")
 
 # %% ../../nbs/experiments/sweeps.ipynb #trials
-def trials(*overrides): # texts, some of them with lists
+def trials(*overrides):  # texts, some of them with lists
     "Every run that the overrides mean, in order: lists as they were given, seeds last."
-    points, made = expand(*overrides), []
+    points = expand(*overrides)
+    every_run = []
     for texts, point in points:
         config = configure(*texts)
         for one in spread(config):
-            if config["folder"] and len(points) > 1: one["folder"] = f"{config['folder']}/{one['name']}-{run_key(one)[:8]}"
-            made.append(Trial(one, point))
-    return made
+            if config["folder"] and len(points) > 1:
+                one["folder"] = f"{config['folder']}/{one['name']}-{run_key(one)[:8]}"
+            every_run.append(Trial(one, point))
+    return every_run
 
 # %% ../../nbs/experiments/sweeps.ipynb #find-trial
-def find_trial(trial, # not yet run
-               many): # whether it is one of several; a single run is run again
+def find_trial(
+    trial,  # not yet run
+    many,  # whether it is one of several; a single run is run again
+):
     "Where a finished run stands, or None; a run that was begun is given its folder."
     config = trial.config
     if line := already_run(config["results"], config):
-        trial.about, trial.results, trial.validation = line, line["results"], line.get("validation")
+        trial.about = line
+        trial.results = line["results"]
+        trial.validation = line.get("validation")
         return config["results"]
-    known = find_runs(Path(config["folder"]).parent if config["folder"] else "runs") if many else {}
+    parent = Path(config["folder"]).parent if config["folder"] else "runs"
+    known = find_runs(parent) if many else {}
     folder, finished = known.get(run_key(config), (None, False))
-    if finished: trial.read(folder)
-    elif folder: trial.folder = folder
+    if finished:
+        trial.read(folder)
+    elif folder:
+        trial.folder = folder
     return folder if finished else None
 
 # %% ../../nbs/experiments/sweeps.ipynb #sweep
-def sweep(*overrides, # texts such as "model=nrms", "seed=[42,123]", "recipe.learning_rate=[1e-4,3e-4]"
-          say=print): # takes one line
+def sweep(
+    *overrides,  # texts such as "model=nrms", "seed=[42,123]", "recipe.learning_rate=[1e-4,3e-4]"
+    say=print,  # takes one line
+):
     "Makes every run that is not there yet."
-    found, data, source = Sweep(trials(*overrides)), None, None
+    found = Sweep(trials(*overrides))
+    many = len(found.trials) > 1
+    data, source = None, None
     for trial in found.trials:
-        if place := find_trial(trial, len(found.trials) > 1):
+        if place := find_trial(trial, many):
             say(f"{trial.title}: already in {place}")
             continue
         say(f"{trial.title}; {preset_line(trial.config)}")
-        try: outcome = run(trial.config, trial.folder, data if source == trial.config["data"] else None)
+        same_data = source == trial.config["data"]
+        try:
+            outcome = run(trial.config, trial.folder, data if same_data else None)
         except FloatingPointError as e:
-            if len(found.trials) == 1: raise
+            if not many:
+                raise
             trial.failed = str(e)
             say(f"{trial.title}: {e}")
             continue
         trial.read(outcome.folder)
         found.outcome, data, source = outcome, outcome.data, trial.config["data"]
-        if len(found.trials) > 1 and trial.results: say(f"\n{table(trial.results)}\n")
+        if many and trial.results:
+            say(f"\n{table(trial.results)}\n")
     return found
 
 # %% ../../nbs/experiments/sweeps.ipynb #sweep-class
 class Sweep:
-    "What a sweep has made: `trials`, a `frame` with a row per run, and as text the table ranked on validation."
-    def __init__(self, trials): # of `trials`
-        self.trials, self.outcome = trials, None # the last run that was made now, with model and data
+    "What a sweep has made: `trials`, their `frame`, and as text the ranked table."
+
+    def __init__(self, trials):  # of `trials`
+        self.trials = trials
+        self.outcome = None  # the last run that was made now, with model and data
 
     @property
     def monitor(self):
         "The metric that ranks: the one that chose the epochs, if all runs agree."
-        said = {trial.config["recipe"]["monitor"] for trial in self.trials}
-        return said.pop() if len(said) == 1 else "mean"
-
-    def rank_value(self, trial):
-        "The validation of one run."
-        measured = trial.validation
-        return None if not measured else float(np.mean([measured[m] for m in METRICS])) if self.monitor == "mean" else measured.get(self.monitor)
+        monitors = {trial.config["recipe"]["monitor"] for trial in self.trials}
+        return monitors.pop() if len(monitors) == 1 else "mean"
 
     @property
     def frame(self):
         "A row per run: what lists have set, seed, folder, validation and test."
         import pandas as pd
-        rows = [{**trial.point, "seed": trial.config["seed"], "folder": str(trial.folder) if trial.folder else None,
-                 "validation": self.rank_value(trial), **{f"valid_{m}": v for m, v in (trial.validation or {}).items()},
-                 **{f"test_{m}": trial.results["model"][m] for m in METRICS if trial.results}} for trial in self.trials]
-        return pd.DataFrame(rows)
+
+        return pd.DataFrame([self._row(trial) for trial in self.trials])
 
     @property
     def ranking(self):
-        "Groups of runs that differ by their seed only, best validation first: [({key: value}, [`Trial`])]."
+        "Runs that differ by their seed only, best first: [({key: value}, [`Trial`])]."
         groups = {}
-        for trial in self.trials: groups.setdefault(in_grammar(trial.point), (trial.point, []))[1].append(trial)
-        values = lambda group: [v for v in map(self.rank_value, group[1]) if v is not None]
-        return sorted(groups.values(), key=lambda group: -np.mean(values(group) or [-np.inf]))
+        for trial in self.trials:
+            _, group = groups.setdefault(in_grammar(trial.point), (trial.point, []))
+            group.append(trial)
+        return sorted(groups.values(), key=lambda group: -self._mean(group[1]))
 
     def __str__(self):
-        lines = [["", f"validation: {heading(self.monitor)}", *(f"test {heading(m)}" for m in METRICS), "seeds"]]
-        for point, some in self.ranking:
-            label = " ".join(f"{key}={in_grammar(value)}" for key, value in point.items()) or some[0].config["name"]
-            ranked = [v for v in map(self.rank_value, some) if v is not None]
-            tested = [trial.results["model"] for trial in some if trial.results]
-            failed = sum(trial.failed is not None for trial in some)
-            lines.append([label, cell(ranked) if ranked else "–", *(cell([t[m] for t in tested]) if tested else "–" for m in METRICS),
-                          f"{len(some)}" + (f", {failed} failed" if failed else "")])
-        return aligned(lines)
+        tests = [f"test {heading(metric)}" for metric in METRICS]
+        heads = ["", f"validation: {heading(self.monitor)}", *tests, "seeds"]
+        return aligned([heads, *(self._line(*group) for group in self.ranking)])
 
     __repr__ = __str__
+
+# %% ../../nbs/experiments/sweeps.ipynb #rank-value
+@patch_to(Sweep)
+def rank_value(self, trial):
+    "The validation of one run."
+    measured = trial.validation
+    if not measured:
+        return None
+    if self.monitor == "mean":
+        return float(np.mean([measured[metric] for metric in METRICS]))
+    return measured.get(self.monitor)
+
+
+@patch_to(Sweep)
+def _rank_values(self, group):
+    "The validations of those runs of a group that have one."
+    values = map(self.rank_value, group)
+    return [value for value in values if value is not None]
+
+
+@patch_to(Sweep)
+def _mean(self, group):
+    "The mean validation of a group, which ranks last without one."
+    return np.mean(self._rank_values(group) or [-np.inf])
+
+# %% ../../nbs/experiments/sweeps.ipynb #row
+@patch_to(Sweep)
+def _row(self, trial):
+    "A run's row of the frame."
+    validation = trial.validation or {}
+    test = trial.results["model"] if trial.results else {}
+    return {
+        **trial.point,
+        "seed": trial.config["seed"],
+        "folder": str(trial.folder) if trial.folder else None,
+        "validation": self.rank_value(trial),
+        **{f"valid_{metric}": value for metric, value in validation.items()},
+        **{f"test_{metric}": test[metric] for metric in METRICS if test},
+    }
+
+# %% ../../nbs/experiments/sweeps.ipynb #line
+@patch_to(Sweep)
+def _line(self, point, group):
+    "A group's line of the table."
+    values = [f"{key}={in_grammar(value)}" for key, value in point.items()]
+    ranked = self._rank_values(group)
+    tests = [trial.results["model"] for trial in group if trial.results]
+    failed = sum(trial.failed is not None for trial in group)
+    return [
+        " ".join(values) or group[0].config["name"],
+        cell(ranked) if ranked else "–",
+        *(cell([test[m] for test in tests]) if tests else "–" for m in METRICS),
+        f"{len(group)}" + (f", {failed} failed" if failed else ""),
+    ]

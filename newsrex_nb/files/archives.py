@@ -11,84 +11,130 @@ import contextlib, re, zipfile, zlib
 from ..core import wrong
 
 # %% ../../nbs/files/archives.ipynb #place
-def place(path): # a path or a tuple (archive, member, …)
+def place(path):  # a path or a tuple (archive, member, …)
     "What messages call a file."
     return ", ".join(map(str, path)) if isinstance(path, tuple) else str(path)
 
 # %% ../../nbs/files/archives.ipynb #readable
 @contextlib.contextmanager
-def readable(path): # a path or a tuple
+def readable(path):  # a path or a tuple
     "Turns whatever goes wrong while a file is read into a sentence."
     import gzip, tarfile
-    try: yield
+
+    broken = (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError)
+    try:
+        yield
     except (FileNotFoundError, IsADirectoryError) as e:
-        raise wrong("a file", "a folder" if isinstance(e, IsADirectoryError) else "nothing", where=place(path),
-                    remedy="check the path") from None
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError) as e:
-        raise wrong("a whole archive", f"a broken one ({e})", where=place(path),
-                    remedy="download or copy it again") from None
+        kind = "a folder" if isinstance(e, IsADirectoryError) else "nothing"
+        raise wrong("a file", kind, place(path), "check the path") from None
+    except (EOFError, zlib.error, *broken) as e:
+        raise wrong(
+            "a whole archive",
+            f"a broken one ({e})",
+            where=place(path),
+            remedy="download or copy it again",
+        ) from None
+
+# %% ../../nbs/files/archives.ipynb #leaves
+def _leaves(name):  # of an archive's member
+    "Whether a name points outside the folder that an archive would be unpacked in."
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or not parts[0] or bool(re.match(r"[A-Za-z]:", name))
 
 # %% ../../nbs/files/archives.ipynb #inside
-def inside(names, # of an archive's members
-           where, # the archive, for the message
-          ): # the same names, as a list
+def inside(
+    names,  # of an archive's members
+    where,  # the archive, for the message
+):  # the same names, as a list
     "The names, or the sentence about the first one that leaves the archive's folder."
     names = list(names)
     for name in names:
-        parts = name.replace("\\", "/").split("/")
-        if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name):
-            raise wrong("names inside the archive's folder", f"{name!r}", where=str(where),
-                        remedy="get the archive from a source that you trust")
+        if _leaves(name):
+            raise wrong(
+                "names inside the archive's folder",
+                f"{name!r}",
+                where=str(where),
+                remedy="get the archive from a source that you trust",
+            )
     return names
 
 # %% ../../nbs/files/archives.ipynb #chosen
-def chosen(names, # of an archive's files
-           inner, # what the path says beyond the archive: (member, …), or nothing
-           where, # the archive, for the message
-          ): # the name of one
+def chosen(
+    names,  # of an archive's files
+    inner,  # what the path says beyond the archive: (member, …), or nothing
+    where,  # the archive, for the message
+):  # the name of one
     "The member that a path means."
     inside(names, where)
-    if not inner and len(names) == 1: return names[0]
+    if not inner and len(names) == 1:
+        return names[0]
     if not inner or inner[0] not in names:
-        raise wrong("one of the archive's files", inner[0] if inner else "none", where=str(where),
-                    remedy=f"give a pair (archive, file) with one of {', '.join(names[:20])}")
+        raise wrong(
+            "one of the archive's files",
+            inner[0] if inner else "none",
+            where=str(where),
+            remedy=f"give a pair (archive, file) with one of {', '.join(names[:20])}",
+        )
     return inner[0]
 
-# %% ../../nbs/files/archives.ipynb #enter
-def enter(stack, # a `contextlib.ExitStack`
-          file, # opened, binary
-          name, # the file's, which says what it is
-          inner, # (member, …) for archives
-         ): # the file that is meant, opened
-    "Goes into archives until it stands before the file."
-    import gzip, tarfile
+# %% ../../nbs/files/archives.ipynb #archive
+def _archive(
+    stack,  # a `contextlib.ExitStack`
+    file,  # opened, binary
+    name,  # the file's, which says what it is
+):  # (names of its files, function that opens one), or None for another file
+    "An archive, opened."
+    import tarfile
+
     if name.endswith(".zip"):
         archive = stack.enter_context(zipfile.ZipFile(file))
-        member = chosen([n for n in archive.namelist() if not n.endswith("/")], inner, name)
-        return enter(stack, stack.enter_context(archive.open(member)), member, inner[1:])
+        return [n for n in archive.namelist() if not n.endswith("/")], archive.open
     if name.endswith((".tar", ".tar.gz", ".tgz")):
         archive = stack.enter_context(tarfile.open(fileobj=file))
-        member = chosen([m.name for m in archive.getmembers() if m.isfile()], inner, name)
-        return enter(stack, stack.enter_context(archive.extractfile(member)), member, inner[1:])
+        names = [member.name for member in archive.getmembers() if member.isfile()]
+        return names, archive.extractfile
+
+# %% ../../nbs/files/archives.ipynb #enter
+def enter(
+    stack,  # a `contextlib.ExitStack`
+    file,  # opened, binary
+    name,  # the file's, which says what it is
+    inner,  # (member, …) for archives
+):  # the file that is meant, opened
+    "Goes into archives until it stands before the file."
+    import gzip
+
+    if archive := _archive(stack, file, name):
+        names, opened = archive
+        member = chosen(names, inner, name)
+        return enter(stack, stack.enter_context(opened(member)), member, inner[1:])
     return stack.enter_context(gzip.open(file)) if name.endswith(".gz") else file
 
 # %% ../../nbs/files/archives.ipynb #open-bytes
 @contextlib.contextmanager
-def open_bytes(path): # a plain, `.gz`, `.zip` or `.tar.gz` file, or a tuple (archive, member, …)
-    "Opens a file, packed or not; whatever goes wrong while it is read becomes a sentence."
+def open_bytes(
+    path,  # a plain, `.gz`, `.zip` or `.tar.gz` file, or a tuple (archive, member, …)
+):
+    """Opens a file, packed or not; whatever goes wrong while it is read becomes a
+    sentence."""
     first, *inner = path if isinstance(path, tuple) else (path,)
     with readable(path), contextlib.ExitStack() as stack:
-        yield enter(stack, stack.enter_context(open(first, "rb")), str(first), tuple(inner))
+        file = stack.enter_context(open(first, "rb"))
+        yield enter(stack, file, str(first), tuple(inner))
 
 # %% ../../nbs/files/archives.ipynb #members
-def members(path, # of a `.zip`
-            file=None, # the same, opened; None = open `path`
-           ): # list of tuples (member, …), as `open_bytes` takes them behind the archive
+def members(
+    path,  # of a `.zip`
+    file=None,  # the same, opened; None = open `path`
+):  # list of tuples (member, …), as `open_bytes` takes them behind the archive
     "The files of an archive and of the archives in it."
-    found = []
+    files = []
     with readable(path), zipfile.ZipFile(file or path) as archive:
         for name in inside(archive.namelist(), path):
             if name.endswith(".zip"):
-                with archive.open(name) as inner: found += [(name, *way) for way in members(f"{path}, {name}", inner)]
-            elif not name.endswith("/"): found.append((name,))
-    return found
+                with archive.open(name) as inner:
+                    within = members(f"{path}, {name}", inner)
+                    files += [(name, *member) for member in within]
+            elif not name.endswith("/"):
+                files.append((name,))
+    return files

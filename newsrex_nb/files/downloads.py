@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['usual_folder', 'downloads_folder', 'Unavailable', 'Redirect', 'hub_address', 'refusal', 'ask', 'room_for', 'span',
-           'pull', 'next_block', 'told_hash', 'check_content', 'from_place', 'hub_token', 'progress', 'fetch']
+           'next_block', 'told_hash', 'pull', 'check_content', 'from_place', 'hub_token', 'progress', 'fetch']
 
 # %% ../../nbs/files/downloads.ipynb #imports
-import contextlib, hashlib, http.client, os, re, shutil, sys, time, urllib.error, urllib.request, zipfile, zlib
+import contextlib, hashlib, http.client, os, re, shutil, sys, time, zipfile, zlib
+import urllib.error, urllib.request
 from pathlib import Path
 
 from .. import __version__
@@ -16,225 +17,381 @@ from ..core import wrong
 # %% ../../nbs/files/downloads.ipynb #usual-folder
 def usual_folder():
     "The folder that encoded data sets, programs and downloads are kept in."
-    return Path(os.environ.get("NEWSREX_CACHE") or Path.home() / ".cache" / "newsrex_nb")
+    home = Path.home() / ".cache" / "newsrex_nb"
+    return Path(os.environ.get("NEWSREX_CACHE") or home)
 
 # %% ../../nbs/files/downloads.ipynb #downloads-folder
-def downloads_folder(cache=True): # True or False for the usual folder, or a folder
-    "The folder that downloads are kept in; there is always one, because a download is never thrown away."
-    return (usual_folder() if isinstance(cache, bool) or cache is None else Path(cache)) / "downloads"
+def downloads_folder(cache=True):  # True or False for the usual folder, or a folder
+    "The folder that downloads are kept in; a download is never thrown away."
+    usual = isinstance(cache, bool) or cache is None
+    return (usual_folder() if usual else Path(cache)) / "downloads"
 
 # %% ../../nbs/files/downloads.ipynb #unavailable
 class Unavailable(Exception):
     "One place does not give the file."
-    def __init__(self, reason, # what it answered
-                 remedy=None, # what the user can do, as an imperative
-                 passing=False): # whether it is worth asking again
+
+    def __init__(
+        self,
+        reason,  # what it answered
+        remedy=None,  # what the user can do, as an imperative
+        passing=False,  # whether it is worth asking again
+    ):
         super().__init__(reason)
         self.reason, self.remedy, self.passing = reason, remedy, passing
 
 # %% ../../nbs/files/downloads.ipynb #redirect
 class Redirect(urllib.request.HTTPRedirectHandler):
-    "Follows a redirect, never to an unprotected place, and remembers what was said of the content."
-    def __init__(self): self.told = {}
+    """Follows a redirect, never to an unprotected place, and remembers what was said of
+    the content."""
+
+    def __init__(self):
+        self.told = {}
 
     def redirect_request(self, request, file, code, message, headers, address):
         if request.full_url.startswith("https:") and not address.startswith("https:"):
             raise Unavailable(f"sends on to {address}, which is not protected")
         self.told = {name.lower(): value for name, value in headers.items()} | self.told
-        onward, token = super().redirect_request(request, file, code, message, headers, address), request.get_header("Authorization")
-        if token and onward and onward.host == request.host: onward.add_unredirected_header("Authorization", token)
+        asked = (request, file, code, message, headers, address)
+        onward = super().redirect_request(*asked)
+        token = request.get_header("Authorization")
+        if token and onward and onward.host == request.host:
+            onward.add_unredirected_header("Authorization", token)
         return onward
 
 # %% ../../nbs/files/downloads.ipynb #hub-address
 def hub_address():
-    "The Hugging Face hub, or the mirror of it that the environment variable HF_ENDPOINT names."
+    """The Hugging Face hub, or the mirror of it that the environment variable
+    HF_ENDPOINT names."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 # %% ../../nbs/files/downloads.ipynb #refusal
-def refusal(code, # HTTP status
-            url, # that was asked for
-            token, # that was sent, or None
-           ): # an `Unavailable`
+def refusal(
+    code,  # HTTP status
+    url,  # that was asked for
+    token,  # that was sent, or None
+):  # an `Unavailable`
     "What a status means for the user."
     if code in (401, 403) and url.startswith(hub_address() + "/"):
         page = url.split("/resolve/")[0]
-        right = "give the token of an account that has" if token else "set HF_TOKEN to a token of yours"
-        return Unavailable(f"{code}, terms not accepted or no token", f"accept the terms at {page} while logged in and {right}")
-    if code in (401, 403): return Unavailable(f"{code}, not open to everybody", f"see {url}")
-    if code in (404, 410): return Unavailable(f"{code}, the file is not there any more")
+        right = "set HF_TOKEN to a token of yours"
+        if token:
+            right = "give the token of an account that has"
+        remedy = f"accept the terms at {page} while logged in and {right}"
+        return Unavailable(f"{code}, terms not accepted or no token", remedy)
+    if code in (401, 403):
+        return Unavailable(f"{code}, not open to everybody", f"see {url}")
+    if code in (404, 410):
+        return Unavailable(f"{code}, the file is not there any more")
     return Unavailable(f"status {code}", passing=code in (408, 425, 429) or code >= 500)
 
-# %% ../../nbs/files/downloads.ipynb #ask
-def ask(url, # of the file
-        start=0, # first byte wanted
-        token=None, # of the hub, for gated files
-        timeout=30, # seconds without an answer
-       ): # (the answer, what a redirect said of the content)
-    "Opens a file of the network from one of its bytes on."
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"): raise Unavailable("HF_HUB_OFFLINE is set")
-    request, follow = urllib.request.Request(url), Redirect()
+# %% ../../nbs/files/downloads.ipynb #request
+def _request(url, start, token):  # as for `ask`
+    "The request for a file; its token stays with the place that was named."
+    request = urllib.request.Request(url)
     request.add_header("User-Agent", f"newsrex_nb/{__version__}")
     request.add_header("Accept-Encoding", "identity")
-    if start: request.add_header("Range", f"bytes={start}-")
-    if token: request.add_unredirected_header("Authorization", f"Bearer {token}")
-    try: return urllib.request.build_opener(follow).open(request, timeout=timeout), follow.told
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return request
+
+# %% ../../nbs/files/downloads.ipynb #ask
+def ask(
+    url,  # of the file
+    start=0,  # first byte wanted
+    token=None,  # of the hub, for gated files
+    timeout=30,  # seconds without an answer
+):  # (the answer, what a redirect said of the content)
+    "Opens a file of the network from one of its bytes on."
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise Unavailable("HF_HUB_OFFLINE is set")
+    request, follow = _request(url, start, token), Redirect()
+    opener = urllib.request.build_opener(follow)
+    try:
+        return opener.open(request, timeout=timeout), follow.told
     except urllib.error.HTTPError as e:
-        if e.code == 416: return e, follow.told
+        if e.code == 416:
+            return e, follow.told
         raise refusal(e.code, url, token) from None
     except (OSError, http.client.HTTPException) as e:
-        raise Unavailable(f"no connection ({getattr(e, 'reason', None) or e!r})", passing=True) from None
+        reason = getattr(e, "reason", None) or e
+        raise Unavailable(f"no connection ({reason!r})", passing=True) from None
 
 # %% ../../nbs/files/downloads.ipynb #room-for
-def room_for(path, # of the file to be written
-             wanted, # bytes; None = not known
-            ):
-    "Raises the sentence that says how much space is missing, before anything is written."
+def room_for(
+    path,  # of the file to be written
+    wanted,  # bytes; None = not known
+):
+    """Raises the sentence that says how much space is missing, before anything is
+    written."""
     free = shutil.disk_usage(path.parent).free
     if wanted and wanted > free:
-        raise wrong(f"{wanted / 1e6:,.0f} MB of free space", f"{free / 1e6:,.0f} MB", where=str(path.parent),
-                    remedy="free some, or set NEWSREX_CACHE to a folder on another disk")
+        raise wrong(
+            f"{wanted / 1e6:,.0f} MB of free space",
+            f"{free / 1e6:,.0f} MB",
+            where=str(path.parent),
+            remedy="free some, or set NEWSREX_CACHE to a folder on another disk",
+        )
 
 # %% ../../nbs/files/downloads.ipynb #span
-def span(answer, # what `ask` returned
-        ): # (first byte, size of the whole file or None)
+def span(
+    answer,  # what `ask` returned
+):  # (first byte, size of the whole file or None)
     "Which part of a file an answer holds."
     if answer.status == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-        if not found: raise Unavailable("a part without its Content-Range")
-        return int(found[1]), None if found[2] == "*" else int(found[2])
+        text = answer.headers.get("Content-Range", "")
+        part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text)
+        if not part:
+            raise Unavailable("a part without its Content-Range")
+        return int(part[1]), None if part[2] == "*" else int(part[2])
     length = answer.headers.get("Content-Length")
     return 0, int(length) if length and length.isdigit() else None
 
-# %% ../../nbs/files/downloads.ipynb #pull
-def pull(url, part, # the file, and the `Path` of what there is of it
-         size=None, # bytes the file must have; None = whatever the place says
-         token=None, # of the hub
-         tell=lambda done, total: None, # called as bytes come
-        ): # the SHA-256 that a redirect told, or None
-    "One attempt to complete a file."
-    have = part.stat().st_size if part.exists() else 0
-    answer, told = ask(url, have, token)
-    with answer:
-        if answer.status == 416: # there is nothing behind what we have: either it is whole, or it is of another file
-            if answer.headers.get("Content-Range") == f"bytes */{have}": return told_hash(told)
-            part.unlink(missing_ok=True)
-            raise Unavailable("the file has changed", passing=True)
-        done, total = span(answer)
-        if size is not None and total not in (None, size):
-            raise Unavailable(f"{total:,} bytes where {size:,} were expected")
-        room_for(part, total and total - done)
-        with open(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as file:
-            file.truncate(done)
-            file.seek(done)
-            while block := next_block(answer): file.write(block); done += len(block); tell(done, total)
-    whole = size if total is None else total
-    if whole is not None and done < whole: raise Unavailable(f"the connection ended after {done:,} of {whole:,} bytes", passing=True)
-    return told_hash(told)
-
-def next_block(answer): # what `ask` returned
+# %% ../../nbs/files/downloads.ipynb #next-block
+def next_block(answer):  # what `ask` returned
     "The next bytes; none where the file ends or the connection breaks off."
-    try: return answer.read(2**18)
-    except (http.client.HTTPException, OSError): return b""
+    try:
+        return answer.read(2**18)
+    except (http.client.HTTPException, OSError):
+        return b""
 
-def told_hash(told): # what a redirect said
+# %% ../../nbs/files/downloads.ipynb #write
+def _write(
+    answer,  # what `ask` returned
+    part,  # the `Path` of what there is of the file
+    done,  # bytes of it to keep; what came later is written over
+    total,  # bytes of the whole file, for `tell`
+    tell,  # called as bytes come
+):  # how many bytes there are now
+    "Writes what an answer holds behind the bytes that are there."
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    with open(os.open(part, flags, 0o666), "r+b") as file:
+        file.truncate(done)
+        file.seek(done)
+        while block := next_block(answer):
+            file.write(block)
+            done += len(block)
+            tell(done, total)
+    return done
+
+# %% ../../nbs/files/downloads.ipynb #told-hash
+def told_hash(told):  # what a redirect said
     "The SHA-256 among it, or None."
     tag = told.get("x-linked-etag", "").strip('"')
     return tag if re.fullmatch("[0-9a-f]{64}", tag) else None
 
-# %% ../../nbs/files/downloads.ipynb #check-content
-def check_content(path, # of the file
-                  sha256=None, # hexadecimal; None = not known
-                  name=None, # the file's name, which says what it is; None = that of `path`
-                 ): # None, or what is wrong with it
-    "Whether a file's content is what it should be."
-    name = name or Path(path).name
-    if sha256:
-        with open(path, "rb") as file: found = hashlib.file_digest(file, "sha256").hexdigest()
-        return None if found == sha256 else f"SHA-256 {found[:12]}… where {sha256[:12]}… was expected"
+# %% ../../nbs/files/downloads.ipynb #pull
+def pull(
+    url,  # of the file
+    part,  # the `Path` of what there is of it
+    size=None,  # bytes the file must have; None = whatever the place says
+    token=None,  # of the hub
+    tell=lambda done, total: None,  # called as bytes come
+):  # the SHA-256 that a redirect told, or None
+    "One attempt to complete a file."
+    have = part.stat().st_size if part.exists() else 0
+    answer, told = ask(url, have, token)
+    with answer:
+        if answer.status == 416:
+            if answer.headers.get("Content-Range") == f"bytes */{have}":
+                return told_hash(told)
+            part.unlink(missing_ok=True)
+            raise Unavailable("the file has changed", passing=True)
+        start, total = span(answer)
+        if size is not None and total not in (None, size):
+            raise Unavailable(f"{total:,} bytes where {size:,} were expected")
+        room_for(part, total and total - start)
+        done = _write(answer, part, start, total, tell)
+    whole = size if total is None else total
+    if whole is not None and done < whole:
+        ended = f"the connection ended after {done:,} of {whole:,} bytes"
+        raise Unavailable(ended, passing=True)
+    return told_hash(told)
+
+# %% ../../nbs/files/downloads.ipynb #damage
+def _damage(
+    path,  # of the file
+    name,  # the file's, which says what it is
+):  # None, or what is wrong with it
+    "Whether an archive's content has the checksums that the archive holds."
     import gzip
+
     try:
         if name.endswith(".zip"):
-            with zipfile.ZipFile(path) as archive: bad = archive.testzip()
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
             return f"{bad} is damaged" if bad else None
         if name.endswith((".gz", ".tgz")):
             with gzip.open(path) as file:
-                while file.read(2**20): pass
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as e: return f"a broken archive ({e})"
+                while file.read(2**20):
+                    pass
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as e:
+        return f"a broken archive ({e})"
+
+# %% ../../nbs/files/downloads.ipynb #check-content
+def check_content(
+    path,  # of the file
+    sha256=None,  # hexadecimal; None = not known
+    name=None,  # the file's name, which says what it is; None = that of `path`
+):  # None, or what is wrong with it
+    "Whether a file's content is what it should be."
+    if not sha256:
+        return _damage(path, name or Path(path).name)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest == sha256:
+        return None
+    return f"SHA-256 {digest[:12]}… where {sha256[:12]}… was expected"
+
+# %% ../../nbs/files/downloads.ipynb #problem
+def _problem(
+    part,  # the `Path` of what was downloaded
+    name,  # of the finished file
+    size,  # that it must have; None = not known
+    sha256,  # None = not known
+):  # None, or what is wrong
+    "Whether a file that is complete, by what its place says, is the file."
+    length = part.stat().st_size
+    if size is not None and length != size:
+        return f"{length:,} bytes where {size:,} were expected"
+    return check_content(part, sha256, name)
 
 # %% ../../nbs/files/downloads.ipynb #from-place
-def from_place(url, part, # the file, and the `Path` of what there is of it
-               name, # of the finished file
-               size, sha256, # that it must have; None = not known
-               token, tell, # as for `pull`
-               attempts=4, # in a row without a byte gained
-               pause=0.5, # seconds before the second, doubled before each next one
-              ):
+def from_place(
+    url,  # of the file
+    part,  # the `Path` of what there is of it
+    name,  # of the finished file
+    size,  # that it must have
+    sha256,  # None = not known
+    token,  # as for `pull`
+    tell,  # as for `pull`
+    attempts=4,  # in a row without a byte gained
+    pause=0.5,  # seconds before the second, doubled before each next one
+):
     "Completes and checks a file from one place, or raises `Unavailable`."
     failed, fresh = 0, not part.exists()
     while True:
         have = part.stat().st_size if part.exists() else 0
-        try: told = pull(url, part, size, token, tell)
+        try:
+            told = pull(url, part, size, token, tell)
         except Unavailable as e:
             gained = part.exists() and part.stat().st_size > have
             failed, fresh = (1 if gained else failed + 1), False
-            if not e.passing or failed >= attempts: raise
+            if not e.passing or failed >= attempts:
+                raise
             time.sleep(pause * 2 ** (failed - 1))
             continue
-        if size is not None and part.stat().st_size != size: problem = f"{part.stat().st_size:,} bytes where {size:,} were expected"
-        else: problem = check_content(part, sha256 or told, name)
-        if not problem: return
+        problem = _problem(part, name, size, sha256 or told)
+        if not problem:
+            return
         part.unlink()
-        if fresh: raise Unavailable(problem)
+        if fresh:
+            raise Unavailable(problem)
         failed, fresh = 0, True
 
 # %% ../../nbs/files/downloads.ipynb #hub-token
-def hub_token(url): # of a file
+def hub_token(url):  # of a file
     "The user's token for the Hugging Face hub, or None for other places."
-    if not url.startswith(hub_address() + "/"): return None
+    if not url.startswith(hub_address() + "/"):
+        return None
     from huggingface_hub import get_token
+
     return get_token()
 
 # %% ../../nbs/files/downloads.ipynb #progress
-def progress(name): # of the file
-    "A function that shows on a terminal how much has come, and elsewhere says the size once; files below a megabyte come silently."
-    shown, live = [-1], sys.stderr.isatty()
+def progress(name):  # of the file
+    """A function that shows on a terminal how much has come, and elsewhere says the
+    size once; files below a megabyte come silently."""
+    live = sys.stderr.isatty()
+    shown = -1
+
     def tell(done, total):
-        if (total or done) < 1e6: return
+        nonlocal shown
+        size = total or done
+        if size < 1e6:
+            return
         percent = 100 * done // total if total else 0
-        if percent == shown[0] or (shown[0] >= 0 and not live): return
-        text = f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if total else f"{name}: {done / 1e6:,.0f} MB"
-        print(f"\r{text}" if live else f"{name}: {(total or done) / 1e6:,.1f} MB to download", file=sys.stderr,
-              end="\n" if not live or done == total else "", flush=True)
-        shown[0] = percent
+        if percent == shown or (shown >= 0 and not live):
+            return
+        if live:
+            of_all = f" of {total / 1e6:,.0f}" if total else ""
+            text = f"\r{name}: {done / 1e6:,.0f}{of_all} MB"
+        else:
+            text = f"{name}: {size / 1e6:,.1f} MB to download"
+        end = "\n" if not live or done == total else ""
+        print(text, file=sys.stderr, end=end, flush=True)
+        shown = percent
+
     return tell
 
+# %% ../../nbs/files/downloads.ipynb #from-any
+def _from_any(
+    urls,  # places that hold the file, tried in order
+    path,  # `Path` where it is to lie
+    size,  # as for `fetch`
+    sha256,  # as for `fetch`
+    **patience,  # as for `fetch`
+):  # None when the file is there, else [(url, reason, remedy)]
+    "Gets the file from the first place that gives it."
+    part = path.with_name(path.name + ".part")
+    refusals = []
+    for url in urls:
+        if path.is_file():
+            return None  # another process was faster
+        wanted = (path.name, size, sha256, hub_token(url), progress(path.name))
+        try:
+            from_place(url, part, *wanted, **patience)
+        except Unavailable as e:
+            refusals.append((url, e.reason, e.remedy))
+        else:
+            os.replace(part, path)
+            return None
+    return refusals
+
+# %% ../../nbs/files/downloads.ipynb #nowhere
+def _nowhere(
+    path,  # where the file was to lie
+    refusals,  # of `_from_any`
+    byhand,  # what the user can do without a network
+):  # an `InputError`
+    "The error that says what every place has answered."
+    reasons = [f"{url.split('/')[2]}: {reason}" for url, reason, _ in refusals]
+    remedies = [remedy for _, _, remedy in refusals if remedy]
+    remedy = ", or ".join([*remedies, byhand])
+    return wrong(f"{path.name} from the network", "; ".join(reasons), remedy=remedy)
+
 # %% ../../nbs/files/downloads.ipynb #fetch
-def fetch(urls, # places that hold the file, tried in order
-          path, # where it is to lie
-          size=None, # bytes it must have; None = whatever the place says
-          sha256=None, # of its content; None = what the place says, or an archive's own checksums
-          byhand=None, # what the user can do without a network, as an imperative; None = put the file at `path`
-          **patience, # `attempts=` and `pause=`, see `from_place`
-         ): # `path`
+def fetch(
+    urls,  # places that hold the file, tried in order
+    path,  # where it is to lie
+    size=None,  # bytes it must have; None = whatever the place says
+    sha256=None,  # of its content; None = what the place says, or an archive's own checksums
+    byhand=None,  # what the user can do without a network, as an imperative; None = put the file at `path`
+    **patience,  # `attempts=` and `pause=`, see `from_place`
+):  # `path`
     "The file, downloaded unless it is there already."
     from filelock import FileLock
+
     path = Path(path)
-    if path.is_file(): return path
-    part, lock, reasons, remedies = path.with_name(path.name + ".part"), path.with_name(f".{path.name}.lock"), [], []
+    if path.is_file():
+        return path
+    lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            for url in urls:
-                if path.is_file(): return path # another process was faster
-                try: from_place(url, part, path.name, size, sha256, hub_token(url), progress(path.name), **patience)
-                except Unavailable as e:
-                    reasons.append(f"{url.split('/')[2]}: {e.reason}")
-                    if e.remedy: remedies.append(e.remedy)
-                else: return Path(os.replace(part, path) or path)
+            refusals = _from_any(urls, path, size, sha256, **patience)
     except OSError as e:
-        raise wrong("a file that can be written", e.strerror or repr(e), where=str(part),
-                    remedy="set NEWSREX_CACHE to another folder") from None
+        raise wrong(
+            "a file that can be written",
+            e.strerror or repr(e),
+            where=str(path.with_name(path.name + ".part")),
+            remedy="set NEWSREX_CACHE to another folder",
+        ) from None
     finally:
-        with contextlib.suppress(OSError): lock.unlink()
+        with contextlib.suppress(OSError):
+            lock.unlink()
+    if refusals is None:
+        return path
     byhand = byhand or f"download {urls[0]} by hand to {path}"
-    raise wrong(f"{path.name} from the network", "; ".join(reasons), remedy=", or ".join([*remedies, byhand]))
+    raise _nowhere(path, refusals, byhand)

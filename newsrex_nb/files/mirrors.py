@@ -14,105 +14,191 @@ from .downloads import downloads_folder, fetch, hub_address
 
 # %% ../../nbs/files/mirrors.ipynb #places
 PLACES = {
-    "MIND": ("{hub}/datasets/Recommenders/MIND/resolve/main/{file}", "{hub}/datasets/yjw1029/MIND/resolve/main/{file}"),
+    "MIND": (
+        "{hub}/datasets/Recommenders/MIND/resolve/main/{file}",
+        "{hub}/datasets/yjw1029/MIND/resolve/main/{file}",
+    ),
     "xMIND": ("https://github.com/andreeaiana/xMIND/raw/main/xMIND/{file}",),
-    "GloVe": ("{hub}/stanfordnlp/glove/resolve/main/{file}", "https://downloads.cs.stanford.edu/nlp/data/{file}",
-              "https://nlp.stanford.edu/data/{file}"),
+    "GloVe": (
+        "{hub}/stanfordnlp/glove/resolve/main/{file}",
+        "https://downloads.cs.stanford.edu/nlp/data/{file}",
+        "https://nlp.stanford.edu/data/{file}",
+    ),
     "BPEmb": ("https://bpemb.h-its.org/{file}", "https://nlp.h-its.org/bpemb/{file}"),
 }
+
+# %% ../../nbs/files/mirrors.ipynb #licences
 LICENCES = {
-    "MIND": "Microsoft Research License Terms, for research and not commercial use, see https://msnews.github.io",
-    "xMIND": "CC BY-NC-SA 4.0, and the terms of MIND, see https://github.com/andreeaiana/xMIND",
+    "MIND": "Microsoft Research License Terms, for research and not commercial use, "
+    "see https://msnews.github.io",
+    "xMIND": "CC BY-NC-SA 4.0, and the terms of MIND, "
+    "see https://github.com/andreeaiana/xMIND",
     "GloVe": "PDDL 1.0, see https://nlp.stanford.edu/projects/glove",
     "BPEmb": "MIT, see https://bpemb.h-its.org",
 }
-PUBLISHED = { # bytes of archives in 2024
-    "MINDdemo_train.zip": 17_372_879, "MINDdemo_dev.zip": 10_080_022, "MINDsmall_train.zip": 52_994_575,
-    "MINDsmall_dev.zip": 30_948_560, "MINDlarge_train.zip": 531_360_717, "MINDlarge_dev.zip": 103_592_887,
+
+# %% ../../nbs/files/mirrors.ipynb #published
+PUBLISHED = {  # bytes of archives in 2024
+    "MINDdemo_train.zip": 17_372_879,
+    "MINDdemo_dev.zip": 10_080_022,
+    "MINDsmall_train.zip": 52_994_575,
+    "MINDsmall_dev.zip": 30_948_560,
+    "MINDlarge_train.zip": 531_360_717,
+    "MINDlarge_dev.zip": 103_592_887,
 }
 
+# %% ../../nbs/files/mirrors.ipynb #compare-size
+def _compare_size(
+    file,  # its name at the source
+    size,  # bytes
+):
+    "Warns where a file has another size than was published."
+    published = PUBLISHED.get(file)
+    if published and size != published:
+        warnings.warn(
+            f"{file} has {size:,} bytes where {published:,} were published in 2024; "
+            "its content is whole, so its host has perhaps packed it anew.",
+            stacklevel=4,  # of the caller of what calls `get`
+        )
+
 # %% ../../nbs/files/mirrors.ipynb #get
-def get(source, # one of `PLACES`
-        file, # its way below the source's address
-        under="", # folder of the downloads that it is kept in, below the source's
-        cache=True, # as for `downloads_folder`
-        byhand="", # a further way out without a network, as an imperative
-       ): # its path
+def get(
+    source,  # one of `PLACES`
+    file,  # its way below the source's address
+    under="",  # folder of the downloads that it is kept in, below the source's
+    cache=True,  # as for `downloads_folder`
+    byhand="",  # a further way out without a network, as an imperative
+):  # its path
     "A file of a source, downloaded unless it is there already."
     path = downloads_folder(cache) / source / under / file
-    if path.is_file(): return path
+    if path.is_file():
+        return path
     urls = [place.format(hub=hub_address(), file=file) for place in PLACES[source]]
     print(f"{path.name}: {LICENCES[source]}", file=sys.stderr)
     fetch(urls, path, byhand=f"download it by hand from {urls[-1]} to {path}{byhand}")
-    size, published = path.stat().st_size, PUBLISHED.get(file)
-    if published and size != published:
-        warnings.warn(f"{file} has {size:,} bytes where {published:,} were published in 2024; its content is whole, so its host "
-                      "has perhaps packed it anew.", stacklevel=3)
+    _compare_size(file, path.stat().st_size)
     return path
 
+# %% ../../nbs/files/mirrors.ipynb #splits
+def _splits(size, test):  # as for `mind_folder`
+    "The splits that a size has and that are wanted."
+    return ["train", "dev"] + (["test"] if test and size == "large" else [])
+
 # %% ../../nbs/files/mirrors.ipynb #mind-folder
-def mind_folder(size, # "demo", "small" or "large"
-                test=False, # whether the large test set is wanted too
-                cache=True, # as for `downloads_folder`
-               ): # a `Path`
+def mind_folder(
+    size,  # "demo", "small" or "large"
+    test=False,  # whether the large test set is wanted too
+    cache=True,  # as for `downloads_folder`
+):  # a `Path`
     "The folder with MIND's archives of one size."
     one_of("size", size, ("demo", "small", "large"))
-    splits = ["train", "dev"] + (["test"] if test and size == "large" else [])
     byhand = ", or pass path='a folder with train/ and dev/'"
-    return [get("MIND", f"MIND{size}_{split}.zip", size, cache, byhand) for split in splits][0].parent
+    names = [f"MIND{size}_{split}.zip" for split in _splits(size, test)]
+    return [get("MIND", name, size, cache, byhand) for name in names][0].parent
 
 # %% ../../nbs/files/mirrors.ipynb #languages
-LANGUAGES = dict(swh="sw", som="so", cmn="zh", jpn="ja", tur="tr", tam="ta", vie="vi", tha="th", ron="ro", fin="fi", kat="ka",
-                 hat="ht", ind="id", grn="gn") # xMIND's code -> BPEmb's
-UNSPACED = "cmn", "jpn", "tha" # written without spaces between words
+LANGUAGES = {  # xMIND's code -> BPEmb's
+    **dict(swh="sw", som="so", cmn="zh", jpn="ja", tur="tr", tam="ta", vie="vi"),
+    **dict(tha="th", ron="ro", fin="fi", kat="ka", hat="ht", ind="id", grn="gn"),
+}
+UNSPACED = "cmn", "jpn", "tha"  # written without spaces between words
 
 # %% ../../nbs/files/mirrors.ipynb #xmind-files
-def xmind_files(language, # one of `LANGUAGES`
-                size, # "small" or "large"
-                test=False, # whether the articles of the large test set are wanted too
-                cache=True, # as for `downloads_folder`
-               ): # list of paths
+def xmind_files(
+    language,  # one of `LANGUAGES`
+    size,  # "small" or "large"
+    test=False,  # whether the articles of the large test set are wanted too
+    cache=True,  # as for `downloads_folder`
+):  # list of paths
     "xMIND's archives of one language and size."
     one_of("language", language, tuple(LANGUAGES))
     if size not in ("small", "large"):
-        raise wrong("the size small or large, which xMIND has", repr(size), remedy="give one of them, or as language= the folder "
-                    "with xMIND's files")
-    splits = ["train", "dev"] + (["test"] if test and size == "large" else [])
-    return [get("xMIND", f"{language}/xMIND{size}_{split}.zip", cache=cache) for split in splits]
+        raise wrong(
+            "the size small or large, which xMIND has",
+            repr(size),
+            remedy="give one of them, or as language= the folder with xMIND's files",
+        )
+    names = [f"{language}/xMIND{size}_{split}.zip" for split in _splits(size, test)]
+    return [get("xMIND", name, cache=cache) for name in names]
+
+# %% ../../nbs/files/mirrors.ipynb #glove-widths
+GLOVE = {  # corpus: widths
+    "6B": (50, 100, 200, 300),
+    "42B": (300,),
+    "840B": (300,),
+    "twitter.27B": (25, 50, 100, 200),
+}
+
+# %% ../../nbs/files/mirrors.ipynb #glove-archives
+def _glove_archives():
+    "The archive of each name that GloVe's vectors have."
+    archives = {}
+    for corpus, widths in GLOVE.items():
+        for width in widths:
+            name = f"glove.{corpus}.{width}d"
+            file = f"glove.{corpus}" if len(widths) > 1 else name
+            archives[name] = f"{file}.zip"
+    return archives
 
 # %% ../../nbs/files/mirrors.ipynb #glove
-GLOVE = {"6B": (50, 100, 200, 300), "42B": (300,), "840B": (300,), "twitter.27B": (25, 50, 100, 200)} # widths
-
-def glove(name, # such as "glove.6B.100d"
-          cache=True): # as for `downloads_folder`
+def glove(
+    name,  # such as "glove.6B.100d"
+    cache=True,  # as for `downloads_folder`
+):
     "The vectors of a name, as a pair (archive, member)."
-    names = {f"glove.{corpus}.{width}d": f"glove.{corpus}.zip" if len(widths) > 1 else f"glove.{corpus}.{width}d.zip"
-             for corpus, widths in GLOVE.items() for width in widths}
-    archive = names[one_of("GloVe's name", name, tuple(names))]
+    archives = _glove_archives()
+    archive = archives[one_of("GloVe's name", name, tuple(archives))]
     return str(get("GloVe", archive, cache=cache)), f"{name}.txt"
 
-# %% ../../nbs/files/mirrors.ipynb #bpemb
-PIECES, WIDTHS = (1000, 3000, 5000, 10000, 25000, 50000, 100000, 200000, 320000, 1000000), (25, 50, 100, 200, 300)
+# %% ../../nbs/files/mirrors.ipynb #bpemb-numbers
+PIECES = (1000, 3000, 5000, 10000, 25000, 50000, 100000, 200000, 320000, 1000000)
+WIDTHS = (25, 50, 100, 200, 300)
 
-def bpemb(name, # "bpemb.ja.10000", a tokenizer, or "bpemb.ja.10000.100d", its vectors
-          cache=True): # as for `downloads_folder`
+# %% ../../nbs/files/mirrors.ipynb #bpemb-file
+def _bpemb_file(name):  # as for `bpemb`
+    "The way to a file of BPEmb's below the source's address."
+    parts = re.fullmatch(r"bpemb\.([a-z][a-z_-]*)\.(\d+)(?:\.(\d+)d)?", name)
+    if not parts or int(parts[2]) not in PIECES or int(parts[3] or 100) not in WIDTHS:
+        pieces, widths = (", ".join(map(str, numbers)) for numbers in (PIECES, WIDTHS))
+        expected = "bpemb.<language>.<pieces>, with .<width>d for vectors"
+        legal = f"(pieces: {pieces}; widths: {widths})"
+        raise wrong(f"{expected} {legal}", repr(name))
+    language, pieces, width = parts.groups()
+    ending = f".d{width}.w2v.txt.tar.gz" if width else ".model"
+    return f"{language}/{language}.wiki.bpe.vs{pieces}{ending}"
+
+# %% ../../nbs/files/mirrors.ipynb #bpemb
+def bpemb(
+    name,  # "bpemb.ja.10000", a tokenizer, or "bpemb.ja.10000.100d", its vectors
+    cache=True,  # as for `downloads_folder`
+):
     "The path of a file of BPEmb's."
-    found = re.fullmatch(r"bpemb\.([a-z][a-z_-]*)\.(\d+)(?:\.(\d+)d)?", name)
-    if not found or int(found[2]) not in PIECES or int(found[3] or 100) not in WIDTHS:
-        raise wrong(f"bpemb.<language>.<pieces>, with .<width>d for vectors (pieces: {', '.join(map(str, PIECES))}; "
-                    f"widths: {', '.join(map(str, WIDTHS))})", repr(name))
-    language, pieces, width = found.groups()
-    file = f"{language}.wiki.bpe.vs{pieces}" + (f".d{width}.w2v.txt.tar.gz" if width else ".model")
-    return str(get("BPEmb", f"{language}/{file}", cache=cache, byhand=(
-        ", or give another number of pieces: small Wikipedias have few, and languages of many characters have no small ones")))
+    byhand = (
+        ", or give another number of pieces: small Wikipedias have few, "
+        "and languages of many characters have no small ones"
+    )
+    return str(get("BPEmb", _bpemb_file(name), cache=cache, byhand=byhand))
+
+# %% ../../nbs/files/mirrors.ipynb #is-name
+def _is_name(vectors):  # as for `find_vectors`
+    "Whether something stands for vectors by name, and is no file."
+    if not isinstance(vectors, str) or os.path.exists(vectors):
+        return False
+    endings = (".txt", ".vec", ".gz", ".zip", ".safetensors")
+    named = re.match(r"(glove|bpemb)\.[^/\\]*$", vectors)
+    return bool(named) and not vectors.endswith(endings)
 
 # %% ../../nbs/files/mirrors.ipynb #find-vectors
-def find_vectors(vectors, # what `open_bytes` takes, or a name such as "glove.6B.100d" or "bpemb.ja.10000.100d"
-                 cache=True, # as for `downloads_folder`
-                ): # what `open_bytes` takes
+def find_vectors(
+    vectors,  # what `open_bytes` takes, or a name such as "glove.6B.100d" or "bpemb.ja.10000.100d"
+    cache=True,  # as for `downloads_folder`
+):  # what `open_bytes` takes
     "The file that word vectors are read from."
-    named = isinstance(vectors, str) and re.match(r"(glove|bpemb)\.[^/\\]*$", vectors)
-    if not named or vectors.endswith((".txt", ".vec", ".gz", ".zip", ".safetensors")) or os.path.exists(vectors): return vectors
-    if vectors.startswith("glove."): return glove(vectors, cache)
-    if not vectors.endswith("d"): raise wrong("the name of vectors, bpemb.<language>.<pieces>.<width>d", repr(vectors))
+    if not _is_name(vectors):
+        return vectors
+    if vectors.startswith("glove."):
+        return glove(vectors, cache)
+    if not vectors.endswith("d"):
+        name = "the name of vectors, bpemb.<language>.<pieces>.<width>d"
+        raise wrong(name, repr(vectors))
     return bpemb(vectors, cache)

@@ -9,83 +9,172 @@ __all__ = ['HELD', 'THIS', 'measured', 'held_paragraph', 'licence', 'card']
 from ..core import one_of
 from ..metrics.results import cell, heading
 
+# %% ../../nbs/hub/card.ipynb #model-rows
+def _model_rows(name, results, seeds, best):
+    "{row: metrics} of a model, or of those of its seeds that were measured."
+    rows = {}
+    if not seeds:
+        rows[name] = (results or {}).get("model")
+    for label, seed in seeds.items():
+        star = " *" if label == best else ""
+        rows[label.replace("_", " ") + star] = seed["model"]
+    return {row: values for row, values in rows.items() if values}
+
+# %% ../../nbs/hub/card.ipynb #table-lines
+def _table_lines(models, metrics, baselines):
+    "The lines of the table, in Markdown."
+    rows = {row: [cell([of[m]]) for m in metrics] for row, of in models.items()}
+    if len(models) > 1:
+        mean = [cell([of[m] for of in models.values()]) for m in metrics]
+        rows["mean ± sd"] = mean
+    for row, of in baselines.items():
+        rows[row] = [cell([of[m]]) for m in metrics]
+    head = ["", *map(heading, metrics)]
+    rule = [":--", *["--:"] * len(metrics)]
+    body = [[row, *values] for row, values in rows.items()]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
+
+# %% ../../nbs/hub/card.ipynb #measured-on
+def _measured_on(results):
+    "The line above the table."
+    if "impressions" not in results["model"]:
+        return "Measured:\n"
+    data = results.get("data", "its data")
+    split = results.get("split", "test")
+    number = results["model"]["impressions"]
+    return f"Measured on {data}, {split} split, {number} impressions:\n"
+
+# %% ../../nbs/hub/card.ipynb #chosen-by
+def _chosen_by(seeds, by):
+    "The sentence that says by what the seed at the root was chosen."
+    metric = "mean of AUC, MRR, nDCG@5 and nDCG@10" if by == "mean" else heading(by)
+    values = "; ".join(
+        f"{label.replace('_', ' ')}: {seed['validation']:.4f}"
+        for label, seed in seeds.items()
+    )
+    if len(seeds) <= 1:
+        return "\n\\* The only seed."
+    return (
+        "\n\\* The weights at the root of the folder. Chosen by the validation split "
+        f"({metric}: {values}), not by the test; "
+        "each seed lies in a folder of its own, such as `seed_42/`."
+    )
+
 # %% ../../nbs/hub/card.ipynb #measured
-def measured(name, # of the model
-             results, # as `experiment.measure` returns them, or None
-             seeds=None, # {"seed_42": {"validation": number, "model": metrics or None}, …}
-             best=None, # which of them stands at the root
-             by=None, # what it was chosen by, such as "AUC"
-            ): # a paragraph with a table, "" where nothing was measured
+def measured(
+    name,  # of the model
+    results,  # as `experiment.measure` returns them, or None
+    seeds=None,  # {"seed_42": {"validation": number, "model": metrics or None}, …}
+    best=None,  # which of them stands at the root
+    by=None,  # what it was chosen by, such as "AUC"
+):  # a paragraph with a table, "" where nothing was measured
     "The part of the card that says what was measured, and by what the seed was chosen."
     seeds, parts = seeds or {}, []
-    found = {**({} if seeds else {name: (results or {}).get("model")}),
-             **{f"{label.replace('_', ' ')}{' *' if label == best else ''}": s["model"] for label, s in seeds.items()}}
-    found = {row: values for row, values in found.items() if values}
-    metrics = [m for m, v in next(iter(found.values()), {}).items() if isinstance(v, float)]
+    models = _model_rows(name, results, seeds, best)
+    first = next(iter(models.values()), {})
+    metrics = [m for m, value in first.items() if isinstance(value, float)]
     if metrics:
-        rows = {row: [cell([values[m]]) for m in metrics] for row, values in found.items()}
-        if len(found) > 1: rows["mean ± sd"] = [cell([values[m] for values in found.values()]) for m in metrics]
-        for row, values in results.get("baselines", {}).items(): rows[row] = [cell([values[m]]) for m in metrics]
-        parts.append(f"Measured on {results.get('data', 'its data')}, {results.get('split', 'test')} split, "
-                     f"{results['model']['impressions']} impressions:\n" if "impressions" in results["model"] else "Measured:\n")
-        parts += [f"| {' | '.join(row)} |" for row in (["", *map(heading, metrics)], [":--", *["--:"] * len(metrics)])]
-        parts += [f"| {row} | {' | '.join(values)} |" for row, values in rows.items()]
+        parts.append(_measured_on(results))
+        parts += _table_lines(models, metrics, results.get("baselines", {}))
     if best:
-        told = "mean of AUC, MRR, nDCG@5 and nDCG@10" if by == "mean" else heading(by)
-        values = "; ".join(f"{label.replace('_', ' ')}: {s['validation']:.4f}" for label, s in seeds.items())
-        parts.append(f"\n\\* The weights at the root of the folder. Chosen by the validation split ({told}: {values}), not by the test; "
-                     "each seed lies in a folder of its own, such as `seed_42/`." if len(seeds) > 1 else "\n\\* The only seed.")
+        parts.append(_chosen_by(seeds, by))
     return "\n".join(parts) + "\n\n" if parts else ""
 
 # %% ../../nbs/hub/card.ipynb #held
 HELD = dict(
-    none="It holds nothing about single users, and no user ids: the model knows a user by the clicks of a request alone.",
-    unseen="The model was trained with a vector for each user of its data. These vectors are left out, and so are the user ids: every "
-           "user gets the vector of the unseen user, which is kept. What that costs: for users of the training data the folder "
-           "is not as good as the model was, and numbers above that were measured with users' own vectors are not reached for them; "
-           "for everybody else nothing changes.",
-    rows="It holds a vector for each user of the training data, in the order of its log and without user ids: of use together "
-         "with that log only. Who has the log can tell whose they are, so this folder is not for publication: "
-         "`newsrex share` and `save_pretrained` leave the vectors out.",
-    ids="**It holds user ids** (`users.json`) and, where the model has them, a vector for each of these users: personal data.")
+    none="It holds nothing about single users, and no user ids: "
+    "the model knows a user by the clicks of a request alone.",
+    unseen="The model was trained with a vector for each user of its data. "
+    "These vectors are left out, and so are the user ids: every "
+    "user gets the vector of the unseen user, which is kept. "
+    "What that costs: for users of the training data the folder "
+    "is not as good as the model was, and numbers above that were measured with "
+    "users' own vectors are not reached for them; "
+    "for everybody else nothing changes.",
+    rows="It holds a vector for each user of the training data, "
+    "in the order of its log and without user ids: "
+    "of use together with that log only. "
+    "Who has the log can tell whose they are, so this folder is not for publication: "
+    "`newsrex share` and `save_pretrained` leave the vectors out.",
+    ids="**It holds user ids** (`users.json`) and, where the model has them, "
+    "a vector for each of these users: personal data.",
+)
 
-def held_paragraph(kind, # a key of `HELD`
-            articles=0, # how many it holds
-           ): # a paragraph
+# %% ../../nbs/hub/card.ipynb #held-paragraph
+def held_paragraph(
+    kind,  # a key of `HELD`
+    articles=0,  # how many it holds
+):  # a paragraph
     "The part of the card that says what the folder holds of users and articles."
-    held = f"It holds {articles} articles (`articles.jsonl`), from which it recommends." if articles else "It holds no articles."
-    return f"**Users and articles.** {HELD[one_of('users', kind, tuple(HELD))]} {held}\n\n"
+    held = "It holds no articles."
+    if articles:
+        number = f"{articles} articles (`articles.jsonl`)"
+        held = f"It holds {number}, from which it recommends."
+    users = HELD[one_of("users", kind, tuple(HELD))]
+    return f"**Users and articles.** {users} {held}\n\n"
+
+# %% ../../nbs/hub/card.ipynb #terms
+def _terms(data):
+    "The sentence about the terms of the data that a model was trained on."
+    if "mind" in (data or "").lower():
+        return "These weights were trained on MIND. "
+    if (data or "").startswith("toy-"):
+        return (
+            "These weights were trained on a toy world, whose text is invented: "
+            "MIT, like the package. "
+        )
+    name = data or "data that the folder does not name"
+    return f"These weights were trained on {name}, whose terms hold for them. "
 
 # %% ../../nbs/hub/card.ipynb #licence
-def licence(data): # the name of the data set, or None
+def licence(data):  # the name of the data set, or None
     "(the line for the hub, the paragraph)"
-    mind, made = "mind" in (data or "").lower(), (data or "").startswith("toy-")
-    terms = "These weights were trained on MIND. " if mind else (
-        "These weights were trained on a toy world, whose text is invented: MIT, like the package. " if made else
-        f"These weights were trained on {data or 'data that the folder does not name'}, whose terms hold for them. ")
-    line = "license: mit\n" if made else "license: other\n"
-    return line, f"**Licence.** {terms}Weights that were trained on MIND are for research use only, as MIND is: its Microsoft " \
-                 "Research licence allows no commercial use.\n"
+    toy = (data or "").startswith("toy-")
+    line = "license: mit\n" if toy else "license: other\n"
+    return (
+        line,
+        f"**Licence.** {_terms(data)}Weights that were trained on MIND are for "
+        "research use only, as MIND is: its Microsoft "
+        "Research licence allows no commercial use.\n",
+    )
+
+# %% ../../nbs/hub/card.ipynb #example
+def _example(handle, articles):
+    "The lines of Python that load a folder and recommend."
+    add = 'recommender.add([{"id": "A1", "title": "…"}, {"id": "A2", "title": "…"}])'
+    return (
+        "``` python\n"
+        "from newsrex_nb.recommend.recommender import Recommender\n\n"
+        f'recommender = Recommender.from_pretrained("{handle}")\n'
+        + ("" if articles else f"{add}\n")
+        + 'recommender.recommend(history=[{"title": "…"}], k=10)\n```\n\n'
+    )
 
 # %% ../../nbs/hub/card.ipynb #card
-THIS = "this folder" # what the example loads until the folder has a place on the hub
+THIS = "this folder"  # what the example loads until the folder has a place on the hub
 
-def card(name, # of the model's class
-         data=None, # name of the data set it was trained on
-         reads=(), # columns of an article that it reads
-         results=None, # as `experiment.measure` returns them
-         kind="none", # what it holds of users, a key of `HELD`
-         articles=0, # how many it holds
-         handle=THIS, # what the example loads
-         **seeds, # see `measured`
-        ): # the text of README.md
-    "A card in the hub's form: front matter, then what readers need."
+
+def card(
+    name,  # of the model's class
+    data=None,  # name of the data set it was trained on
+    reads=(),  # columns of an article that it reads
+    results=None,  # as `experiment.measure` returns them
+    kind="none",  # what it holds of users, a key of `HELD`
+    articles=0,  # how many it holds
+    handle=THIS,  # what the example loads
+    **seeds,  # see `measured`
+):  # the text of README.md
+    "A card in the hub's form: front matter, then what people need."
     line, terms = licence(data)
-    add = "" if articles else ("recommender.add([{\"id\": \"A1\", \"title\": \"…\"}, {\"id\": \"A2\", \"title\": \"…\"}])\n")
-    return (f"---\nlibrary_name: newsrex_nb\n{line}tags:\n- news-recommendation\n---\n\n# {name}\n\n"
-            f"A news recommender: it orders articles for a user, given the articles the user clicked."
-            + (f" Of an article it reads: {', '.join(reads)}." if reads else "") + "\n\n"
-            "``` python\nfrom newsrex_nb.recommend.recommender import Recommender\n\n"
-            f"recommender = Recommender.from_pretrained(\"{handle}\")\n{add}"
-            "recommender.recommend(history=[{\"title\": \"…\"}], k=10)\n```\n\n"
-            + measured(name, results, **seeds) + held_paragraph(kind, articles) + terms)
+    tags = "tags:\n- news-recommendation\n"
+    columns = f" Of an article it reads: {', '.join(reads)}." if reads else ""
+    parts = [
+        f"---\nlibrary_name: newsrex_nb\n{line}{tags}---\n\n# {name}\n\n",
+        "A news recommender: it orders articles for a user, "
+        f"given the articles the user clicked.{columns}\n\n",
+        _example(handle, articles),
+        measured(name, results, **seeds),
+        held_paragraph(kind, articles),
+        terms,
+    ]
+    return "".join(parts)

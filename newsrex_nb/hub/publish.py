@@ -14,209 +14,354 @@ import keras
 import numpy as np
 
 from .card import THIS
-from .folder import (FORMAT, fetch, load, open_folder, read_handle, read_json, save, upload, write_json,
-                                   write_text)
+from .folder import FORMAT, fetch, load, open_folder, read_handle
+from .folder import read_json, save, upload, write_json, write_text
 from ..core import fingerprint, wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..models.base import weight_names
 from ..metrics.results import portable
 
 # %% ../../nbs/hub/publish.ipynb #without-users
-def without_users(model): # a `NewsRecommender`
-    "The model for users that it does not know: of every table with a row per user only row 0 is left."
-    if not model.sizes.users: return model
+def without_users(model):  # a `NewsRecommender`
+    "The model for users that it does not know: tables of users keep row 0 only."
+    if not model.sizes.users:
+        return model
     config = model.get_config()
-    small = type(model).from_config({**config, "sizes": {**config["sizes"], "users": 0}})
-    own, left = weight_names(model), weight_names(small)
+    sizes = {**config["sizes"], "users": 0}
+    small = type(model).from_config({**config, "sizes": sizes})
+    weights, left = weight_names(model), weight_names(small)
     for name, v in left.items():
-        value = keras.ops.convert_to_numpy(own[name]) if name in own else np.zeros(0)
-        if value.shape == (model.sizes.users + 1, *v.shape[1:]) != tuple(v.shape): value = value[:1]
-        if value.shape != tuple(v.shape) or set(left) != set(own):
-            raise wrong("weights that have one row per user, or do not depend on the number of users", name,
-                        where=type(model).__name__, remedy="save it with hub.save, which keeps everything")
+        value = np.zeros(0)
+        if name in weights:
+            value = keras.ops.convert_to_numpy(weights[name])
+        if value.shape == (model.sizes.users + 1, *v.shape[1:]) != tuple(v.shape):
+            value = value[:1]
+        if value.shape != tuple(v.shape) or set(left) != set(weights):
+            raise wrong(
+                "weights that have one row per user, "
+                "or do not depend on the number of users",
+                name,
+                where=type(model).__name__,
+                remedy="save it with hub.save, which keeps everything",
+            )
         v.assign(value)
     return small
 
+# %% ../../nbs/hub/publish.ipynb #article-line
+def _article_line(news, row):
+    "One article of a `News` as a line of JSON, without its empty fields."
+    names = ("title", "abstract", "category", "subcategory", "entities")
+    fields = {name: getattr(news, name)[row] for name in names}
+    if news.published is not None and news.published[row] >= 0:
+        fields["published"] = int(news.published[row])
+    filled = {name: value for name, value in fields.items() if value}
+    return json.dumps({"id": str(news.ids[row]), **filled}, ensure_ascii=False) + "\n"
+
 # %% ../../nbs/hub/publish.ipynb #write-articles
-def write_articles(path, # of the file
-                   news): # a `News`; its padding row and the one for unknown articles are left out
+def write_articles(
+    path,  # of the file
+    news,  # a `News`; its padding row and the one for unknown articles are left out
+):
     "Writes articles as JSON lines."
-    lines = []
-    for row in range(1, len(news)):
-        if news.ids[row] == UNKNOWN: continue
-        fields = {name: getattr(news, name)[row] for name in ("title", "abstract", "category", "subcategory", "entities")}
-        if news.published is not None and news.published[row] >= 0: fields["published"] = int(news.published[row])
-        lines.append(json.dumps({"id": str(news.ids[row]), **{k: v for k, v in fields.items() if v}}, ensure_ascii=False) + "\n")
-    write_text(path, "".join(lines))
+    rows = [row for row in range(1, len(news)) if news.ids[row] != UNKNOWN]
+    write_text(path, "".join(_article_line(news, row) for row in rows))
 
 # %% ../../nbs/hub/publish.ipynb #read-articles
-def read_articles(path): # of the file, a `Path`; one that does not exist holds none
+def read_articles(path):  # of the file, a `Path`; one that does not exist holds none
     "The articles that `write_articles` wrote, as dicts."
     articles = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
-        try: articles.append(json.loads(line))
-        except json.JSONDecodeError: raise wrong("an article as JSON", repr(line[:40]), where=f"{path}, line {number}") from None
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            articles.append(json.loads(line))
+        except json.JSONDecodeError:
+            got, where = repr(line[:40]), f"{path}, line {number}"
+            raise wrong("an article as JSON", got, where=where) from None
     return articles
 
+# %% ../../nbs/hub/publish.ipynb #user-ids
+def _user_ids(model, data):
+    "The ids of the users that a model was made for, in the order of its table."
+    ids = data.users[1 : model.sizes.users + 1].tolist()
+    if len(ids) != model.sizes.users:
+        raise wrong(
+            f"the ids of {model.sizes.users} users",
+            f"{len(ids)}",
+            where=f"the data set {data.name}",
+            remedy="give the data set that the model was trained on, "
+            "or leave keep_users out",
+        )
+    return ids
+
 # %% ../../nbs/hub/publish.ipynb #save-pretrained
-def save_pretrained(folder, # made if it is not there
-                    model, # a `NewsRecommender`
-                    data, # the `Dataset` it was trained on, or that it recommends from
-                    results=None, # what was measured, as `experiment.measure` returns it
-                    run=None, # what `fit` returned: how it was trained
-                    keep_users=False, # whether user ids, and vectors of single users, are kept
-                    keep_articles=False, # whether the articles of `data` are kept
-                    **told, # what else the card says, see `card`
-                   ): # the folder, a `Path`
-    "Writes a model for others: weights, configuration, vocabulary, results, a card; of users and articles what was asked for."
-    ids = data.users[1:model.sizes.users + 1].tolist()
-    if keep_users and len(ids) != model.sizes.users:
-        raise wrong(f"the ids of {model.sizes.users} users", f"{len(ids)}", where=f"the data set {data.name}",
-                    remedy="give the data set that the model was trained on, or leave keep_users out")
+def save_pretrained(
+    folder,  # made if it is not there
+    model,  # a `NewsRecommender`
+    data,  # the `Dataset` it was trained on, or that it recommends from
+    results=None,  # what was measured, as `experiment.measure` returns it
+    run=None,  # what `fit` returned: how it was trained
+    keep_users=False,  # whether user ids, and vectors of single users, are kept
+    keep_articles=False,  # whether the articles of `data` are kept
+    **told,  # what else the card says, see `card`
+):  # the folder, a `Path`
+    "Writes a model for others; of users and articles only what was asked for."
+    ids = _user_ids(model, data) if keep_users else []
     summary = run if run is None or isinstance(run, dict) else summary_of(run)
-    if keep_articles: told["articles"] = sum(i != UNKNOWN for i in data.news.ids[1:].tolist())
-    if keep_users: told["kind"] = "ids"
-    folder = save(folder, model if keep_users else without_users(model), data.features, results, summary, **told)
-    if keep_users: write_json(folder / "users.json", dict(format=FORMAT, users=ids))
-    if keep_articles: write_articles(folder / "articles.jsonl", data.news)
+    if keep_articles:
+        told["articles"] = sum(i != UNKNOWN for i in data.news.ids[1:].tolist())
+    if keep_users:
+        told["kind"] = "ids"
+    else:
+        model = without_users(model)
+    folder = save(folder, model, data.features, results, summary, **told)
+    if keep_users:
+        write_json(folder / "users.json", dict(format=FORMAT, users=ids))
+    if keep_articles:
+        write_articles(folder / "articles.jsonl", data.news)
     return folder
 
 # %% ../../nbs/hub/publish.ipynb #from-pretrained
-def from_pretrained(handle): # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
-    "(model, `Dataset` without a log): a saved model, and the users and articles that were saved with it."
+def from_pretrained(
+    handle,  # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
+):  # (model, `Dataset` without a log)
+    "A saved model, and the users and articles that were saved with it."
     folder = fetch(handle)
     model, features = load(folder)
     name = read_json(folder / "config.json").get("data") or folder.name
     path, users = folder / "users.json", []
     if path.exists():
         users = read_json(path, "users")["users"]
-        if len(users) != model.sizes.users: raise wrong(f"{model.sizes.users} user ids", len(users), where=str(path))
+        if len(users) != model.sizes.users:
+            raise wrong(f"{model.sizes.users} user ids", len(users), where=str(path))
     articles = read_articles(folder / "articles.jsonl")
     features = features.encode(news_table(articles)) if articles else features
-    return model, Dataset(name, features.news, np.array(["", *users]), None, None, None, features)
+    users = np.array(["", *users])
+    return model, Dataset(name, features.news, users, None, None, None, features)
+
+# %% ../../nbs/hub/publish.ipynb #summary-of-fit
+def _summary_of_fit(run):
+    "The summary of what `fit` returned."
+    seconds = dict(plan=run.plan_seconds, compile=run.compile_seconds)
+    return dict(
+        format=FORMAT,
+        history=run.history,
+        best_epoch=run.best_epoch,
+        refitted=run.refitted,
+        samples=run.samples,
+        seconds=seconds | dict(epochs=run.seconds),
+    )
 
 # %% ../../nbs/hub/publish.ipynb #summary-of
-def summary_of(run): # what `fit` returned, or the folder of a run
-    "What `training_run_summary.json` says: metrics of every epoch, the best one, times; of a run's folder also its configuration."
+def summary_of(run):  # what `fit` returned, or the folder of a run
+    "What `training_run_summary.json` says; of a folder also its configuration."
     if not isinstance(run, (str, Path)):
-        seconds = dict(plan=run.plan_seconds, compile=run.compile_seconds, epochs=run.seconds)
-        return dict(format=FORMAT, history=run.history, best_epoch=run.best_epoch, refitted=run.refitted, samples=run.samples,
-                    seconds=seconds)
+        return _summary_of_fit(run)
     run = Path(run)
-    if (run / "training_run_summary.json").exists(): return read_json(run / "training_run_summary.json", "history")
+    if (run / "training_run_summary.json").exists():
+        return read_json(run / "training_run_summary.json", "history")
     if not (run / "history.json").exists():
-        raise wrong("the folder of a run", "one without history.json or training_run_summary.json", where=str(run),
-                    remedy="train with newsrex train, or save_pretrained(…, run=what fit returned)")
+        raise wrong(
+            "the folder of a run",
+            "one without history.json or training_run_summary.json",
+            where=str(run),
+            remedy="train with newsrex train, "
+            "or save_pretrained(…, run=what fit returned)",
+        )
     about = read_json(run / "experiment.json", "config", "data")
     history = read_json(run / "history.json", "best_epoch")
-    metrics = {k: history.pop(k) for k in list(history) if k == "loss" or k.startswith("val_")}
-    config = portable({k: v for k, v in about["config"].items() if k not in ("folder", "results")})
-    return {**about, "config": config, "history": metrics, **history}
+    names = [k for k in history if k == "loss" or k.startswith("val_")]
+    metrics = {name: history.pop(name) for name in names}
+    config = {
+        k: v for k, v in about["config"].items() if k not in ("folder", "results")
+    }
+    return {**about, "config": portable(config), "history": metrics, **history}
 
 # %% ../../nbs/hub/publish.ipynb #validation-of
-def validation_of(summary, # as `summary_of` returns it
-                  where, # for the message
-                  by=None, # metric, or "mean" of all; None = what the run was watched by, AUC where that is not known
-                 ): # (value, metric)
+def validation_of(
+    summary,  # as `summary_of` returns it
+    where,  # for the message
+    by=None,  # metric, or "mean" of all; None = what the run was watched by, or AUC
+):  # (value, metric)
     "What a run reached on its validation split with the weights that were kept."
-    recipe, history = summary.get("config", {}).get("recipe", {}), summary["history"]
+    recipe = summary.get("config", {}).get("recipe", {})
+    history = summary["history"]
     by = by or recipe.get("monitor") or "auc"
-    names = ["val_auc", "val_mrr", "val_ndcg@5", "val_ndcg@10"] if by == "mean" else [f"val_{by}"]
+    names = [f"val_{by}"]
+    if by == "mean":
+        names = ["val_auc", "val_mrr", "val_ndcg@5", "val_ndcg@10"]
     if not summary.get("best_epoch") or set(names) - set(history):
-        raise wrong(f"{' and '.join(names)} of every run, by which the best is chosen", ", ".join(history) or "nothing", where=where,
-                    remedy="train with a validation split; the test split is not there for choosing")
+        raise wrong(
+            f"{' and '.join(names)} of every run, by which the best is chosen",
+            ", ".join(history) or "nothing",
+            where=where,
+            remedy="train with a validation split; "
+            "the test split is not there for choosing",
+        )
     epoch = -1 if recipe.get("restore_best") is False else summary["best_epoch"] - 1
     return float(np.mean([history[name][epoch] for name in names])), by
 
 # %% ../../nbs/hub/publish.ipynb #experiment-of
-def experiment_of(run): # a folder
-    "(seed, {part: fingerprint}) of a saved run; runs of one experiment agree in everything but the seed."
+def experiment_of(run):  # a folder
+    "(seed, {part: fingerprint}) of a run; only the seed differs in one experiment."
     folder, config = open_folder(run)
-    seed, model = config["config"].get("seed"), {k: v for k, v in config["config"].items() if k not in ("seed", "sizes")}
+    seed = config["config"].get("seed")
+    model = {k: v for k, v in config["config"].items() if k not in ("seed", "sizes")}
     summary = summary_of(folder)
-    parts = dict(model=[config["class"], model], vocabulary=read_json(folder / "features.json", "recipe", "vocabulary"),
-                 data=summary.get("data", {}).get("key"), recipe={**summary.get("config", {}).get("recipe", {}), "verbose": None})
+    parts = dict(
+        model=[config["class"], model],
+        vocabulary=read_json(folder / "features.json", "recipe", "vocabulary"),
+        data=summary.get("data", {}).get("key"),
+        recipe={**summary.get("config", {}).get("recipe", {}), "verbose": None},
+    )
     return seed, {part: fingerprint(value) for part, value in parts.items()}
 
-# %% ../../nbs/hub/publish.ipynb #gather
-def gather(runs, # folders of runs that differ in their seed only
-           folder, # where to; new or empty
-           by=None, # what the best is chosen by, see `validation_of`
-           **kept, # keep_users and keep_articles of `save_pretrained`
-          ): # the folder, a `Path`
-    "Writes one folder of several seeds: each in `seed_…`, and the one with the best validation at the root."
-    folder, runs, found = Path(folder), [fetch(run) for run in runs], {}
-    if not runs: raise wrong("the folders of runs", "none")
-    if folder.exists() and any(folder.iterdir()):
-        raise wrong("a new or empty folder", "one with files", where=str(folder), remedy="choose another name")
+# %% ../../nbs/hub/publish.ipynb #runs-by-seed
+def _runs_by_seed(runs, by):
+    "({label: run, validation and results}, metric) of the runs of one experiment."
     first = experiment_of(runs[0])[1]
+    table = {}
     for run in runs:
         seed, parts = experiment_of(run)
         if unlike := [part for part in parts if parts[part] != first[part]]:
-            raise wrong("runs of one experiment, which differ in the seed only", f"another {' and '.join(unlike)}", where=str(run))
-        if f"seed_{seed}" in found: raise wrong("every seed once", f"seed {seed} again", where=str(run))
+            raise wrong(
+                "runs of one experiment, which differ in the seed only",
+                f"another {' and '.join(unlike)}",
+                where=str(run),
+            )
+        if f"seed_{seed}" in table:
+            raise wrong("every seed once", f"seed {seed} again", where=str(run))
         value, by = validation_of(summary_of(run), str(run), by)
         path = run / "test_results.json"
-        found[f"seed_{seed}"] = dict(run=run, validation=value, results=read_json(path, "model") if path.exists() else None)
-    best = max(found, key=lambda label: found[label]["validation"])
-    seeds = {label: dict(validation=f["validation"], model=(f["results"] or {}).get("model")) for label, f in found.items()}
+        results = read_json(path, "model") if path.exists() else None
+        table[f"seed_{seed}"] = dict(run=run, validation=value, results=results)
+    return table, by
+
+# %% ../../nbs/hub/publish.ipynb #write-seeds
+def _write_seeds(folder, table, chosen, kept):
+    "Writes each seed into a folder of its own, and the best one at the root too."
+    for label, entry in table.items():
+        model, data = from_pretrained(entry["run"])
+        results, summary = entry["results"], summary_of(entry["run"])
+        save_pretrained(folder / label, model, data, results, summary, **kept)
+        if label == chosen["best"]:
+            results = results and {**results, "seeds": chosen["seeds"]}
+            summary = {**summary, **chosen}
+            told = {**kept, **chosen}
+            save_pretrained(folder, model, data, results, summary, **told)
+
+# %% ../../nbs/hub/publish.ipynb #gather
+def gather(
+    runs,  # folders of runs that differ in their seed only
+    folder,  # where to; new or empty
+    by=None,  # what the best is chosen by, see `validation_of`
+    **kept,  # keep_users and keep_articles of `save_pretrained`
+):  # the folder, a `Path`
+    "Writes one folder of several seeds, with the best by validation at the root."
+    folder = Path(folder)
+    runs = [fetch(run) for run in runs]
+    if not runs:
+        raise wrong("the folders of runs", "none")
+    if folder.exists() and any(folder.iterdir()):
+        raise wrong(
+            "a new or empty folder",
+            "one with files",
+            where=str(folder),
+            remedy="choose another name",
+        )
+    table, by = _runs_by_seed(runs, by)
+    seeds = {}
+    for label, entry in table.items():
+        metrics = (entry["results"] or {}).get("model")
+        seeds[label] = dict(validation=entry["validation"], model=metrics)
+    best = max(seeds, key=lambda label: seeds[label]["validation"])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.resolve().parent))
+    parent = folder.resolve().parent
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
     try:
-        for label, f in found.items():
-            model, data = from_pretrained(f["run"])
-            save_pretrained(half / label, model, data, f["results"], summary_of(f["run"]), **kept)
-            if label != best: continue
-            chosen = dict(seeds=seeds, best=best, by=by)
-            save_pretrained(half, model, data, f["results"] and {**f["results"], "seeds": seeds}, {**summary_of(f["run"]), **chosen},
-                            **kept, **chosen)
-        if folder.exists(): folder.rmdir()
+        _write_seeds(half, table, dict(seeds=seeds, best=best, by=by), kept)
+        if folder.exists():
+            folder.rmdir()
         half.chmod(0o755)
         half.rename(folder)
-    finally: shutil.rmtree(half, ignore_errors=True)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
     return folder
 
+# %% ../../nbs/hub/publish.ipynb #refuse-users
+def _refuse_users(folder, users):
+    "Raises if a folder holds user ids, or is made for a number of users."
+    if (folder / "users.json").exists():
+        raise wrong(
+            "a folder without user ids",
+            "users.json",
+            where=str(folder),
+            remedy="save it without keep_users, or say keep_users=True here too, "
+            "where everybody can read them then",
+        )
+    if users:
+        raise wrong(
+            "a folder for users that the model does not know",
+            f"one made for {users} users, as runs are",
+            where=str(folder),
+            remedy="write one with newsrex share or save_pretrained, "
+            "which leave them out",
+        )
+
 # %% ../../nbs/hub/publish.ipynb #check-shareable
-def check_shareable(folder, # a `Path`
-                    keep_users, keep_articles): # as for `push_to_hub`
+def check_shareable(
+    folder,  # a `Path`
+    keep_users,  # as for `push_to_hub`
+    keep_articles,  # as for `push_to_hub`
+):
     "Raises unless a folder holds only what is to be published."
     users = open_folder(folder)[1]["config"]["sizes"].get("users")
-    if not keep_users and (folder / "users.json").exists():
-        raise wrong("a folder without user ids", "users.json", where=str(folder),
-                    remedy="save it without keep_users, or say keep_users=True here too, where everybody can read them then")
-    if not keep_users and users:
-        raise wrong("a folder for users that the model does not know", f"one made for {users} users, as runs are", where=str(folder),
-                    remedy="write one with newsrex share or save_pretrained, which leave them out")
+    if not keep_users:
+        _refuse_users(folder, users)
     if not keep_articles and (folder / "articles.jsonl").exists():
-        raise wrong("a folder without articles", "articles.jsonl", where=str(folder), remedy="save it without keep_articles, or say "
-                    "keep_articles=True here too, if they are yours to publish: MIND's are not")
+        raise wrong(
+            "a folder without articles",
+            "articles.jsonl",
+            where=str(folder),
+            remedy="save it without keep_articles, or say "
+            "keep_articles=True here too, if they are yours to publish: MIND's are not",
+        )
 
 # %% ../../nbs/hub/publish.ipynb #push-to-hub
-def push_to_hub(folder, # what `save_pretrained` or `gather` wrote
-                to, # "organisation/repository", made if it is not there
-                keep_users=False, # whether user ids in the folder are published
-                keep_articles=False, # whether articles in the folder are published
-                private=None, # whether a new repository is; None = as the organisation has it
-                token=None, # of the hub; None = the one that is logged in
-               ): # the handle that loads it
+def push_to_hub(
+    folder,  # what `save_pretrained` or `gather` wrote
+    to,  # "organisation/repository", made if it is not there
+    keep_users=False,  # whether user ids in the folder are published
+    keep_articles=False,  # whether articles in the folder are published
+    private=None,  # whether a new repository is; None = as the organisation has it
+    token=None,  # of the hub; None = the one that is logged in
+):  # the handle that loads it
     "Publishes a folder on the Hugging Face hub."
     folder = Path(folder)
     parts = [folder, *(p.parent for p in sorted(folder.glob("seed_*/config.json")))]
-    for part in parts: check_shareable(part, keep_users, keep_articles)
+    for part in parts:
+        check_shareable(part, keep_users, keep_articles)
     handle = f"hf://{str(to).removeprefix('hf://')}"
     read_handle(handle)
     for part in parts:
         place = "/".join([handle, *part.relative_to(folder).parts])
-        if (card := part / "README.md").exists(): write_text(card, card.read_text(encoding="utf-8").replace(f'"{THIS}"', f'"{place}"'))
+        if (card := part / "README.md").exists():
+            text = card.read_text(encoding="utf-8")
+            write_text(card, text.replace(f'"{THIS}"', f'"{place}"'))
     return upload(folder, to, private, token)
 
 # %% ../../nbs/hub/publish.ipynb #publish
-def publish(model, data, # as for `save_pretrained`
-            to, # "organisation/repository"
-            private=None, token=None, # as for `push_to_hub`
-            keep_users=False, keep_articles=False, # as for both
-            **options): # results and run of `save_pretrained`
+def publish(
+    model,  # as for `save_pretrained`
+    data,  # as for `save_pretrained`
+    to,  # "organisation/repository"
+    private=None,  # as for `push_to_hub`
+    token=None,  # as for `push_to_hub`
+    keep_users=False,  # as for both
+    keep_articles=False,  # as for both
+    **options,  # results and run of `save_pretrained`
+):
     "Saves a model and pushes it, by way of a folder that is gone afterwards."
     kept = dict(keep_users=keep_users, keep_articles=keep_articles)
     with tempfile.TemporaryDirectory() as folder:
-        return push_to_hub(save_pretrained(folder, model, data, **options, **kept), to, private=private, token=token, **kept)
+        saved = save_pretrained(folder, model, data, **options, **kept)
+        return push_to_hub(saved, to, private=private, token=token, **kept)

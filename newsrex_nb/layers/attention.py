@@ -13,267 +13,500 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, generator, register, wrong
+from ..core import Seeds, generator, patch_to, register, wrong
 
 # %% ../../nbs/layers/attention.ipynb #glorot
-def glorot(shape, # (in, out); a convolution has (window, in, out)
-           seed, # where the values come from
-           gain=1.0, # factor of the limit
-          ): # float32 values of this shape
-    "Uniform initial values by Glorot and Bengio; drawn with NumPy, so they are the same under every backend."
+def glorot(
+    shape,  # (in, out); a convolution has (window, in, out)
+    seed,  # where the values come from
+    gain=1.0,  # factor of the limit
+):  # float32 values of this shape
+    "Uniform initial values by Glorot and Bengio, the same under every backend."
     *window, rows, columns = shape
-    limit = gain * np.sqrt(6 / (max(1, np.prod(window, dtype=int)) * (rows + columns)))
-    return generator(seed, "glorot").uniform(-limit, limit, shape).astype(np.float32)
+    fans = max(1, np.prod(window, dtype=int)) * (rows + columns)
+    limit = gain * np.sqrt(6 / fans)
+    values = generator(seed, "glorot").uniform(-limit, limit, shape)
+    return values.astype(np.float32)
 
 # %% ../../nbs/layers/attention.ipynb #mixed-bits
-def mixed_bits(x): # uint32
-    "A permutation of the 32-bit integers that leaves no trace of their order (Wellons' lowbias32)."
-    constant = lambda value: ops.convert_to_tensor(np.uint32(value))
+def _uint32(value):
+    return ops.convert_to_tensor(np.uint32(value))
+
+
+def mixed_bits(x):  # uint32
+    "A permutation of the 32-bit integers without a trace of their order (lowbias32)."
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = ops.bitwise_xor(x, ops.right_shift(x, constant(shift))) * constant(factor)
-    return ops.bitwise_xor(x, ops.right_shift(x, constant(16)))
+        shifted = ops.right_shift(x, _uint32(shift))
+        x = ops.bitwise_xor(x, shifted) * _uint32(factor)
+    return ops.bitwise_xor(x, ops.right_shift(x, _uint32(16)))
 
 # %% ../../nbs/layers/attention.ipynb #dropout-layer
 @register
 class Dropout(keras.layers.Layer):
-    "Sets a share of the entries to 0 in training and scales the others, so that the mean stays."
-    def __init__(self, rate, # dropout rate, in [0, 1)
-                 seed=0, # where the masks come from
-                 **kwargs):
+    "Sets some entries to 0 in training and scales the others, so that the mean stays."
+
+    def __init__(
+        self,
+        rate,  # dropout rate, in [0, 1)
+        seed=0,  # where the masks come from
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        if not 0 <= rate < 1: raise wrong("a dropout rate of at least 0 and less than 1", rate)
+        if not 0 <= rate < 1:
+            raise wrong("a dropout rate of at least 0 and less than 1", rate)
         self.rate, self.seed, self.built = rate, seed, True
         self.generator = keras.random.SeedGenerator(seed) if rate else None
 
-    def get_config(self): return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
     def call(self, x, training=False):
-        if not training or not self.rate: return x
-        keys = mixed_bits(ops.cast(self.generator.next(), "uint32"))
-        position = ops.reshape(ops.arange(math.prod(ops.shape(x)), dtype="uint32"), ops.shape(x))
-        bits = mixed_bits(mixed_bits(ops.bitwise_xor(position, keys[0])) + keys[1])
-        keep = ops.greater_equal(bits, ops.convert_to_tensor(np.uint32(round(self.rate * 2**32))))
-        return ops.where(keep, x * (1 / (1 - self.rate)), ops.zeros_like(x))
+        if not training or not self.rate:
+            return x
+        kept = self._kept(ops.shape(x))
+        return ops.where(kept, x * (1 / (1 - self.rate)), ops.zeros_like(x))
+
+# %% ../../nbs/layers/attention.ipynb #dropout-mask
+@patch_to(Dropout)
+def _kept(self, shape):  # of the entries
+    "Which entries stay; every call draws anew."
+    keys = mixed_bits(ops.cast(self.generator.next(), "uint32"))
+    position = ops.reshape(ops.arange(math.prod(shape), dtype="uint32"), shape)
+    bits = mixed_bits(mixed_bits(ops.bitwise_xor(position, keys[0])) + keys[1])
+    return ops.greater_equal(bits, _uint32(round(self.rate * 2**32)))
 
 # %% ../../nbs/layers/attention.ipynb #configured-layer
 class ConfiguredLayer(keras.layers.Layer):
-    "A layer whose configuration is the arguments of its constructor and whose variables exist when that returns."
-    def __init__(self, arguments, # `locals()` of the constructor
-                 **kwargs): # what every Keras layer takes: name, dtype, trainable
+    "A layer configured by its arguments, whose variables exist once it is constructed."
+
+    def __init__(
+        self,
+        arguments,  # `locals()` of the constructor
+        **kwargs,  # what every Keras layer takes: name, dtype, trainable
+    ):
         super().__init__(**kwargs)
-        self.arguments = {k: v for k, v in arguments.items() if k not in ("self", "kwargs", "__class__")}
+        no_argument = ("self", "kwargs", "__class__")
+        self.arguments = {k: v for k, v in arguments.items() if k not in no_argument}
         self.built = self.supports_masking = True
 
-    def compute_mask(self, *arguments): return None # masks are handed over by name, never attached to a result
+    def compute_mask(self, *arguments):
+        return None
 
-    def get_config(self): return {**super().get_config(), **self.arguments}
+    def get_config(self):
+        return {**super().get_config(), **self.arguments}
 
-    def weight(self, name, # the attribute's name, which is also the name in saved files
-               values, # initial values, or a shape for zeros
-               trainable=True):
-        "Creates a variable with these initial values."
-        values = np.zeros(values, np.float32) if isinstance(values, tuple) else values
-        return self.add_weight(shape=values.shape, initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
-                               name=name, trainable=trainable)
+# %% ../../nbs/layers/attention.ipynb #layer-weight
+@patch_to(ConfiguredLayer)
+def weight(
+    self,
+    name,  # the attribute's name, which is also the name in saved files
+    values,  # initial values, or a shape for zeros
+    trainable=True,
+):
+    "Creates a variable with these initial values."
+    values = np.zeros(values, np.float32) if isinstance(values, tuple) else values
+    return self.add_weight(
+        shape=values.shape,
+        initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
+        name=name,
+        trainable=trainable,
+    )
 
-    def dropout(self, rate, seeds): # dropout rate; a stream of seeds
-        "A dropout layer with a seed of its own."
-        return Dropout(rate, seed=next(seeds), dtype=self.dtype_policy)
+# %% ../../nbs/layers/attention.ipynb #layer-dropout
+@patch_to(ConfiguredLayer)
+def dropout(self, rate, seeds):  # dropout rate; a stream of seeds
+    "A dropout layer with a seed of its own."
+    return Dropout(rate, seed=next(seeds), dtype=self.dtype_policy)
 
 # %% ../../nbs/layers/attention.ipynb #seen-weights
 _SEEN = contextvars.ContextVar("weights that somebody listens to", default=None)
 
+
 @contextlib.contextmanager
-def seen_weights(): # gives a list that grows
-    "Collects the weights of every attention inside the block, in the order in which they are computed."
-    token = _SEEN.set(found := [])
-    try: yield found
-    finally: _SEEN.reset(token)
+def seen_weights():  # gives a list that grows
+    "Collects the weights of every attention inside the block, in computed order."
+    weights = []
+    token = _SEEN.set(weights)
+    try:
+        yield weights
+    finally:
+        _SEEN.reset(token)
 
 # %% ../../nbs/layers/attention.ipynb #masked-softmax
-def masked_softmax(logits, # scores, any shape
-                   mask=None, # True where an entry counts, broadcastable to `logits`; None: everywhere
-                   axis=-1, # the axis that sums to one
-                  ): # weights of the logits' shape and type, 0 where masked
-    "Softmax over the valid entries; the zero vector, with zero gradient, where there are none."
+def masked_softmax(
+    logits,  # scores, any shape
+    mask=None,  # True where an entry counts, broadcastable to `logits`; None: everywhere
+    axis=-1,  # the axis that sums to one
+):  # weights of the logits' shape and type, 0 where masked
+    "Softmax over the valid entries; zero, with zero gradient, where there are none."
     scores = ops.cast(logits, "float32")
     if mask is not None:
         mask = ops.cast(mask, "bool")
         scores = ops.where(mask, scores, -1e9)
-    weights = ops.exp(scores - ops.stop_gradient(ops.max(scores, axis=axis, keepdims=True)))
-    if mask is not None: weights = ops.where(mask, weights, 0.0)
+    top = ops.stop_gradient(ops.max(scores, axis=axis, keepdims=True))
+    weights = ops.exp(scores - top)
+    if mask is not None:
+        weights = ops.where(mask, weights, 0.0)
     # the bound is below any sum that occurs, so that it never takes part in a gradient
     weights = weights / ops.maximum(ops.sum(weights, axis=axis, keepdims=True), 0.5)
-    if (seen := _SEEN.get()) is not None: seen.append(weights)
+    if (seen := _SEEN.get()) is not None:
+        seen.append(weights)
     return ops.cast(weights, logits.dtype)
 
 # %% ../../nbs/layers/attention.ipynb #additive-attention
 @register
 class AdditiveAttention(ConfiguredLayer):
-    "Pools (..., n, D) to (..., D) by learned weights; masked entries have none, and without valid entries the result is 0."
-    def __init__(self, input_dim, # D, width of what is pooled
-                 query_dim=200, # width of the hidden layer
-                 score_bias=False, # whether the scores have a (futile) constant
-                 key_dim=None, # width of the keys, where they are another sequence
-                 dropout=0.0, # dropout rate of the keys' entries before they are scored
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Pools (..., n, D) to (..., D) by learned weights; 0 without valid entries."
+
+    def __init__(
+        self,
+        input_dim,  # D, width of what is pooled
+        query_dim=200,  # width of the hidden layer
+        score_bias=False,  # whether the scores have a (futile) constant
+        key_dim=None,  # width of the keys, where they are another sequence
+        dropout=0.0,  # dropout rate of the keys' entries before they are scored
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
-        self.kernel = self.weight("kernel", glorot((key_dim or input_dim, query_dim), next(seeds)))
-        self.bias = self.weight("bias", (query_dim,))
-        self.query = self.weight("query", glorot((query_dim, 1), next(seeds)))
-        self.score_offset = self.weight("score_offset", (1,)) if score_bias else None
+        self._create_scorer(seeds)
         self.drop = self.dropout(dropout, seeds)
 
-    def call(self, x, # (..., n, D)
-             mask=None, # (..., n), True where an entry counts
-             key=None, # (..., n, key_dim), if the scores come from another sequence
-             training=False,
-             return_weights=False, # whether to return the weights (..., n), too
-            ): # (..., D)
-        if key is None: x = key = self.drop(x, training=training)
-        else: key = self.drop(key, training=training)
-        scores = ops.matmul(ops.tanh(ops.matmul(key, self.kernel) + self.bias), self.query)
-        if self.score_offset is not None: scores = scores + self.score_offset
-        weights = masked_softmax(scores[..., 0], mask)
+    def call(
+        self,
+        x,  # (..., n, D)
+        mask=None,  # (..., n), True where an entry counts
+        key=None,  # (..., n, key_dim), if the scores come from another sequence
+        training=False,
+        return_weights=False,  # whether to return the weights (..., n), too
+    ):  # (..., D)
+        if key is None:
+            x = key = self.drop(x, training=training)
+        else:
+            key = self.drop(key, training=training)
+        weights = masked_softmax(self._scores(key), mask)
         pooled = ops.squeeze(ops.matmul(weights[..., None, :], x), axis=-2)
         return (pooled, weights) if return_weights else pooled
+
+# %% ../../nbs/layers/attention.ipynb #additive-create
+@patch_to(AdditiveAttention)
+def _create_scorer(self, seeds):  # a stream of seeds
+    "The weights of the small network."
+    arguments = self.arguments
+    width = arguments["query_dim"]
+    key_dim = arguments["key_dim"] or arguments["input_dim"]
+    self.kernel = self.weight("kernel", glorot((key_dim, width), next(seeds)))
+    self.bias = self.weight("bias", (width,))
+    self.query = self.weight("query", glorot((width, 1), next(seeds)))
+    offset = self.weight("score_offset", (1,)) if arguments["score_bias"] else None
+    self.score_offset = offset
+
+# %% ../../nbs/layers/attention.ipynb #additive-scores
+@patch_to(AdditiveAttention)
+def _scores(self, key):  # (..., n, key_dim)
+    "How much every entry matters, before the softmax: (..., n)."
+    hidden = ops.tanh(ops.matmul(key, self.kernel) + self.bias)
+    scores = ops.matmul(hidden, self.query)
+    if self.score_offset is not None:
+        scores = scores + self.score_offset
+    return scores[..., 0]
+
+# %% ../../nbs/layers/attention.ipynb #per-head
+def _per_head(
+    mask,  # (..., m) for all queries, (..., n, m) for each, or None
+    query,  # (..., n, D)
+):  # (..., 1, 1 or n, m)
+    "The mask with an axis for heads, and one for queries."
+    if mask is None:
+        return None
+    if len(mask.shape) < len(query.shape):
+        return mask[..., None, None, :]
+    return mask[..., None, :, :]
+
+# %% ../../nbs/layers/attention.ipynb #check-heads
+def _check_heads(num_heads, head_dim):
+    "Raises the sentence that names the heads, unless there is one of some width."
+    if num_heads < 1 or head_dim < 1:
+        heads = f"{num_heads} heads of width {head_dim}"
+        raise wrong("at least one head of width 1", heads)
 
 # %% ../../nbs/layers/attention.ipynb #multi-head-attention
 @register
 class MultiHeadAttention(ConfiguredLayer):
-    "Lets (..., n, D) look at (..., m, key_dim): (..., n, num_heads · head_dim or output_dim); 0 where no key is valid."
-    def __init__(self, input_dim, # D, width of the queries
-                 num_heads, # heads
-                 head_dim, # width of a head
-                 key_dim=None, # width of the keys, if not D
-                 value_dim=None, # width of the values, if not that of the keys
-                 bias=False, # whether projections have a bias
-                 key_bias=None, # the same for the keys' projection alone; None: as `bias`
-                 output_dim=None, # width behind an output projection; None: no projection
-                 output_bias=None, # the same for the output projection alone; None: as `bias`
-                 attention_dropout=0.0, # dropout rate of the attention weights
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Lets (..., n, D) look at (..., m, key_dim): (..., n, width), 0 without valid keys."
+
+    def __init__(
+        self,
+        input_dim,  # D, width of the queries
+        num_heads,  # heads
+        head_dim,  # width of a head
+        key_dim=None,  # width of the keys, if not D
+        value_dim=None,  # width of the values, if not that of the keys
+        bias=False,  # whether projections have a bias
+        key_bias=None,  # the same for the keys' projection alone; None: as `bias`
+        output_dim=None,  # width behind an output projection; None: no projection
+        output_bias=None,  # the same for the output projection alone; None: as `bias`
+        attention_dropout=0.0,  # dropout rate of the attention weights
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        if num_heads < 1 or head_dim < 1:
-            raise wrong("at least one head of width 1", f"{num_heads} heads of width {head_dim}")
-        seeds, width = Seeds(seed), num_heads * head_dim
-        self.num_heads, self.head_dim, self.width = num_heads, head_dim, output_dim or width
-        key_dim = key_dim or input_dim
-        # Three products with a matrix each, then `einsum` on unmoved heads: of the layouts tried on CPU (one wide kernel,
-        # heads moved in front of words, flattened batches) none was faster, and a wide kernel cut by slices was far slower.
-        self.query_kernel = self.weight("query_kernel", glorot((input_dim, width), next(seeds)))
-        self.key_kernel = self.weight("key_kernel", glorot((key_dim, width), next(seeds)))
-        self.value_kernel = self.weight("value_kernel", glorot((value_dim or key_dim, width), next(seeds)))
-        self.query_bias = self.weight("query_bias", (width,)) if bias else None
-        self.key_bias = self.weight("key_bias", (width,)) if (bias if key_bias is None else key_bias) else None
-        self.value_bias = self.weight("value_bias", (width,)) if bias else None
-        self.output_kernel = self.weight("output_kernel", glorot((width, output_dim), next(seeds))) if output_dim else None
-        with_bias = output_dim and (bias if output_bias is None else output_bias)
-        self.output_bias = self.weight("output_bias", (output_dim,)) if with_bias else None
+        _check_heads(num_heads, head_dim)
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.width = output_dim or num_heads * head_dim
+        seeds = Seeds(seed)
+        self._create_weights(seeds)
         self.drop = self.dropout(attention_dropout, seeds)
 
-    def heads(self, x, kernel, bias=None, factor=1.0): # (..., n, width) -> (..., n, num_heads, head_dim)
-        y = ops.matmul(x, kernel)
-        if bias is not None: y = y + bias
-        return ops.reshape(y * factor, (*ops.shape(x)[:-1], self.num_heads, self.head_dim))
-
-    def call(self, query, # (..., n, D)
-             key=None, # (..., m, key_dim); None: the queries look at each other
-             value=None, # (..., m, value_dim); None: the keys
-             mask=None, # (..., m) keys that count, or (..., n, m) for each query its own
-             training=False,
-             return_weights=False, # whether to return the weights (..., num_heads, n, m), too
-            ): # (..., n, width)
-        key = query if key is None else key
-        q = self.heads(query, self.query_kernel, self.query_bias, self.head_dim ** -0.5) # early: float16 ends at 65,504
-        k = self.heads(key, self.key_kernel, self.key_bias)
-        v = self.heads(key if value is None else value, self.value_kernel, self.value_bias)
-        if mask is not None: mask = mask[..., None, None, :] if len(mask.shape) < len(query.shape) else mask[..., None, :, :]
+    def call(
+        self,
+        query,  # (..., n, D)
+        key=None,  # (..., m, key_dim); None: the queries look at each other
+        value=None,  # (..., m, value_dim); None: the keys
+        mask=None,  # (..., m) keys that count, or (..., n, m) for each query its own
+        training=False,
+        return_weights=False,  # whether to return the weights (..., num_heads, n, m), too
+    ):  # (..., n, width)
+        q, k, v = self._projected(query, key, value)
+        mask = _per_head(mask, query)
         weights = masked_softmax(ops.einsum("...qhd,...khd->...hqk", q, k), mask)
-        y = ops.einsum("...hqk,...khd->...qhd", self.drop(weights, training=training), v)
+        kept = self.drop(weights, training=training)
+        y = ops.einsum("...hqk,...khd->...qhd", kept, v)
         y = ops.reshape(y, (*ops.shape(query)[:-1], self.num_heads * self.head_dim))
-        if self.output_kernel is not None: y = ops.matmul(y, self.output_kernel)
-        if self.output_bias is not None:
-            y = y + self.output_bias
-            if mask is not None: y = y * ops.cast(ops.any(ops.cast(mask, "bool"), axis=-1), y.dtype)[..., 0, :, None]
+        y = self._output(y, mask)
         return (y, weights) if return_weights else y
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-weights
+@patch_to(MultiHeadAttention)
+def _create_weights(self, seeds):  # a stream of seeds
+    "Kernels, biases, output projection."
+    self._create_kernels(seeds)
+    self._create_biases()
+    self._create_output(seeds)
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-kernels
+@patch_to(MultiHeadAttention)
+def _create_kernels(self, seeds):  # a stream of seeds
+    "A matrix each for queries, keys and values, with the heads side by side."
+    # Of the layouts tried on CPU (one wide kernel, heads moved in front of words,
+    # flattened batches) none was faster, and a wide kernel cut by slices far slower.
+    width = self.num_heads * self.head_dim
+    input_dim = self.arguments["input_dim"]
+    key_dim = self.arguments["key_dim"] or input_dim
+    value_dim = self.arguments["value_dim"] or key_dim
+
+    def kernel(name, dim):
+        return self.weight(name, glorot((dim, width), next(seeds)))
+
+    self.query_kernel = kernel("query_kernel", input_dim)
+    self.key_kernel = kernel("key_kernel", key_dim)
+    self.value_kernel = kernel("value_kernel", value_dim)
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-biases
+@patch_to(MultiHeadAttention)
+def _create_biases(self):
+    "The biases of queries, keys and values; None where there is none."
+    width = self.num_heads * self.head_dim
+    bias, key_bias = self.arguments["bias"], self.arguments["key_bias"]
+
+    def zeros(name, wanted):
+        return self.weight(name, (width,)) if wanted else None
+
+    self.query_bias = zeros("query_bias", bias)
+    self.key_bias = zeros("key_bias", bias if key_bias is None else key_bias)
+    self.value_bias = zeros("value_bias", bias)
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-create-output
+@patch_to(MultiHeadAttention)
+def _create_output(self, seeds):  # a stream of seeds
+    "The output projection, if the heads have one."
+    self.output_kernel = self.output_bias = None
+    if not self.arguments["output_dim"]:
+        return
+    shape = (self.num_heads * self.head_dim, self.width)
+    self.output_kernel = self.weight("output_kernel", glorot(shape, next(seeds)))
+    bias, output_bias = self.arguments["bias"], self.arguments["output_bias"]
+    if bias if output_bias is None else output_bias:
+        self.output_bias = self.weight("output_bias", (self.width,))
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-heads
+@patch_to(MultiHeadAttention)
+def heads(self, x, kernel, bias=None, factor=1.0):
+    "A projection as heads: (..., n, width) to (..., n, num_heads, head_dim)."
+    y = ops.matmul(x, kernel)
+    if bias is not None:
+        y = y + bias
+    shape = (*ops.shape(x)[:-1], self.num_heads, self.head_dim)
+    return ops.reshape(y * factor, shape)
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-projected
+@patch_to(MultiHeadAttention)
+def _projected(self, query, key, value):  # as `call` takes them
+    "Queries, keys and values as heads."
+    key = query if key is None else key
+    value = key if value is None else value
+    q = self.heads(query, self.query_kernel, self.query_bias, self.head_dim**-0.5)
+    k = self.heads(key, self.key_kernel, self.key_bias)
+    v = self.heads(value, self.value_kernel, self.value_bias)
+    return q, k, v
+
+# %% ../../nbs/layers/attention.ipynb #multi-head-output
+@patch_to(MultiHeadAttention)
+def _output(
+    self,
+    y,  # (..., n, num_heads · head_dim), the heads side by side
+    mask,  # (..., 1, 1 or n, m), or None
+):  # (..., n, width)
+    "The result of all heads, projected if there is a projection."
+    if self.output_kernel is not None:
+        y = ops.matmul(y, self.output_kernel)
+    if self.output_bias is None:
+        return y
+    y = y + self.output_bias
+    if mask is None:
+        return y
+    looked = ops.any(ops.cast(mask, "bool"), axis=-1)
+    return y * ops.cast(looked, y.dtype)[..., 0, :, None]
 
 # %% ../../nbs/layers/attention.ipynb #encoder
 class Encoder(ConfiguredLayer):
-    "A layer that is handed to a model as hyper-parameters and gets its variables there, from `prepare`."
-    state_key = ("history",) # of a user encoder: what its result depends on, out of history, user, hour
+    "A layer that comes to a model as hyper-parameters and gets its variables there."
 
-    def __init__(self, arguments, # `locals()` of the constructor
-                 **kwargs):
+    # of a user encoder: what its result depends on, out of history, user, hour
+    state_key = ("history",)
+
+    def __init__(
+        self,
+        arguments,  # `locals()` of the constructor
+        **kwargs,
+    ):
         super().__init__(arguments, **kwargs)
         self.built = False
 
-    def prepare(self, *what, **named): # what `create` takes
-        "Creates all variables; returns the encoder."
-        if self.built:
-            raise wrong("an encoder that no model owns yet", f"a {type(self).__name__} with variables",
-                        remedy="make an encoder for each model")
-        self.create(*what, **named)
-        self.built = True
-        return self
-
     def build(self, *shapes):
-        raise wrong("an encoder with variables", f"the mere hyper-parameters of {type(self).__name__}",
-                    remedy="hand it to a model, or call its prepare first")
+        raise wrong(
+            "an encoder with variables",
+            f"the mere hyper-parameters of {type(self).__name__}",
+            remedy="hand it to a model, or call its prepare first",
+        )
+
+# %% ../../nbs/layers/attention.ipynb #encoder-prepare
+@patch_to(Encoder)
+def prepare(self, *what, **named):  # what `create` takes
+    "Creates all variables; returns the encoder."
+    if self.built:
+        raise wrong(
+            "an encoder that no model owns yet",
+            f"a {type(self).__name__} with variables",
+            remedy="make an encoder for each model",
+        )
+    self.create(*what, **named)
+    self.built = True
+    return self
+
+# %% ../../nbs/layers/attention.ipynb #pooled-user
+class _PooledUser(Encoder):
+    "A user as the pooled clicked news (B, H, D), once `_looked` has changed them."
+
+    def call(
+        self,
+        clicked,  # (B, H, D)
+        mask,  # (B, H), True for clicks
+        context=None,
+        training=False,
+    ):  # (B, output_dim)
+        x = self._looked(clicked, mask, training)
+        return self.pool(x, mask=mask, training=training)
+
+    def _looked(self, clicked, mask, training):
+        return clicked
 
 # %% ../../nbs/layers/attention.ipynb #additive-user
 @register
-class AdditiveUser(Encoder):
-    "A user as the weighted mean of the clicked news (B, H, D): (B, D), 0 without clicks."
-    def __init__(self, query_dim=200, # width of the pooling's hidden layer
-                 score_bias=False, # whether the scores have a constant
-                 dropout=0.0, # dropout rate of the news vectors' entries
-                 **kwargs):
+class AdditiveUser(_PooledUser):
+    "A user as the weighted mean of clicked news (B, H, D): (B, D), 0 without clicks."
+
+    def __init__(
+        self,
+        query_dim=200,  # width of the pooling's hidden layer
+        score_bias=False,  # whether the scores have a constant
+        dropout=0.0,  # dropout rate of the news vectors' entries
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
-    def create(self, input_dim, # D
-               sizes, # not needed: no table is read
-               seeds): # a stream of seeds
+    def create(
+        self,
+        input_dim,  # D
+        sizes,  # not needed: no table is read
+        seeds,  # a stream of seeds
+    ):
         self.output_dim = input_dim
-        self.pool = AdditiveAttention(input_dim, **self.arguments, seed=next(seeds), dtype=self.dtype_policy)
-
-    def call(self, clicked, # (B, H, D)
-             mask, # (B, H), True for clicks
-             context=None, training=False): # (B, D)
-        return self.pool(clicked, mask=mask, training=training)
+        options = dict(seed=next(seeds), dtype=self.dtype_policy)
+        self.pool = AdditiveAttention(input_dim, **self.arguments, **options)
 
 # %% ../../nbs/layers/attention.ipynb #self-attention-user
 @register
-class SelfAttentionUser(Encoder):
-    "A user by multi-head self-attention over the clicked news (B, H, D), then pooling: (B, D'), 0 without clicks."
-    def __init__(self, num_heads=20, # heads
-                 head_dim=20, # width of a head
-                 query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # dropout rate behind the self-attention
-                 bias=False, # whether projections have a bias
-                 project=False, # whether the heads are projected back to the width of the news vectors
-                 score_bias=False, # whether the pooling's scores have a constant
-                 attention_dropout=0.0, # dropout rate of the attention weights
-                 **kwargs):
+class SelfAttentionUser(_PooledUser):
+    "A user by self-attention over clicked news (B, H, D): (B, D'), 0 without clicks."
+
+    def __init__(
+        self,
+        num_heads=20,  # heads
+        head_dim=20,  # width of a head
+        query_dim=200,  # width of the pooling's hidden layer
+        dropout=0.2,  # dropout rate behind the self-attention
+        bias=False,  # whether projections have a bias
+        project=False,  # whether the heads are projected back to the width of the news vectors
+        score_bias=False,  # whether the pooling's scores have a constant
+        attention_dropout=0.0,  # dropout rate of the attention weights
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
-    def create(self, input_dim, # D
-               sizes, # not needed: no table is read
-               seeds): # a stream of seeds
-        a = self.arguments
-        self.attention = MultiHeadAttention(
-            input_dim, a["num_heads"], a["head_dim"], bias=a["bias"], output_dim=input_dim if a["project"] else None,
-            attention_dropout=a["attention_dropout"], seed=next(seeds), dtype=self.dtype_policy)
+    def create(
+        self,
+        input_dim,  # D
+        sizes,  # not needed: no table is read
+        seeds,  # a stream of seeds
+    ):
+        self.attention = self._new_attention(input_dim, next(seeds))
         self.output_dim = self.attention.width
-        self.drop = self.dropout(a["dropout"], seeds)
-        self.pool = AdditiveAttention(self.output_dim, a["query_dim"], a["score_bias"], seed=next(seeds),
-                                      dtype=self.dtype_policy)
+        self.drop = self.dropout(self.arguments["dropout"], seeds)
+        self.pool = self._new_pool(next(seeds))
 
-    def call(self, clicked, # (B, H, D)
-             mask, # (B, H), True for clicks
-             context=None, training=False): # (B, output_dim)
-        x = self.attention(clicked, mask=mask, training=training)
-        return self.pool(self.drop(x, training=training), mask=mask, training=training)
+# %% ../../nbs/layers/attention.ipynb #self-attention-user-attention
+@patch_to(SelfAttentionUser)
+def _new_attention(self, input_dim, seed):  # D; initial values and dropout
+    "The attention of clicks for each other."
+    arguments = self.arguments
+    return MultiHeadAttention(
+        input_dim,
+        arguments["num_heads"],
+        arguments["head_dim"],
+        bias=arguments["bias"],
+        output_dim=input_dim if arguments["project"] else None,
+        attention_dropout=arguments["attention_dropout"],
+        seed=seed,
+        dtype=self.dtype_policy,
+    )
+
+# %% ../../nbs/layers/attention.ipynb #self-attention-user-pool
+@patch_to(SelfAttentionUser)
+def _new_pool(self, seed):  # initial values
+    "The pooling of what the clicks have become."
+    return AdditiveAttention(
+        self.output_dim,
+        self.arguments["query_dim"],
+        self.arguments["score_bias"],
+        seed=seed,
+        dtype=self.dtype_policy,
+    )
+
+# %% ../../nbs/layers/attention.ipynb #self-attention-user-looked
+@patch_to(SelfAttentionUser)
+def _looked(self, clicked, mask, training):  # as `call` takes them
+    "What is pooled: (B, H, D')."
+    x = self.attention(clicked, mask=mask, training=training)
+    return self.drop(x, training=training)

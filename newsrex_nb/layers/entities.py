@@ -8,152 +8,346 @@ __all__ = ['CoAttentiveView', 'CoAttention', 'EntityNews']
 # %% ../../nbs/layers/entities.ipynb #imports
 from keras import ops
 
-from ..core import Seeds, Sizes, one_of, register
-from .attention import AdditiveAttention, ConfiguredLayer, Encoder, MultiHeadAttention, glorot
+from ..core import Seeds, Sizes, one_of, patch_to, register
+from .attention import AdditiveAttention, ConfiguredLayer, Encoder
+from .attention import MultiHeadAttention, glorot
 from .text import WordEmbedding
 
 # %% ../../nbs/layers/entities.ipynb #co-attentive-view
 @register
 class CoAttentiveView(ConfiguredLayer):
-    "A sequence (..., n, D) that reads itself and another (..., m, D'), pooled to (..., width); 0 where it is empty."
-    def __init__(self, input_dim, # D
-                 other_dim, # D', width of the other sequence
-                 num_heads=20, # heads of the self-attention
-                 head_dim=20, # width of such a head; together they are the width of the result
-                 co_heads=5, # heads of the look at the other sequence
-                 co_dim=40, # width of such a head
-                 query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # dropout rate before the pooling, and in it where both looks are joined side by side
-                 join="concatenate", # what becomes of the two looks: "concatenate" or "add"
-                 projected=False, # whether attentions have biases and projections
-                 score_bias=True, # whether the pooling's scores have a constant
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Reads itself (..., n, D) and another (..., m, D'), pooled to (..., width)."
+
+    def __init__(
+        self,
+        input_dim,  # D
+        other_dim,  # D', width of the other sequence
+        num_heads=20,  # heads of the self-attention
+        head_dim=20,  # width of such a head; together they are the width of the result
+        co_heads=5,  # heads of the look at the other sequence
+        co_dim=40,  # width of such a head
+        query_dim=200,  # width of the pooling's hidden layer
+        dropout=0.2,  # dropout rate before the pooling, and in it where both looks are joined side by side
+        join="concatenate",  # what becomes of the two looks: "concatenate" or "add"
+        projected=False,  # whether attentions have biases and projections
+        score_bias=True,  # whether the pooling's scores have a constant
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        seeds, policy, co = Seeds(seed), dict(dtype=self.dtype_policy), co_heads * co_dim
-        side = one_of("join", join, ("concatenate", "add")) == "concatenate"
-        def attention(dim, other, heads, width):
-            more = dict(bias=True, output_dim=dim) if projected else {}
-            return MultiHeadAttention(dim, heads, width, key_dim=other, seed=next(seeds), **more, **policy)
-        bridge = projected and side
-        self.own_kernel = self.weight("own_kernel", glorot((input_dim, co), next(seeds))) if bridge else None
-        self.own_bias = self.weight("own_bias", (co,)) if bridge else None
-        self.other_kernel = self.weight("other_kernel", glorot((other_dim, co), next(seeds))) if bridge else None
-        self.other_bias = self.weight("other_bias", (co,)) if bridge else None
-        self.attention = attention(input_dim, input_dim, num_heads, head_dim)
-        self.co_attention = attention(co, co, co_heads, co_dim) if bridge else attention(input_dim, other_dim, co_heads, co_dim)
-        self.output_dim, widths = num_heads * head_dim, self.attention.width + self.co_attention.width
-        self.kernel = self.weight("kernel", glorot((widths, self.output_dim), next(seeds))) if side else None
-        self.bias = self.weight("bias", (self.output_dim,)) if side else None
+        one_of("join", join, ("concatenate", "add"))
+        seeds = Seeds(seed)
+        self._create_bridge(seeds)
+        self._create_attentions(seeds)
+        self._create_dense(seeds)
         self.drop = self.dropout(dropout, seeds)
-        self.pool = AdditiveAttention(self.output_dim, query_dim, score_bias, dropout=dropout if side else 0.0,
-                                      seed=next(seeds), **policy)
+        self.pool = self._new_pool(next(seeds))
 
-    def entries(self, x, mask, other, other_mask, training=False): # -> (..., n, width), what is pooled
-        query = x
-        if self.own_kernel is not None:
-            query = ops.matmul(x, self.own_kernel) + self.own_bias
-            other = ops.matmul(other, self.other_kernel) + self.other_bias
-        own, seen = self.attention(x, mask=mask, training=training), self.co_attention(query, other, mask=other_mask, training=training)
-        if self.kernel is None: return self.drop(own + seen, training=training)
-        return self.drop(ops.matmul(ops.concatenate([own, seen], axis=-1), self.kernel) + self.bias, training=training)
+    def call(
+        self,
+        x,  # (..., n, D)
+        mask,  # (..., n), True where an entry counts
+        other,  # (..., m, D')
+        other_mask,  # (..., m)
+        training=False,
+    ):  # (..., width)
+        y = self.entries(x, mask, other, other_mask, training)
+        return self.pool(y, mask=mask, training=training)
 
-    def call(self, x, # (..., n, D)
-             mask, # (..., n), True where an entry counts
-             other, # (..., m, D')
-             other_mask, # (..., m)
-             training=False): # (..., width)
-        return self.pool(self.entries(x, mask, other, other_mask, training), mask=mask, training=training)
+# %% ../../nbs/layers/entities.ipynb #view-bridge
+@patch_to(CoAttentiveView)
+def _create_bridge(self, seeds):  # a stream of seeds
+    "The dense layers before the look at the other sequence, or None."
+    arguments = self.arguments
+    self.own_kernel = self.own_bias = self.other_kernel = self.other_bias = None
+    if not arguments["projected"] or arguments["join"] == "add":
+        return
+    width = arguments["co_heads"] * arguments["co_dim"]
+
+    def kernel(name, dim):
+        return self.weight(name, glorot((dim, width), next(seeds)))
+
+    self.own_kernel = kernel("own_kernel", arguments["input_dim"])
+    self.own_bias = self.weight("own_bias", (width,))
+    self.other_kernel = kernel("other_kernel", arguments["other_dim"])
+    self.other_bias = self.weight("other_bias", (width,))
+
+# %% ../../nbs/layers/entities.ipynb #view-bridged
+@patch_to(CoAttentiveView)
+def _bridged(self, x, other):  # (..., n, D); (..., m, D')
+    "What looks at the other sequence, and the other sequence that it sees."
+    if self.own_kernel is None:
+        return x, other
+    query = ops.matmul(x, self.own_kernel) + self.own_bias
+    return query, ops.matmul(other, self.other_kernel) + self.other_bias
+
+# %% ../../nbs/layers/entities.ipynb #view-attention
+@patch_to(CoAttentiveView)
+def _new_attention(
+    self,
+    dim,  # width of the queries
+    key_dim,  # width of the keys
+    kind,  # "num_heads" and "head_dim", or the names of their co-attentive twins
+    seed,  # initial values
+):
+    "An attention, with biases and a projection back where they are wanted."
+    heads, width = (self.arguments[name] for name in kind)
+    options = dict(key_dim=key_dim, seed=seed, dtype=self.dtype_policy)
+    if self.arguments["projected"]:
+        options |= dict(bias=True, output_dim=dim)
+    return MultiHeadAttention(dim, heads, width, **options)
+
+# %% ../../nbs/layers/entities.ipynb #view-attentions
+@patch_to(CoAttentiveView)
+def _create_attentions(self, seeds):  # a stream of seeds
+    "The look at itself and the look at the other sequence."
+    dim, other_dim = self.arguments["input_dim"], self.arguments["other_dim"]
+    kind = ("num_heads", "head_dim")
+    self.attention = self._new_attention(dim, dim, kind, next(seeds))
+    if self.own_kernel is not None:
+        dim = other_dim = self.arguments["co_heads"] * self.arguments["co_dim"]
+    kind = ("co_heads", "co_dim")
+    self.co_attention = self._new_attention(dim, other_dim, kind, next(seeds))
+
+# %% ../../nbs/layers/entities.ipynb #view-dense
+@patch_to(CoAttentiveView)
+def _create_dense(self, seeds):  # a stream of seeds
+    "The dense layer behind both looks, or None."
+    self.output_dim = self.arguments["num_heads"] * self.arguments["head_dim"]
+    self.kernel = self.bias = None
+    if self.arguments["join"] == "concatenate":
+        widths = self.attention.width + self.co_attention.width
+        values = glorot((widths, self.output_dim), next(seeds))
+        self.kernel = self.weight("kernel", values)
+        self.bias = self.weight("bias", (self.output_dim,))
+
+# %% ../../nbs/layers/entities.ipynb #view-joined
+@patch_to(CoAttentiveView)
+def _joined(self, own, seen):  # (..., n, D) each, or another width of the second
+    "One vector out of two looks: (..., n, width)."
+    if self.kernel is None:
+        return own + seen
+    return ops.matmul(ops.concatenate([own, seen], axis=-1), self.kernel) + self.bias
+
+# %% ../../nbs/layers/entities.ipynb #view-pool
+@patch_to(CoAttentiveView)
+def _new_pool(self, seed):  # initial values and dropout
+    "The pooling of all entries."
+    arguments = self.arguments
+    return AdditiveAttention(
+        self.output_dim,
+        arguments["query_dim"],
+        arguments["score_bias"],
+        dropout=arguments["dropout"] if arguments["join"] == "concatenate" else 0.0,
+        seed=seed,
+        dtype=self.dtype_policy,
+    )
+
+# %% ../../nbs/layers/entities.ipynb #view-entries
+@patch_to(CoAttentiveView)
+def entries(self, x, mask, other, other_mask, training=False):  # as `call` takes them
+    "What is pooled: (..., n, width)."
+    query, other = self._bridged(x, other)
+    own = self.attention(x, mask=mask, training=training)
+    seen = self.co_attention(query, other, mask=other_mask, training=training)
+    return self.drop(self._joined(own, seen), training=training)
 
 # %% ../../nbs/layers/entities.ipynb #co-attention
 @register
 class CoAttention(ConfiguredLayer):
-    "Two sequences (..., n, D) and (..., m, D') that read themselves and each other, as one vector (..., width)."
-    def __init__(self, input_dim, # D, width of the first sequence
-                 other_dim, # D', width of the second
-                 num_heads=20, # heads of both self-attentions
-                 head_dim=20, # width of such a head; together they are the width of the result
-                 co_heads=5, # heads of the look at the other sequence
-                 co_dim=40, # width of such a head
-                 query_dim=200, # width of the poolings' hidden layers
-                 dropout=0.2, # dropout rate
-                 join="concatenate", # looks and views: "concatenate" and a dense layer, or "add" and attention
-                 more_dim=0, # width of a third vector, for "concatenate"
-                 projected=False, # whether attentions have biases and projections
-                 score_bias=True, # whether the poolings' scores have a constant
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "(..., n, D) and (..., m, D') read themselves and each other: one (..., width)."
+
+    def __init__(
+        self,
+        input_dim,  # D, width of the first sequence
+        other_dim,  # D', width of the second
+        num_heads=20,  # heads of both self-attentions
+        head_dim=20,  # width of such a head; together they are the width of the result
+        co_heads=5,  # heads of the look at the other sequence
+        co_dim=40,  # width of such a head
+        query_dim=200,  # width of the poolings' hidden layers
+        dropout=0.2,  # dropout rate
+        join="concatenate",  # looks and views: "concatenate" and a dense layer, or "add" and attention
+        more_dim=0,  # width of a third vector, for "concatenate"
+        projected=False,  # whether attentions have biases and projections
+        score_bias=True,  # whether the poolings' scores have a constant
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        seeds, policy, self.output_dim = Seeds(seed), dict(dtype=self.dtype_policy), num_heads * head_dim
-        same = (num_heads, head_dim, co_heads, co_dim, query_dim, dropout, join, projected, score_bias)
-        self.first = CoAttentiveView(input_dim, other_dim, *same, seed=next(seeds), **policy)
-        self.second = CoAttentiveView(other_dim, input_dim, *same, seed=next(seeds), **policy)
-        self.views = AdditiveAttention(self.output_dim, query_dim, seed=next(seeds), **policy) if join == "add" else None
-        inputs, dense = 2 * self.output_dim + more_dim, join != "add"
-        self.kernel = self.weight("kernel", glorot((inputs, self.output_dim), next(seeds))) if dense else None
-        self.bias = self.weight("bias", (self.output_dim,)) if dense else None
+        seeds = Seeds(seed)
+        self.output_dim = num_heads * head_dim
+        self.first = self._new_view(input_dim, other_dim, next(seeds))
+        self.second = self._new_view(other_dim, input_dim, next(seeds))
+        self._create_fusion(seeds)
         self.drop = self.dropout(dropout, seeds)
 
-    def call(self, x, # (..., n, D)
-             mask, # (..., n), True where an entry counts
-             other, # (..., m, D')
-             other_mask, # (..., m)
-             more=None, # (..., more_dim)
-             training=False): # (..., width)
-        views = [self.first(x, mask, other, other_mask, training=training), self.second(other, other_mask, x, mask, training=training)]
+    def call(
+        self,
+        x,  # (..., n, D)
+        mask,  # (..., n), True where an entry counts
+        other,  # (..., m, D')
+        other_mask,  # (..., m)
+        more=None,  # (..., more_dim)
+        training=False,
+    ):  # (..., width)
+        first = self.first(x, mask, other, other_mask, training=training)
+        second = self.second(other, other_mask, x, mask, training=training)
         if self.views is None:
-            return ops.matmul(ops.concatenate([*views, *([] if more is None else [more])], axis=-1), self.kernel) + self.bias
-        there = ops.stack([ops.any(m, axis=-1) for m in (mask, other_mask)], axis=-1)
-        return self.views(self.drop(ops.stack(views, axis=-2), training=training), mask=there)
+            return self._side_by_side(first, second, more)
+        return self._weighed([first, second], [mask, other_mask], training)
+
+# %% ../../nbs/layers/entities.ipynb #pair-view
+_VIEW_ARGUMENTS = (
+    "num_heads",
+    "head_dim",
+    "co_heads",
+    "co_dim",
+    "query_dim",
+    "dropout",
+    "join",
+    "projected",
+    "score_bias",
+)
+
+
+@patch_to(CoAttention)
+def _new_view(self, input_dim, other_dim, seed):  # D; D'; initial values and dropout
+    "One of the two views."
+    options = {name: self.arguments[name] for name in _VIEW_ARGUMENTS}
+    options |= dict(seed=seed, dtype=self.dtype_policy)
+    return CoAttentiveView(input_dim, other_dim, **options)
+
+# %% ../../nbs/layers/entities.ipynb #pair-fusion
+@patch_to(CoAttention)
+def _create_fusion(self, seeds):  # a stream of seeds
+    "Attention over the views where they are added, else a dense layer."
+    arguments, width = self.arguments, self.output_dim
+    self.views = self.kernel = self.bias = None
+    if arguments["join"] == "add":
+        options = dict(seed=next(seeds), dtype=self.dtype_policy)
+        self.views = AdditiveAttention(width, arguments["query_dim"], **options)
+        return
+    shape = (2 * width + arguments["more_dim"], width)
+    self.kernel = self.weight("kernel", glorot(shape, next(seeds)))
+    self.bias = self.weight("bias", (width,))
+
+# %% ../../nbs/layers/entities.ipynb #pair-side-by-side
+@patch_to(CoAttention)
+def _side_by_side(self, first, second, more):  # (..., width) each; (..., more_dim)
+    "A dense layer over both views, and over a third vector where there is one."
+    parts = [first, second] if more is None else [first, second, more]
+    return ops.matmul(ops.concatenate(parts, axis=-1), self.kernel) + self.bias
+
+# %% ../../nbs/layers/entities.ipynb #pair-weighed
+@patch_to(CoAttention)
+def _weighed(self, views, masks, training):  # two (..., width); their entries' masks
+    "Attention over those views that have entries."
+    views = self.drop(ops.stack(views, axis=-2), training=training)
+    there = ops.stack([ops.any(mask, axis=-1) for mask in masks], axis=-1)
+    return self.views(views, mask=there)
+
+# %% ../../nbs/layers/entities.ipynb #entity-columns
+def _entity_columns(arguments):  # of `EntityNews`
+    "The columns that are read, and their widths."
+    words, entities = arguments["title_length"], arguments["title_entities"]
+    columns = dict(title=words, entities=entities)
+    return columns | (dict(category=None) if arguments["category_dim"] else {})
 
 # %% ../../nbs/layers/entities.ipynb #entity-news
 @register
 class EntityNews(Encoder):
-    "News by the words and entities of the title, perhaps with the category: columns (R, …) to (R, num_heads · head_dim)."
-    def __init__(self, num_heads=20, # heads of both self-attentions
-                 head_dim=20, # width of such a head
-                 co_heads=5, # heads of the look at the other sequence
-                 co_dim=40, # width of such a head
-                 query_dim=200, # width of the poolings' hidden layers
-                 word_dim=300, # width of a word vector
-                 entity_dim=100, # width of an entity vector
-                 category_dim=0, # width of a category's vector; 0: categories are not read
-                 title_length=30, # words to read
-                 title_entities=5, # entities to read
-                 dropout=0.2, # dropout rate
-                 join="concatenate", # looks and views: "concatenate" and a dense layer, or "add" and attention
-                 projected=False, # whether attentions have biases and projections
-                 score_bias=True, # whether the poolings' scores have a constant
-                 **kwargs):
+    "News by words and entities of the title, perhaps the category: (R, output_dim)."
+
+    def __init__(
+        self,
+        num_heads=20,  # heads of both self-attentions
+        head_dim=20,  # width of such a head
+        co_heads=5,  # heads of the look at the other sequence
+        co_dim=40,  # width of such a head
+        query_dim=200,  # width of the poolings' hidden layers
+        word_dim=300,  # width of a word vector
+        entity_dim=100,  # width of an entity vector
+        category_dim=0,  # width of a category's vector; 0: categories are not read
+        title_length=30,  # words to read
+        title_entities=5,  # entities to read
+        dropout=0.2,  # dropout rate
+        join="concatenate",  # looks and views: "concatenate" and a dense layer, or "add" and attention
+        projected=False,  # whether attentions have biases and projections
+        score_bias=True,  # whether the poolings' scores have a constant
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
     @property
     def reads(self):
-        a = self.arguments
-        return dict(title=a["title_length"], entities=a["title_entities"]) | (dict(category=None) if a["category_dim"] else {})
+        return _entity_columns(self.arguments)
 
-    def create(self, sizes, # `Sizes`, or a mapping
-               seeds, # a stream of seeds
-               word_vectors=None, # initial word vectors (words + 1, word_dim)
-               entity_vectors=None, # initial entity vectors (entities + 1, entity_dim)
-               share=None): # an `EntityNews` whose tables of entities and categories are used
-        a, sizes, policy = self.arguments, Sizes.of(sizes), dict(dtype=self.dtype_policy)
-        kinds = ("entities", "categories") if share else ()
-        self.words = WordEmbedding(sizes.words, a["word_dim"], word_vectors, seed=next(seeds), **policy)
-        own = lambda *what, **more: WordEmbedding(*what, seed=next(seeds), **more, **policy)
-        self.entities, self.categories = (getattr(share, k) for k in kinds) if share else (
-            own(sizes.entities, a["entity_dim"], entity_vectors, kind="entity"),
-            own(sizes.categories, a["category_dim"]) if a["category_dim"] else None)
-        names = ("num_heads", "head_dim", "co_heads", "co_dim", "query_dim", "dropout", "join")
-        rest = {k: a[k] for k in ("projected", "score_bias")}
-        self.text = CoAttention(a["word_dim"], a["entity_dim"], *(a[k] for k in names), a["category_dim"], **rest,
-                                seed=next(seeds), **policy)
-        side = a["join"] == "concatenate"
-        self.drop_words, self.drop = self.dropout(a["dropout"] if side else 0.0, seeds), self.dropout(a["dropout"], seeds)
-        self.output_dim = self.text.output_dim
+    def create(
+        self,
+        sizes,  # `Sizes`, or a mapping
+        seeds,  # a stream of seeds
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        entity_vectors=None,  # initial entity vectors (entities + 1, entity_dim)
+        share=None,  # an `EntityNews` whose tables of entities and categories are used
+    ):
+        sizes = Sizes.of(sizes)
+        word_dim = self.arguments["word_dim"]
+        self.words = self._new_table(sizes.words, word_dim, seeds, word_vectors)
+        self._create_tables(sizes, entity_vectors, share, seeds)
+        self._create_text(seeds)
 
-    def call(self, news, # dict of columns
-             training=False): # (R, output_dim)
-        words, entities = self.drop_words(self.words(news["title"]), training=training), self.entities(news["entities"])
-        more = None if self.categories is None else self.drop(self.categories(news["category"]), training=training)
-        return self.text(words, news["title"] > 0, entities, news["entities"] > 0, more, training=training)
+    def call(
+        self,
+        news,  # dict of columns
+        training=False,
+    ):  # (R, output_dim)
+        inputs = self._inputs(news, training)
+        return self.text(*inputs, training=training)
+
+# %% ../../nbs/layers/entities.ipynb #entity-new-table
+@patch_to(EntityNews)
+def _new_table(self, count, dim, seeds, vectors=None, kind="word"):  # largest id; width
+    "A table of vectors, with the next seed of the stream."
+    options = dict(kind=kind, seed=next(seeds), dtype=self.dtype_policy)
+    return WordEmbedding(count, dim, vectors, **options)
+
+# %% ../../nbs/layers/entities.ipynb #entity-tables
+@patch_to(EntityNews)
+def _create_tables(self, sizes, vectors, share, seeds):  # as `create` takes them
+    "The tables of entities and categories, of its own or shared."
+    if share:
+        self.entities, self.categories = share.entities, share.categories
+        return
+    dims = self.arguments["entity_dim"], self.arguments["category_dim"]
+    given = (vectors, "entity")
+    self.entities = self._new_table(sizes.entities, dims[0], seeds, *given)
+    self.categories = None
+    if dims[1]:
+        self.categories = self._new_table(sizes.categories, dims[1], seeds)
+
+# %% ../../nbs/layers/entities.ipynb #entity-text
+@patch_to(EntityNews)
+def _create_text(self, seeds):  # a stream of seeds
+    "What reads words and entities, and the dropouts before it."
+    arguments = self.arguments
+    options = {name: arguments[name] for name in _VIEW_ARGUMENTS}
+    options |= dict(more_dim=arguments["category_dim"], dtype=self.dtype_policy)
+    dims = arguments["word_dim"], arguments["entity_dim"]
+    self.text = CoAttention(*dims, **options, seed=next(seeds))
+    side_by_side = arguments["join"] == "concatenate"
+    rate = arguments["dropout"] if side_by_side else 0.0
+    self.drop_words = self.dropout(rate, seeds)
+    self.drop = self.dropout(arguments["dropout"], seeds)
+    self.output_dim = self.text.output_dim
+
+# %% ../../nbs/layers/entities.ipynb #entity-inputs
+@patch_to(EntityNews)
+def _inputs(self, news, training):  # dict of columns
+    "Words, entities, their masks, and the category's vector if it is read."
+    words = self.drop_words(self.words(news["title"]), training=training)
+    entities = self.entities(news["entities"])
+    more = None
+    if self.categories is not None:
+        more = self.drop(self.categories(news["category"]), training=training)
+    return words, news["title"] > 0, entities, news["entities"] > 0, more

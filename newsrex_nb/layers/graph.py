@@ -10,107 +10,180 @@ __all__ = ['group_softmax', 'blocks', 'summed', 'like', 'pair_scores', 'ContextA
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, generator, register, wrong
+from ..core import Seeds, generator, patch_to, register, wrong
 from .attention import ConfiguredLayer, glorot, masked_softmax
 from .transformer import Linear
 
 # %% ../../nbs/layers/graph.ipynb #group-softmax
-def group_softmax(logits, # (..., n)
-                  member, # (..., n, K) bool: the group of each node; no group, no weight
-                 ): # (..., n) of the logits' type
+def group_softmax(
+    logits,  # (..., n)
+    member,  # (..., n, K) bool: the group of each node; no group, no weight
+):  # (..., n) of the logits' type
     "Softmax among the nodes of each group; 0 for nodes without group."
     one = ops.cast(member, "float32")
     scores = ops.stop_gradient(ops.cast(logits, "float32"))
-    highest = ops.max(ops.where(member, scores[..., None], -1e9), axis=-2, keepdims=True) # (..., 1, K)
+    scores = ops.where(member, scores[..., None], -1e9)
+    highest = ops.max(scores, axis=-2, keepdims=True)  # (..., 1, K)
     shift = ops.sum(ops.where(member, highest, 0.0), axis=-1)
     inside = ops.any(member, axis=-1)
-    weights = ops.where(inside, ops.exp(ops.where(inside, ops.cast(logits, "float32") - shift, 0.0)), 0.0)
+    shifted = ops.where(inside, ops.cast(logits, "float32") - shift, 0.0)
+    weights = ops.where(inside, ops.exp(shifted), 0.0)
     total = ops.einsum("...n,...nk->...k", weights, one)
-    return ops.cast(weights / ops.maximum(ops.einsum("...k,...nk->...n", total, one), 0.5), logits.dtype)
+    total = ops.maximum(ops.einsum("...k,...nk->...n", total, one), 0.5)
+    return ops.cast(weights / total, logits.dtype)
 
 # %% ../../nbs/layers/graph.ipynb #blocks
-def blocks(x, # (..., m, D)
-           block, # rows of a block
-          ): # (blocks, ..., block, D), filled up with zeros
+def blocks(
+    x,  # (..., m, D)
+    block,  # rows of a block
+):  # (blocks, ..., block, D), filled up with zeros
     "Rows in blocks, the axis of blocks first."
     x = ops.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % block), (0, 0)])
-    return ops.moveaxis(ops.reshape(x, (*ops.shape(x)[:-2], -1, block, x.shape[-1])), -3, 0)
+    x = ops.reshape(x, (*ops.shape(x)[:-2], -1, block, x.shape[-1]))
+    return ops.moveaxis(x, -3, 0)
 
 # %% ../../nbs/layers/graph.ipynb #summed
-def summed(x, # (..., n, D)
-           y, # (..., m, D)
-           g, # (..., m, n)
-           block=16, # rows of y in one loop
-          ): # (..., n, D)
+def summed(
+    x,  # (..., n, D)
+    y,  # (..., m, D)
+    g,  # (..., m, n)
+    block=16,  # rows of y in one loop
+):  # (..., n, D)
     "Sums over the rows of y of `g` where x + y is positive."
     block = min(block, y.shape[-2])
+
     def add(total, part):
         rows, gradients = part
-        for i in range(block): # written out: one pass over `total` for all of them
-            total = total + ops.where(x + rows[..., i:i + 1, :] > 0, gradients[..., i, :, None], 0.0)
+        for i in range(block):
+            counts = x + rows[..., i : i + 1, :] > 0
+            total = total + ops.where(counts, gradients[..., i, :, None], 0.0)
         return total, None
+
     start = ops.zeros((*ops.shape(g)[:-2], *ops.shape(x)[-2:]), x.dtype)
     return ops.scan(add, start, (blocks(y, block), blocks(g, block)))[0]
 
-def like(total, # (..., n, D)
-         x): # (..., n, D) with some leading axes 1
+# %% ../../nbs/layers/graph.ipynb #like
+def like(
+    total,  # (..., n, D)
+    x,  # (..., n, D) with some leading axes 1
+):
     "A sum over the axes in which `x` is 1."
     axes = tuple(a for a in range(x.ndim) if x.shape[a] == 1 != total.shape[a])
     return ops.sum(total, axis=axes, keepdims=True) if axes else total
 
+# %% ../../nbs/layers/graph.ipynb #pair-gradients
+def _pair_gradients(keys, queries, weight, g):  # g comes in: (..., m, n)
+    "The gradients for keys, queries and weight."
+    a = like(summed(keys, queries, g), keys)
+    b = like(summed(queries, keys, ops.swapaxes(g, -1, -2)), queries)
+
+    def over_rows(sums, x):
+        return ops.sum(ops.reshape(sums * x, (-1, x.shape[-1])), axis=0)
+
+    total = sum([over_rows(a, keys), over_rows(b, queries)])
+    return a * weight, b * weight, total
+
+# %% ../../nbs/layers/graph.ipynb #compared
+def _compared(keys, queries, weight, block):  # as `pair_scores` takes them
+    "The scores (..., m, n), block by block."
+
+    def compare(rows):
+        pairs = ops.relu(keys[..., None, :, :] + rows[..., :, None, :])
+        return ops.sum(pairs * weight, axis=-1)
+
+    scores = ops.map(compare, blocks(queries, block))
+    scores = ops.moveaxis(scores, 0, -3)  # (..., blocks, block, n)
+    scores = ops.reshape(scores, (*ops.shape(scores)[:-3], -1, scores.shape[-1]))
+    return scores[..., : queries.shape[-2], :]
+
 # %% ../../nbs/layers/graph.ipynb #pair-scores
-def pair_scores(keys, # (..., n, D)
-                queries, # (..., m, D), leading axes broadcastable to those of the keys
-                weight, # (D,)
-                block=4, # queries that are compared at once
-               ): # (..., m, n)
-    "The sum over D of `weight * ReLU(key + query)` for every pair, without the array of all pairs."
+def pair_scores(
+    keys,  # (..., n, D)
+    queries,  # (..., m, D), leading axes broadcastable to those of the keys
+    weight,  # (D,)
+    block=4,  # queries that are compared at once
+):  # (..., m, n)
+    "The sum over D of `weight * ReLU(key + query)`, without the array of all pairs."
+
     @ops.custom_gradient
     def scored(keys, queries, weight):
-        cut = blocks(queries, block)
-        found = ops.map(lambda q: ops.sum(ops.relu(keys[..., None, :, :] + q[..., :, None, :]) * weight, axis=-1), cut)
-        found = ops.moveaxis(found, 0, -3) # (..., blocks, block, n)
-        found = ops.reshape(found, (*ops.shape(found)[:-3], -1, found.shape[-1]))[..., :queries.shape[-2], :]
-        def gradient(*given, upstream=None): # torch hands over the arguments, too
+        def gradient(*given, upstream=None):
             g = given[0] if upstream is None else upstream
-            a, b = summed(keys, queries, g), summed(queries, keys, ops.swapaxes(g, -1, -2))
-            a, b = (like(s, x) for s, x in ((a, keys), (b, queries)))
-            return a * weight, b * weight, sum(ops.sum(ops.reshape(s * x, (-1, x.shape[-1])), axis=0) for s, x in ((a, keys), (b, queries)))
-        return found, gradient
+            return _pair_gradients(keys, queries, weight, g)
+
+        return _compared(keys, queries, weight, block), gradient
+
     return scored(keys, queries, weight)
 
 # %% ../../nbs/layers/graph.ipynb #context-attention
 @register
 class ContextAttention(ConfiguredLayer):
-    "A graph attention layer: nodes (..., n, D) to (..., n, D), with queries that know a context (..., D)."
-    def __init__(self, dim, # D
-                 context=True, # whether there is a context
-                 dropout=0.0, # dropout rate of the attention weights; half of it of the nodes' entries
-                 seed=0, # initial values and dropout
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        linear = lambda **kind: Linear(dim, dim, seed=next(seeds), **kind, **policy)
-        self.key, self.query = linear(bias=False, gain=2 ** .5), linear(bias=False, gain=2 ** .5)
-        self.context = linear(bias=False, gain=2 ** .5) if context else None
-        self.bias = self.weight("bias", (dim,))
-        self.value, self.score = linear(), self.weight("score", glorot((dim, 1), next(seeds), (2 / 1.04) ** .5)[:, 0])
-        self.drop_nodes, self.drop = self.dropout(dropout / 2, seeds), self.dropout(dropout, seeds)
+    "Graph attention with a context (..., D) in its queries: (..., n, D) to (..., n, D)."
 
-    def call(self, x, # (..., n, D)
-             adjacency, # (..., n, n), True where the node of the row receives from that of the column
-             context=None, # (..., D)
-             training=False):
+    def __init__(
+        self,
+        dim,  # D
+        context=True,  # whether there is a context
+        dropout=0.0,  # dropout rate of the attention weights; half of it of the nodes' entries
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        seeds = Seeds(seed)
+        self._create_queries(seeds)
+        self._create_values(seeds)
+        self.drop_nodes = self.dropout(dropout / 2, seeds)
+        self.drop = self.dropout(dropout, seeds)
+
+    def call(
+        self,
+        x,  # (..., n, D)
+        adjacency,  # (..., n, n), True where the node of the row receives from that of the column
+        context=None,  # (..., D)
+        training=False,
+    ):
         x = self.drop_nodes(x, training=training)
-        query = self.query(x) + self.bias
-        if self.context is not None: query = query + self.context(context)[..., None, :]
-        logits = ops.leaky_relu(pair_scores(self.key(x), query, ops.cast(self.score, x.dtype)), 0.2)
+        logits = ops.leaky_relu(self._scores(x, context), 0.2)
         weights = self.drop(masked_softmax(logits, adjacency), training=training)
         return ops.relu(ops.matmul(weights, self.value(x))) + x
 
+# %% ../../nbs/layers/graph.ipynb #context-queries
+@patch_to(ContextAttention)
+def _create_queries(self, seeds):  # a stream of seeds
+    "The maps of keys, queries and context, and their common bias."
+    dim, policy = self.arguments["dim"], dict(dtype=self.dtype_policy)
+
+    def linear():
+        return Linear(dim, dim, seed=next(seeds), bias=False, gain=2**0.5, **policy)
+
+    self.key = linear()
+    self.query = linear()
+    self.context = linear() if self.arguments["context"] else None
+    self.bias = self.weight("bias", (dim,))
+
+# %% ../../nbs/layers/graph.ipynb #context-values
+@patch_to(ContextAttention)
+def _create_values(self, seeds):  # a stream of seeds
+    "The map of values (V and b), and the vector w of the scores."
+    dim = self.arguments["dim"]
+    self.value = Linear(dim, dim, seed=next(seeds), dtype=self.dtype_policy)
+    values = glorot((dim, 1), next(seeds), (2 / 1.04) ** 0.5)
+    self.score = self.weight("score", values[:, 0])
+
+# %% ../../nbs/layers/graph.ipynb #context-scores
+@patch_to(ContextAttention)
+def _scores(self, x, context):  # (..., n, D); (..., D) or None
+    "The scores a of all pairs of nodes: (..., n, n)."
+    query = self.query(x) + self.bias
+    if self.context is not None:
+        query = query + self.context(context)[..., None, :]
+    return pair_scores(self.key(x), query, ops.cast(self.score, x.dtype))
+
 # %% ../../nbs/layers/graph.ipynb #nodes-at
-def nodes_at(x, # (..., n, D)
-             at): # (..., H) numbers of nodes, or None
+def nodes_at(
+    x,  # (..., n, D)
+    at,  # (..., H) numbers of nodes, or None
+):
     "The rows of some nodes (..., H, D), or all."
     return x if at is None else ops.take_along_axis(x, at[..., None], axis=-2)
 
@@ -118,53 +191,94 @@ def nodes_at(x, # (..., n, D)
 @register
 class GatedGraph(ConfiguredLayer):
     "Some steps of summed messages and a GRU cell: nodes (..., n, D) to (..., n, D)."
-    def __init__(self, dim, # D
-                 steps=3, # steps, each with a matrix of its own for the messages
-                 seed=0, # initial values
-                 **kwargs):
+
+    def __init__(
+        self,
+        dim,  # D
+        steps=3,  # steps, each with a matrix of its own for the messages
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        if steps < 1: raise wrong("at least one step of messages", steps, where="steps")
-        rng = generator(seed, "gated graph")
-        start = lambda *shape: rng.uniform(-.05, .05, shape).astype(np.float32)
-        self.messages = self.weight("messages", start(steps, dim, dim))
-        self.kernel, self.recurrent = self.weight("kernel", start(dim, 3 * dim)), self.weight("recurrent", start(dim, 3 * dim))
-        self.bias, self.recurrent_bias = self.weight("bias", start(3 * dim)), self.weight("recurrent_bias", start(3 * dim))
+        if steps < 1:
+            raise wrong("at least one step of messages", steps, where="steps")
+        self._create_weights(generator(seed, "gated graph"))
 
-    def cell(self, m, h): # messages and states (..., D)
-        "The states after a GRU step."
-        new, old = ops.matmul(m, self.kernel) + self.bias, ops.matmul(h, self.recurrent) + self.recurrent_bias
-        (r, z, n), (r_old, z_old, n_old) = (ops.split(x, 3, axis=-1) for x in (new, old))
-        keep = ops.sigmoid(z + z_old)
-        return (1 - keep) * ops.tanh(n + ops.sigmoid(r + r_old) * n_old) + keep * h
-
-    def call(self, h, # (..., n, D)
-             receive, # (states, at) -> their sums (..., n, D) along the edges, or (..., H, D) at some nodes, see `along` and `among`
-             at=None, # (..., H) numbers of the nodes whose states are needed; None: all of them
-            ): # (..., n, D) or (..., H, D)
+    def call(
+        self,
+        h,  # (..., n, D)
+        receive,  # (states, at) -> their sums (..., n, D) along the edges, or (..., H, D) at some nodes, see `along` and `among`
+        at=None,  # (..., H) numbers of the nodes whose states are needed; None: all of them
+    ):  # (..., n, D) or (..., H, D)
+        last = self.arguments["steps"] - 1
         for step in range(self.arguments["steps"]):
-            here = at if step == self.arguments["steps"] - 1 else None
-            h = self.cell(ops.matmul(receive(h, here), self.messages[step]), nodes_at(h, here))
+            here = at if step == last else None
+            messages = ops.matmul(receive(h, here), self.messages[step])
+            h = self.cell(messages, nodes_at(h, here))
         return h
 
+# %% ../../nbs/layers/graph.ipynb #gated-weights
+@patch_to(GatedGraph)
+def _create_weights(self, rng):  # where the values come from
+    "The matrices of the messages, and the GRU cell."
+    steps, dim = self.arguments["steps"], self.arguments["dim"]
+
+    def start(name, *shape):
+        values = rng.uniform(-0.05, 0.05, shape)
+        return self.weight(name, values.astype(np.float32))
+
+    self.messages = start("messages", steps, dim, dim)
+    self.kernel = start("kernel", dim, 3 * dim)
+    self.recurrent = start("recurrent", dim, 3 * dim)
+    self.bias = start("bias", 3 * dim)
+    self.recurrent_bias = start("recurrent_bias", 3 * dim)
+
+# %% ../../nbs/layers/graph.ipynb #gated-cell
+@patch_to(GatedGraph)
+def cell(self, m, h):  # messages and states (..., D)
+    "The states after a GRU step."
+    new = ops.matmul(m, self.kernel) + self.bias
+    old = ops.matmul(h, self.recurrent) + self.recurrent_bias
+    r, z, n = ops.split(new, 3, axis=-1)
+    r_old, z_old, n_old = ops.split(old, 3, axis=-1)
+    keep = ops.sigmoid(z + z_old)
+    return (1 - keep) * ops.tanh(n + ops.sigmoid(r + r_old) * n_old) + keep * h
+
+# %% ../../nbs/layers/graph.ipynb #unpacked
+def _unpacked(bits, count):  # (..., W) uint8; how many of its bits count
+    "Bits as zeros and ones (..., count), the lowest bit of a byte first."
+    shifted = ops.right_shift(bits[..., None], ops.arange(8, dtype="uint8"))
+    flags = ops.bitwise_and(shifted, ops.ones((), "uint8"))
+    flat = ops.reshape(flags, (*ops.shape(bits)[:-1], 8 * bits.shape[-1]))
+    return flat[..., :count]
+
 # %% ../../nbs/layers/graph.ipynb #along
-def along(bits, # (..., n, W) uint8: bit j of row i says that node i receives from node j; W bytes hold at least n bits
-         ): # see `GatedGraph.call`
+def along(
+    bits,  # (..., n, W) uint8: bit j of row i says that node i receives from node j; W bytes hold at least n bits
+):  # see `GatedGraph.call`
     "Sums of states along the edges of a matrix of bits."
-    def matrix(rows):
-        flags = ops.bitwise_and(ops.right_shift(rows[..., None], ops.arange(8, dtype="uint8")), ops.ones((), "uint8"))
-        return ops.reshape(flags, (*ops.shape(rows)[:-1], 8 * bits.shape[-1]))[..., :bits.shape[-2]]
-    whole = matrix(bits)
+    nodes = bits.shape[-2]
+    whole = _unpacked(bits, nodes)
+
     def receive(states, at=None):
-        return ops.matmul(ops.cast(whole if at is None else matrix(nodes_at(bits, at)), states.dtype), states)
+        edges = whole if at is None else _unpacked(nodes_at(bits, at), nodes)
+        return ops.matmul(ops.cast(edges, states.dtype), states)
+
     return receive
 
 # %% ../../nbs/layers/graph.ipynb #among
-def among(places, # (..., n, K) int: numbers of the nodes that each node receives from, counted from 1; 0 is nobody
-         ): # see `GatedGraph.call`
+def among(
+    places,  # (..., n, K) int: numbers of the nodes that each node receives from, counted from 1; 0 is nobody
+):  # see `GatedGraph.call`
     "Sums of the states of a few numbered neighbours."
+
     def receive(states, at=None):
         rows = nodes_at(places, at)
         flat = ops.reshape(ops.cast(rows, "int32"), (*ops.shape(rows)[:-2], -1))
-        found = nodes_at(ops.pad(states, [(0, 0)] * (states.ndim - 2) + [(1, 0), (0, 0)]), flat)
-        return ops.sum(ops.reshape(found, (*ops.shape(rows), states.shape[-1])), axis=-2)
+        no_edges = [(0, 0)] * (states.ndim - 2)
+        with_nobody = ops.pad(states, [*no_edges, (1, 0), (0, 0)])
+        neighbours = nodes_at(with_nobody, flat)
+        shape = (*ops.shape(rows), states.shape[-1])
+        return ops.sum(ops.reshape(neighbours, shape), axis=-2)
+
     return receive

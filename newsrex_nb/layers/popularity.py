@@ -10,83 +10,163 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, generator, register
-from .attention import AdditiveAttention, ConfiguredLayer, MultiHeadAttention, glorot
+from ..core import Seeds, generator, patch_to, register
+from .attention import AdditiveAttention, ConfiguredLayer
+from .attention import MultiHeadAttention, glorot
 
 # %% ../../nbs/layers/popularity.ipynb #bin-embedding
 @register
 class BinEmbedding(ConfiguredLayer):
     "Vectors of bins: numbers (...) from 0 to bins - 1 to (..., dim)."
-    def __init__(self, bins=200, # how many there are
-                 dim=400, # width of a vector
-                 seed=0, # initial values
-                 **kwargs):
-        super().__init__(locals(), **{"autocast": False, **kwargs})
-        self.rows = self.weight("rows", generator(seed, "bins").uniform(-0.05, 0.05, (bins, dim)).astype(np.float32))
 
-    def call(self, numbers): # (...) integers
-        return ops.cast(ops.take(self.rows, ops.cast(numbers, "int32"), axis=0), self.compute_dtype)
+    def __init__(
+        self,
+        bins=200,  # how many there are
+        dim=400,  # width of a vector
+        seed=0,  # initial values
+        **kwargs,
+    ):
+        super().__init__(locals(), **{"autocast": False, **kwargs})
+        rows = generator(seed, "bins").uniform(-0.05, 0.05, (bins, dim))
+        self.rows = self.weight("rows", rows.astype(np.float32))
+
+    def call(self, numbers):  # (...) integers
+        rows = ops.take(self.rows, ops.cast(numbers, "int32"), axis=0)
+        return ops.cast(rows, self.compute_dtype)
 
 # %% ../../nbs/layers/popularity.ipynb #age-index
-def age_index(hour, # (...) int32, hour of the impression
-              published, # (...) int32, hour of publication
-              count, # how many ages are told apart; the last one stands for all older
-              step=1, # hours of an age
-             ): # (...) int32 from 0 to count - 1
-    "The age of articles in bins of some hours, by whole hours of the clock; 0 for what is not yet published."
+def age_index(
+    hour,  # (...) int32, hour of the impression
+    published,  # (...) int32, hour of publication
+    count,  # how many ages are told apart; the last one stands for all older
+    step=1,  # hours of an age
+):  # (...) int32 from 0 to count - 1
+    """The age of articles in bins of some hours, by whole hours of the clock; 0 for
+    what is not yet published."""
     return ops.minimum(ops.maximum(hour - published, 0) // step, count - 1)
 
 # %% ../../nbs/layers/popularity.ipynb #dense-stack
 @register
 class DenseStack(ConfiguredLayer):
     "Dense layers in a row: (..., input_dim) to (..., dims[-1])."
-    def __init__(self, input_dim, # width of what comes in
-                 dims, # width of each layer
-                 activations, # of each layer, by Keras' names
-                 last_bias=True, # whether the last layer has a bias
-                 seed=0, # initial values
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds, widths = Seeds(seed), [input_dim, *dims]
-        self.activate = [keras.activations.get(a) for a in activations]
-        self.kernels = [self.weight(f"kernel_{i}", glorot(pair, next(seeds))) for i, pair in enumerate(zip(widths, dims))]
-        biased = len(dims) - (not last_bias)
-        self.biases = [self.weight(f"bias_{i}", (width,)) for i, width in enumerate(dims[:biased])]
 
-    def call(self, x): # (..., input_dim)
+    def __init__(
+        self,
+        input_dim,  # width of what comes in
+        dims,  # width of each layer
+        activations,  # of each layer, by Keras' names
+        last_bias=True,  # whether the last layer has a bias
+        seed=0,  # initial values
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        self.activate = [keras.activations.get(name) for name in activations]
+        self._create_kernels(Seeds(seed))
+        self._create_biases()
+
+    def call(self, x):  # (..., input_dim)
         for i, (kernel, activate) in enumerate(zip(self.kernels, self.activate)):
             x = ops.matmul(x, kernel)
             x = activate(x + self.biases[i] if i < len(self.biases) else x)
         return x
 
+# %% ../../nbs/layers/popularity.ipynb #dense-kernels
+@patch_to(DenseStack)
+def _create_kernels(self, seeds):  # a stream of seeds
+    "A kernel from each width to the next."
+    dims = self.arguments["dims"]
+    pairs = zip([self.arguments["input_dim"], *dims], dims)
+    self.kernels = [
+        self.weight(f"kernel_{i}", glorot(pair, next(seeds)))
+        for i, pair in enumerate(pairs)
+    ]
+
+# %% ../../nbs/layers/popularity.ipynb #dense-biases
+@patch_to(DenseStack)
+def _create_biases(self):
+    "A bias for each layer, or for all but the last."
+    dims = self.arguments["dims"]
+    biased = dims if self.arguments["last_bias"] else dims[:-1]
+    biases = [self.weight(f"bias_{i}", (width,)) for i, width in enumerate(biased)]
+    self.biases = biases
+
 # %% ../../nbs/layers/popularity.ipynb #popularity-user
 @register
 class PopularityUser(ConfiguredLayer):
-    "A user by self-attention over clicked news (B, H, D), pooled by what the clicks are and how popular: (B, width)."
-    def __init__(self, input_dim, # D
-                 num_heads=20, # heads
-                 head_dim=20, # width of a head
-                 query_dim=200, # width of the pooling's hidden layer
-                 dropout=0.2, # dropout rate of the pooling's keys, or behind the attention where there are no bins
-                 bins=200, # bins of the click rate; None: popularity is not read
-                 projected=False, # whether the attention has biases and a projection back to D
-                 score_bias=True, # whether the pooling's scores have a constant
-                 seed=0, # initial values and dropout
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        more = dict(bias=True, output_dim=input_dim) if projected else {}
-        self.attention = MultiHeadAttention(input_dim, num_heads, head_dim, seed=next(seeds), **more, **policy)
-        width = self.output_dim = self.attention.width
-        self.bins = BinEmbedding(bins, width, seed=next(seeds), **policy) if bins else None
-        self.drop = self.dropout(0.0 if bins else dropout, seeds)
-        self.pool = AdditiveAttention(width, query_dim, score_bias, key_dim=2 * width if bins else None, dropout=dropout,
-                                      seed=next(seeds), **policy)
+    "A user (B, width) by clicked news (B, H, D), pooled by content and popularity."
 
-    def call(self, clicked, # (B, H, D)
-             mask, # (B, H), True for clicks
-             bins=None, # (B, H) bins of their click rates
-             training=False): # (B, width)
-        x = self.drop(self.attention(clicked, mask=mask, training=training), training=training)
-        key = None if self.bins is None else ops.concatenate([x, self.bins(bins)], axis=-1)
+    def __init__(
+        self,
+        input_dim,  # D
+        num_heads=20,  # heads
+        head_dim=20,  # width of a head
+        query_dim=200,  # width of the pooling's hidden layer
+        dropout=0.2,  # dropout rate of the pooling's keys, or behind the attention where there are no bins
+        bins=200,  # bins of the click rate; None: popularity is not read
+        projected=False,  # whether the attention has biases and a projection back to D
+        score_bias=True,  # whether the pooling's scores have a constant
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        seeds = Seeds(seed)
+        self.attention = self._new_attention(next(seeds))
+        self.output_dim = self.attention.width
+        self.bins = self._new_bins(seeds)
+        self.drop = self.dropout(0.0 if bins else dropout, seeds)
+        self.pool = self._new_pool(next(seeds))
+
+    def call(
+        self,
+        clicked,  # (B, H, D)
+        mask,  # (B, H), True for clicks
+        bins=None,  # (B, H) bins of their click rates
+        training=False,
+    ):  # (B, width)
+        x = self.attention(clicked, mask=mask, training=training)
+        x = self.drop(x, training=training)
+        key = self._keys(x, bins)
         return self.pool(x, mask=mask, key=key, training=training)
+
+# %% ../../nbs/layers/popularity.ipynb #user-attention
+@patch_to(PopularityUser)
+def _new_attention(self, seed):  # initial values
+    "The attention of clicks for each other."
+    arguments = self.arguments
+    dims = [arguments[name] for name in ("input_dim", "num_heads", "head_dim")]
+    options = dict(seed=seed, dtype=self.dtype_policy)
+    if arguments["projected"]:
+        options |= dict(bias=True, output_dim=arguments["input_dim"])
+    return MultiHeadAttention(*dims, **options)
+
+# %% ../../nbs/layers/popularity.ipynb #user-bins
+@patch_to(PopularityUser)
+def _new_bins(self, seeds):  # a stream of seeds
+    "The table of bins, as wide as a click has become, or None."
+    if not self.arguments["bins"]:
+        return None
+    options = dict(seed=next(seeds), dtype=self.dtype_policy)
+    return BinEmbedding(self.arguments["bins"], self.output_dim, **options)
+
+# %% ../../nbs/layers/popularity.ipynb #user-keys
+@patch_to(PopularityUser)
+def _keys(self, x, bins):  # (B, H, width); (B, H)
+    "What the pooling's scores are made of: (B, H, 2 · width), or None for `x` itself."
+    if self.bins is None:
+        return None
+    return ops.concatenate([x, self.bins(bins)], axis=-1)
+
+# %% ../../nbs/layers/popularity.ipynb #user-pool
+@patch_to(PopularityUser)
+def _new_pool(self, seed):  # initial values and dropout
+    "The pooling, with the popularity in its keys."
+    arguments = self.arguments
+    return AdditiveAttention(
+        self.output_dim,
+        arguments["query_dim"],
+        arguments["score_bias"],
+        key_dim=2 * self.output_dim if arguments["bins"] else None,
+        dropout=arguments["dropout"],
+        seed=seed,
+        dtype=self.dtype_policy,
+    )

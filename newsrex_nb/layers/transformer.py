@@ -10,77 +10,130 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, register
+from ..core import Seeds, patch_to, register
 from .attention import ConfiguredLayer, MultiHeadAttention, glorot
 
 # %% ../../nbs/layers/transformer.ipynb #linear
 @register
 class Linear(ConfiguredLayer):
     "A linear map of the last axis: (..., input_dim) to (..., output_dim)."
-    def __init__(self, input_dim, # width of what comes in
-                 output_dim, # width of what goes out
-                 bias=True, # whether there is a bias
-                 activation="linear", # what Keras calls it
-                 gain=1.0, # factor of the initial limit
-                 seed=0, # initial values
-                 **kwargs):
+
+    def __init__(
+        self,
+        input_dim,  # width of what comes in
+        output_dim,  # width of what goes out
+        bias=True,  # whether there is a bias
+        activation="linear",  # what Keras calls it
+        gain=1.0,  # factor of the initial limit
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         self.activate, self.output_dim = keras.activations.get(activation), output_dim
-        self.kernel = self.weight("kernel", glorot((input_dim, output_dim), next(Seeds(seed)), gain))
+        values = glorot((input_dim, output_dim), next(Seeds(seed)), gain)
+        self.kernel = self.weight("kernel", values)
         self.bias = self.weight("bias", (output_dim,)) if bias else None
 
-    def call(self, x): # (..., input_dim)
+    def call(self, x):  # (..., input_dim)
         y = ops.matmul(x, self.kernel)
         return self.activate(y if self.bias is None else y + self.bias)
 
 # %% ../../nbs/layers/transformer.ipynb #layer-norm
 @register
 class LayerNorm(ConfiguredLayer):
-    "Vectors (..., D) of mean 0 and variance 1, scaled and shifted by learned numbers; a constant vector becomes the shift."
-    def __init__(self, dim, # D
-                 **kwargs):
+    """Vectors (..., D) of mean 0 and variance 1, scaled and shifted by learned numbers;
+    a constant vector becomes the shift."""
+
+    def __init__(
+        self,
+        dim,  # D
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         self.scale = self.weight("scale", np.ones(dim, np.float32))
         self.shift = self.weight("shift", (dim,))
 
-    def call(self, x): # (..., D)
+    def call(self, x):  # (..., D)
         y = ops.cast(x, "float32")
         y = y - ops.mean(y, axis=-1, keepdims=True)
         y = y * ops.rsqrt(ops.mean(ops.square(y), axis=-1, keepdims=True) + 1e-5)
         return ops.cast(y, x.dtype) * self.scale + self.shift
 
 # %% ../../nbs/layers/transformer.ipynb #positions
-def positions(length, # L
-              dim, # D
-             ): # (L, D) float32
+def positions(
+    length,  # L
+    dim,  # D
+):  # (L, D) float32
     "Sine and cosine codes of the positions 0 to L - 1."
-    angle = np.arange(length)[:, None] / 10_000 ** (np.arange(0, dim, 2) / dim)
-    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(length, -1)[:, :dim].astype(np.float32)
+    period = 10_000 ** (np.arange(0, dim, 2) / dim)
+    angle = np.arange(length)[:, None] / period
+    pairs = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return pairs.reshape(length, -1)[:, :dim].astype(np.float32)
 
 # %% ../../nbs/layers/transformer.ipynb #transformer-block
 @register
 class TransformerBlock(ConfiguredLayer):
-    "One Transformer layer with normalisation behind each part: (..., L, D) to (..., L, D)."
-    def __init__(self, dim, # D
-                 num_heads, # heads
-                 head_dim, # width of a head
-                 feed_dim, # width of the hidden layer of the feed-forward net
-                 dropout=0.0, # dropout rate of attention weights, behind attention, in and behind the feed-forward net
-                 seed=0, # initial values and dropout
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        self.attention = MultiHeadAttention(dim, num_heads, head_dim, bias=True, output_dim=dim, attention_dropout=dropout,
-                                            seed=next(seeds), **policy)
-        self.widen = Linear(dim, feed_dim, activation="relu", seed=next(seeds), **policy)
-        self.narrow = Linear(feed_dim, dim, seed=next(seeds), **policy)
-        self.attended, self.fed = LayerNorm(dim, **policy), LayerNorm(dim, **policy)
-        self.drop_attended, self.drop_inside, self.drop_fed = (self.dropout(dropout, seeds) for _ in range(3))
+    "A Transformer layer, normalised behind each part: (..., L, D) to (..., L, D)."
 
-    def call(self, x, # (..., L, D)
-             mask=None, # (..., L), True for words
-             training=False):
-        y = self.drop_attended(self.attention(x, mask=mask, training=training), training=training)
-        y = self.attended(x + y)
+    def __init__(
+        self,
+        dim,  # D
+        num_heads,  # heads
+        head_dim,  # width of a head
+        feed_dim,  # width of the hidden layer of the feed-forward net
+        dropout=0.0,  # dropout rate of attention weights, behind attention, in and behind the feed-forward net
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        seeds = Seeds(seed)
+        self.attention = self._new_attention(next(seeds))
+        self._create_feed(seeds)
+        self._create_norms()
+        self.drop_attended = self.dropout(dropout, seeds)
+        self.drop_inside = self.dropout(dropout, seeds)
+        self.drop_fed = self.dropout(dropout, seeds)
+
+    def call(
+        self,
+        x,  # (..., L, D)
+        mask=None,  # (..., L), True for words
+        training=False,
+    ):
+        y = self.attention(x, mask=mask, training=training)
+        y = self.attended(x + self.drop_attended(y, training=training))
         z = self.narrow(self.drop_inside(self.widen(y), training=training))
         return self.fed(y + self.drop_fed(z, training=training))
+
+# %% ../../nbs/layers/transformer.ipynb #block-attention
+@patch_to(TransformerBlock)
+def _new_attention(self, seed):  # initial values and dropout
+    "The attention of words for each other."
+    arguments = self.arguments
+    return MultiHeadAttention(
+        arguments["dim"],
+        arguments["num_heads"],
+        arguments["head_dim"],
+        bias=True,
+        output_dim=arguments["dim"],
+        attention_dropout=arguments["dropout"],
+        seed=seed,
+        dtype=self.dtype_policy,
+    )
+
+# %% ../../nbs/layers/transformer.ipynb #block-feed
+@patch_to(TransformerBlock)
+def _create_feed(self, seeds):  # a stream of seeds
+    "The feed-forward net: wider, ReLU, and back."
+    dim, feed_dim = self.arguments["dim"], self.arguments["feed_dim"]
+    options = dict(seed=next(seeds), dtype=self.dtype_policy)
+    self.widen = Linear(dim, feed_dim, activation="relu", **options)
+    options = dict(seed=next(seeds), dtype=self.dtype_policy)
+    self.narrow = Linear(feed_dim, dim, **options)
+
+# %% ../../nbs/layers/transformer.ipynb #block-norms
+@patch_to(TransformerBlock)
+def _create_norms(self):
+    "The normalisations behind attention and behind the feed-forward net."
+    self.attended = LayerNorm(self.arguments["dim"], dtype=self.dtype_policy)
+    self.fed = LayerNorm(self.arguments["dim"], dtype=self.dtype_policy)

@@ -8,109 +8,181 @@ __all__ = ['masked_mean', 'MeanText', 'MeanTitle', 'MeanUser', 'TitleAndCategory
 # %% ../../nbs/layers/variants.ipynb #imports
 from keras import ops
 
-from ..core import Seeds, Sizes, register
+from ..core import Seeds, Sizes, patch_to, register
 from .attention import ConfiguredLayer, Encoder, MultiHeadAttention
 from .text import SelfAttentionText, TextEncoder
 from .views import CategoryEmbedding, ViewAttention
 
 # %% ../../nbs/layers/variants.ipynb #masked-mean
-def masked_mean(x, # (..., n, D)
-                mask, # (..., n), True where an entry counts
-               ): # (..., D)
+def masked_mean(
+    x,  # (..., n, D)
+    mask,  # (..., n), True where an entry counts
+):  # (..., D)
     "The mean of the valid entries, 0 where there are none."
     valid = ops.expand_dims(ops.cast(mask, x.dtype), -1)
     return ops.sum(x * valid, axis=-2) / ops.maximum(ops.sum(valid, axis=-2), 1)
 
+# %% ../../nbs/layers/variants.ipynb #attention-if-heads
+def _attention_if_heads(
+    input_dim,  # D
+    num_heads,  # heads, or 0
+    head_dim,  # width of a head
+    seeds,  # a stream of seeds; without heads, none is drawn
+    **options,
+):  # the attention and the width of its results; (None, D) without heads
+    "Self-attention where there are heads."
+    if not num_heads:
+        return None, input_dim
+    sizes = (input_dim, num_heads, head_dim)
+    attention = MultiHeadAttention(*sizes, seed=next(seeds), **options)
+    return attention, attention.width
+
+# %% ../../nbs/layers/variants.ipynb #looked
+def _looked(
+    layer,  # with `attention` and `drop`
+    x,  # (..., n, D)
+    mask,  # (..., n)
+    training,
+):  # (..., n, D')
+    "The entries as they have looked at each other, or as they are."
+    if layer.attention is None:
+        return x
+    x = layer.attention(x, mask=mask, training=training)
+    return layer.drop(x, training=training)
+
 # %% ../../nbs/layers/variants.ipynb #mean-text
 @register
 class MeanText(ConfiguredLayer):
-    "Word vectors (..., L, D) to (..., D'): dropout, self-attention where there are heads, dropout, mean; 0 without words."
-    def __init__(self, input_dim, # D, width of a word vector
-                 num_heads=20, # heads; 0 = words do not look at each other
-                 head_dim=20, # width of a head
-                 dropout=0.2, # dropout rate before and behind the self-attention
-                 seed=0, # initial values and dropout
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds = Seeds(seed)
-        self.attention = MultiHeadAttention(input_dim, num_heads, head_dim, seed=next(seeds), dtype=self.dtype_policy) if num_heads else None
-        self.output_dim = self.attention.width if num_heads else input_dim
-        self.drop_words, self.drop = self.dropout(dropout, seeds), self.dropout(dropout, seeds)
+    "Word vectors (..., L, D) to their mean (..., D'), perhaps behind self-attention."
 
-    def call(self, x, # word vectors (..., L, D)
-             mask, # (..., L), True for words
-             training=False): # (..., D')
+    def __init__(
+        self,
+        input_dim,  # D, width of a word vector
+        num_heads=20,  # heads; 0 = words do not look at each other
+        head_dim=20,  # width of a head
+        dropout=0.2,  # dropout rate before and behind the self-attention
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
+        attention = _attention_if_heads(input_dim, num_heads, head_dim, seeds, **policy)
+        self.attention, self.output_dim = attention
+        self.drop_words = self.dropout(dropout, seeds)
+        self.drop = self.dropout(dropout, seeds)
+
+    def call(
+        self,
+        x,  # word vectors (..., L, D)
+        mask,  # (..., L), True for words
+        training=False,
+    ):  # (..., D')
         x = self.drop_words(x, training=training)
-        if self.attention is not None: x = self.drop(self.attention(x, mask=mask, training=training), training=training)
-        return masked_mean(x, mask)
+        return masked_mean(_looked(self, x, mask, training), mask)
 
 # %% ../../nbs/layers/variants.ipynb #mean-title
 @register
 class MeanTitle(TextEncoder):
-    "News as the mean over the words of the title: (R, L) ids to (R, num_heads · head_dim), or word_dim without heads."
+    "News as the mean over the title: (R, L) ids to (R, num_heads · head_dim)."
+
     layer = MeanText
-    def __init__(self, num_heads=20, # heads; 0 = words do not look at each other
-                 head_dim=20, # width of a head
-                 word_dim=300, # width of a word vector
-                 title_length=30, # words to read
-                 dropout=0.2, # dropout rate before and behind the self-attention
-                 field="title", # the column to read
-                 **kwargs):
+
+    def __init__(
+        self,
+        num_heads=20,  # heads; 0 = words do not look at each other
+        head_dim=20,  # width of a head
+        word_dim=300,  # width of a word vector
+        title_length=30,  # words to read
+        dropout=0.2,  # dropout rate before and behind the self-attention
+        field="title",  # the column to read
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
 # %% ../../nbs/layers/variants.ipynb #mean-user
 @register
 class MeanUser(Encoder):
-    "A user as the mean of the clicked news (B, H, D), behind self-attention where there are heads: (B, D'), 0 without clicks."
-    def __init__(self, num_heads=20, # heads; 0 = clicks do not look at each other
-                 head_dim=20, # width of a head
-                 dropout=0.2, # dropout rate behind the self-attention
-                 **kwargs):
+    "A user as the mean of clicked news (B, H, D), perhaps behind self-attention."
+
+    def __init__(
+        self,
+        num_heads=20,  # heads; 0 = clicks do not look at each other
+        head_dim=20,  # width of a head
+        dropout=0.2,  # dropout rate behind the self-attention
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
-    def create(self, input_dim, # D
-               sizes, # not needed: no table is read
-               seeds): # a stream of seeds
+    def create(
+        self,
+        input_dim,  # D
+        sizes,  # not needed: no table is read
+        seeds,  # a stream of seeds
+    ):
         heads, width = self.arguments["num_heads"], self.arguments["head_dim"]
-        self.attention = MultiHeadAttention(input_dim, heads, width, seed=next(seeds), dtype=self.dtype_policy) if heads else None
-        self.output_dim = self.attention.width if heads else input_dim
+        self.attention, self.output_dim = _attention_if_heads(
+            input_dim, heads, width, seeds, dtype=self.dtype_policy
+        )
         self.drop = self.dropout(self.arguments["dropout"], seeds)
 
     def call(self, clicked, mask, context=None, training=False):
-        x = clicked
-        if self.attention is not None: x = self.drop(self.attention(x, mask=mask, training=training), training=training)
-        return masked_mean(x, mask)
+        return masked_mean(_looked(self, clicked, mask, training), mask)
 
 # %% ../../nbs/layers/variants.ipynb #title-and-category
 @register
 class TitleAndCategory(TextEncoder):
-    "News by self-attention over the title, and its category: (R, L) and (R,) ids to (R, num_heads · head_dim)."
+    "News by title and category: (R, L) and (R,) ids to (R, num_heads · head_dim)."
+
     layer = SelfAttentionText
-    def __init__(self, num_heads=20, # heads
-                 head_dim=20, # width of a head
-                 query_dim=200, # width of the poolings' hidden layers
-                 word_dim=300, # width of a word vector
-                 category_dim=100, # width of the table of categories
-                 title_length=30, # words to read
-                 dropout=0.2, # dropout rate before and behind the self-attention
-                 field="title", # the column of the text
-                 **kwargs):
+
+    def __init__(
+        self,
+        num_heads=20,  # heads
+        head_dim=20,  # width of a head
+        query_dim=200,  # width of the poolings' hidden layers
+        word_dim=300,  # width of a word vector
+        category_dim=100,  # width of the table of categories
+        title_length=30,  # words to read
+        dropout=0.2,  # dropout rate before and behind the self-attention
+        field="title",  # the column of the text
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
     @property
-    def reads(self): return {**super().reads, "category": None}
+    def reads(self):
+        return {**super().reads, "category": None}
 
     def create(self, sizes, seeds, word_vectors=None):
         super().create(sizes, seeds, word_vectors)
-        policy = dict(dtype=self.dtype_policy)
-        self.category = CategoryEmbedding(Sizes.of(sizes).categories, self.arguments["category_dim"], self.output_dim, seed=next(seeds), **policy)
-        self.views = ViewAttention(self.output_dim, self.arguments["query_dim"], seed=next(seeds), **policy)
-
-    def text_layer(self, **kwargs):
-        own = {k: self.arguments[k] for k in ("num_heads", "head_dim", "query_dim", "dropout")}
-        return self.layer(self.arguments["word_dim"], **own, **kwargs)
+        self._create_category(Sizes.of(sizes).categories, seeds)
 
     def call(self, news, training=False, return_weights=False):
-        text = super().call(news, training=training)
-        there = [ops.any(ops.not_equal(news[self.arguments["field"]], 0), axis=-1), ops.not_equal(news["category"], 0)]
-        return self.views([text, self.category(news["category"])], mask=there, return_weights=return_weights)
+        views = [super().call(news, training=training), self.category(news["category"])]
+        there = self._there(news)
+        return self.views(views, mask=there, return_weights=return_weights)
+
+# %% ../../nbs/layers/variants.ipynb #title-and-category-text
+@patch_to(TitleAndCategory)
+def text_layer(self, **kwargs):
+    "Self-attention and pooling over the words."
+    names = ("num_heads", "head_dim", "query_dim", "dropout")
+    options = {name: self.arguments[name] for name in names}
+    return self.layer(self.arguments["word_dim"], **options, **kwargs)
+
+# %% ../../nbs/layers/variants.ipynb #title-and-category-views
+@patch_to(TitleAndCategory)
+def _create_category(self, count, seeds):  # largest category id; a stream of seeds
+    "The category's vector, and the attention over both views."
+    arguments, policy = self.arguments, dict(dtype=self.dtype_policy)
+    dims = (arguments["category_dim"], self.output_dim)
+    self.category = CategoryEmbedding(count, *dims, seed=next(seeds), **policy)
+    dims = (self.output_dim, arguments["query_dim"])
+    self.views = ViewAttention(*dims, seed=next(seeds), **policy)
+
+# %% ../../nbs/layers/variants.ipynb #title-and-category-there
+@patch_to(TitleAndCategory)
+def _there(self, news):  # dict of columns
+    "Whether an article has words (R,), and whether it has a category (R,)."
+    has_words = ops.not_equal(news[self.arguments["field"]], 0)
+    return [ops.any(has_words, axis=-1), ops.not_equal(news["category"], 0)]

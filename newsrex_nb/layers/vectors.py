@@ -11,32 +11,56 @@ from keras import ops
 from ..core import register, wrong
 from .attention import Encoder, glorot
 
+# %% ../../nbs/layers/vectors.ipynb #unit-square
+def _unit_square(x):  # float32 (..., E)
+    "Vectors scaled to a mean square of 1, and whether they are not zero (..., 1)."
+    square = ops.mean(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(square, 1e-12)), square > 0
+
+# %% ../../nbs/layers/vectors.ipynb #check-width
+def _check_width(x, width, where):  # (..., E); the width expected; the encoder's name
+    "Raises the sentence that names both widths, unless they are equal."
+    if x.shape[-1] != width:
+        raise wrong(f"article vectors of {width} numbers", x.shape[-1], where=where)
+
 # %% ../../nbs/layers/vectors.ipynb #article-vectors
 @register
 class ArticleVectors(Encoder):
-    "News by a vector per article, projected: (R, vector_dim) to (R, output_dim); 0 where the vector is 0."
-    def __init__(self, vector_dim, # E, width of the vectors
-                 output_dim=400, # width of the result
-                 dropout=0.2, # dropout rate of a vector's entries
-                 **kwargs):
+    "News by an article's vector: (R, vector_dim) to (R, output_dim); 0 for a zero one."
+
+    def __init__(
+        self,
+        vector_dim,  # E, width of the vectors
+        output_dim=400,  # width of the result
+        dropout=0.2,  # dropout rate of a vector's entries
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
     @property
-    def reads(self): return {"article_vectors": None}
+    def reads(self):
+        return {"article_vectors": None}
 
-    def create(self, sizes, # not needed: no table is trained
-               seeds, # a stream of seeds
-               word_vectors=None): # not needed: no words are read
-        width, self.output_dim = self.arguments["vector_dim"], self.arguments["output_dim"]
-        self.kernel = self.weight("kernel", glorot((width, self.output_dim), next(seeds)))
+    def create(
+        self,
+        sizes,  # not needed: no table is trained
+        seeds,  # a stream of seeds
+        word_vectors=None,  # not needed: no words are read
+    ):
+        self.output_dim = self.arguments["output_dim"]
+        shape = (self.arguments["vector_dim"], self.output_dim)
+        self.kernel = self.weight("kernel", glorot(shape, next(seeds)))
         self.bias = self.weight("bias", (self.output_dim,))
         self.drop = self.dropout(self.arguments["dropout"], seeds)
 
-    def call(self, news, # dict of columns, vectors (R, vector_dim) under "article_vectors"
-             training=False): # (R, output_dim)
-        x, width = ops.cast(news["article_vectors"], "float32"), self.arguments["vector_dim"]
-        if x.shape[-1] != width: raise wrong(f"article vectors of {width} numbers", x.shape[-1], where=type(self).__name__)
-        square = ops.mean(ops.square(x), axis=-1, keepdims=True)
-        x = ops.cast(x * ops.rsqrt(ops.maximum(square, 1e-12)), self.compute_dtype)
-        y = ops.matmul(self.drop(x, training=training), self.kernel) + self.bias
-        return y * ops.cast(square > 0, y.dtype)
+    def call(
+        self,
+        news,  # dict of columns, vectors (R, vector_dim) under "article_vectors"
+        training=False,
+    ):  # (R, output_dim)
+        x = ops.cast(news["article_vectors"], "float32")
+        _check_width(x, self.arguments["vector_dim"], type(self).__name__)
+        x, there = _unit_square(x)
+        x = self.drop(ops.cast(x, self.compute_dtype), training=training)
+        y = ops.matmul(x, self.kernel) + self.bias
+        return y * ops.cast(there, y.dtype)

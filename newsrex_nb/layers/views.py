@@ -9,147 +9,271 @@ __all__ = ['CategoryEmbedding', 'ViewAttention', 'ViewEncoder', 'AttentiveViews'
 import keras
 from keras import ops
 
-from ..core import Seeds, Sizes, one_of, register, wrong
-from .attention import AdditiveAttention, ConfiguredLayer, Encoder, glorot
+from ..core import Seeds, Sizes, one_of, patch_to, register, wrong
+from .attention import AdditiveAttention, ConfiguredLayer, Encoder
+from .attention import glorot
 from .text import CNNText, WordEmbedding
 
 # %% ../../nbs/layers/views.ipynb #category-embedding
 @register
 class CategoryEmbedding(ConfiguredLayer):
-    "Category ids (...) to vectors (..., output_dim): a table of id vectors and a dense layer."
-    def __init__(self, count, # largest category id; the table has one row more
-                 dim=100, # width of the table
-                 output_dim=400, # width behind the dense layer; None: no dense layer
-                 activation="relu", # of the dense layer; "linear": none
-                 train_table=True, # whether training changes the table
-                 seed=0, # initial values
-                 **kwargs):
+    "Category ids (...) to (..., output_dim): a table of id vectors and a dense layer."
+
+    def __init__(
+        self,
+        count,  # largest category id; the table has one row more
+        dim=100,  # width of the table
+        output_dim=400,  # width behind the dense layer; None: no dense layer
+        activation="relu",  # of the dense layer; "linear": none
+        train_table=True,  # whether training changes the table
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
-        self.table = WordEmbedding(count, dim, trainable=train_table, seed=next(seeds), dtype=self.dtype_policy)
-        self.kernel = self.weight("kernel", glorot((dim, output_dim), next(seeds))) if output_dim else None
-        self.bias = self.weight("bias", (output_dim,)) if output_dim else None
-        self.activate, self.output_dim = keras.activations.get(activation), output_dim or dim
+        options = dict(trainable=train_table, dtype=self.dtype_policy)
+        self.table = WordEmbedding(count, dim, seed=next(seeds), **options)
+        self.activate = keras.activations.get(activation)
+        self.output_dim = output_dim or dim
+        self._create_dense(seeds)
 
-    def call(self, ids): # int (...), from 0 to `count`
+    def call(self, ids):  # int (...), from 0 to `count`
         rows = self.table(ids)
-        return rows if self.kernel is None else self.activate(ops.matmul(rows, self.kernel) + self.bias)
+        if self.kernel is None:
+            return rows
+        return self.activate(ops.matmul(rows, self.kernel) + self.bias)
+
+# %% ../../nbs/layers/views.ipynb #category-dense
+@patch_to(CategoryEmbedding)
+def _create_dense(self, seeds):  # a stream of seeds
+    "The dense layer's kernel and bias; None without `output_dim`."
+    self.kernel = self.bias = None
+    shape = (self.arguments["dim"], self.arguments["output_dim"])
+    if self.arguments["output_dim"]:
+        self.kernel = self.weight("kernel", glorot(shape, next(seeds)))
+        self.bias = self.weight("bias", (self.output_dim,))
+
+# %% ../../nbs/layers/views.ipynb #stacked-masks
+def _stacked_masks(
+    views,  # (..., K, D)
+    mask,  # K arrays (...), with None in place of some; None: there is no mask
+):  # (..., K), or None where every view always counts
+    "One mask out of those of the views."
+    if mask is None or all(m is None for m in mask):
+        return None
+    always = ops.ones_like(views[..., 0, 0], "bool")
+    masks = [always if m is None else ops.cast(m, "bool") for m in mask]
+    return ops.stack(masks, axis=-1)
 
 # %% ../../nbs/layers/views.ipynb #view-attention
 @register
 class ViewAttention(ConfiguredLayer):
-    "Fuses K views, each (..., D), to (..., D) by additive attention; 0 where the mask leaves no view."
-    def __init__(self, input_dim, # D, width of every view
-                 query_dim=200, # width of the hidden layer
-                 score_bias=False, # whether the scores have a constant
-                 seed=0, # initial values
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        self.pool = AdditiveAttention(input_dim, query_dim, score_bias, seed=next(Seeds(seed)), dtype=self.dtype_policy)
+    "Fuses K views, each (..., D), to (..., D) by additive attention; 0 without a view."
 
-    def call(self, views, # K arrays (..., D)
-             mask=None, # K arrays (...), True where an article has the view; None in place of one: it always has
-             return_weights=False, # whether to return the weights (..., K), too
-            ): # (..., D)
-        views, mask = ops.stack(views, axis=-2), list(mask) if mask is not None else []
-        if all(m is None for m in mask): mask = None
-        else:
-            always = ops.ones_like(views[..., 0, 0], "bool")
-            mask = ops.stack([always if m is None else ops.cast(m, "bool") for m in mask], axis=-1)
+    def __init__(
+        self,
+        input_dim,  # D, width of every view
+        query_dim=200,  # width of the hidden layer
+        score_bias=False,  # whether the scores have a constant
+        seed=0,  # initial values
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        options = dict(seed=next(Seeds(seed)), dtype=self.dtype_policy)
+        self.pool = AdditiveAttention(input_dim, query_dim, score_bias, **options)
+
+    def call(
+        self,
+        views,  # K arrays (..., D)
+        mask=None,  # K arrays (...), True where an article has the view; None in place of one: it always has
+        return_weights=False,  # whether to return the weights (..., K), too
+    ):  # (..., D)
+        views = ops.stack(views, axis=-2)
+        mask = _stacked_masks(views, mask)
         return self.pool(views, mask=mask, return_weights=return_weights)
 
 # %% ../../nbs/layers/views.ipynb #view-encoder
 class ViewEncoder(Encoder):
-    "A news encoder that reads several views; subclasses say how categories are encoded and how views become one vector."
-    texts, kinds = ("title", "abstract"), {"category": "categories", "subcategory": "subcategories"}
+    "A news encoder of several views; subclasses say what a category is: `kind_layer`."
+
+    texts = ("title", "abstract")
+    kinds = {"category": "categories", "subcategory": "subcategories"}
 
     @property
-    def reads(self): return {view: self.arguments.get(f"{view}_length") for view in self.arguments["views"]}
+    def reads(self):
+        views = self.arguments["views"]
+        return {view: self.arguments.get(f"{view}_length") for view in views}
 
-    def create(self, sizes, # `Sizes`, or a mapping
-               seeds, # a stream of seeds
-               word_vectors=None): # initial word vectors (words + 1, word_dim)
-        a, sizes, policy = self.arguments, Sizes.of(sizes), dict(dtype=self.dtype_policy)
-        if not a["views"]: raise wrong("at least one view", "none", where="views")
-        texts = [v for v in a["views"] if one_of("a view", v, (*self.texts, *self.kinds)) in self.texts]
-        if texts: self.words = WordEmbedding(sizes.words, a["word_dim"], word_vectors, seed=next(seeds), **policy)
-        new = lambda: CNNText(a["word_dim"], a["filters"], a["window"], a["query_dim"], a["dropout"],
-                              a.get("score_bias", False), seed=next(seeds), **policy)
-        for i, view in enumerate(texts): setattr(self, view, getattr(self, texts[0]) if i and a["share_text"] else new())
-        for view in a["views"]:
-            if view in self.kinds: setattr(self, view, self.kind_layer(getattr(sizes, self.kinds[view]), next(seeds)))
+    def create(
+        self,
+        sizes,  # `Sizes`, or a mapping
+        seeds,  # a stream of seeds
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+    ):
+        sizes = Sizes.of(sizes)
+        self._create_texts(sizes.words, seeds, word_vectors)
+        self._create_kinds(sizes, seeds)
 
-    def encode(self, news, training=False): # dict of columns -> ([(R, width) of each view], [(R,) whether it is there])
-        "Every view by itself."
-        vectors, there = [], []
-        for view in self.arguments["views"]:
-            ids, layer = news[view], getattr(self, view)
-            mask = ops.not_equal(ids, 0)
-            text = view in self.texts
-            vectors.append(layer(self.words(ids), mask, training=training) if text else layer(ids))
-            there.append(ops.any(mask, axis=-1) if text else mask)
-        return vectors, there
+# %% ../../nbs/layers/views.ipynb #view-encoder-text-views
+@patch_to(ViewEncoder)
+def _text_views(self):
+    "Those of the views that are texts; all of them have to be known."
+    views, known = self.arguments["views"], (*self.texts, *self.kinds)
+    if not views:
+        raise wrong("at least one view", "none", where="views")
+    return [view for view in views if one_of("a view", view, known) in self.texts]
+
+# %% ../../nbs/layers/views.ipynb #view-encoder-new-text
+@patch_to(ViewEncoder)
+def _new_text(self, seed):  # initial values and dropout
+    "The layer from word vectors to a text's vector."
+    arguments = self.arguments
+    return CNNText(
+        arguments["word_dim"],
+        arguments["filters"],
+        arguments["window"],
+        arguments["query_dim"],
+        arguments["dropout"],
+        arguments.get("score_bias", False),
+        seed=seed,
+        dtype=self.dtype_policy,
+    )
+
+# %% ../../nbs/layers/views.ipynb #view-encoder-create-texts
+@patch_to(ViewEncoder)
+def _create_texts(self, words, seeds, vectors):  # largest word id; seeds; vectors
+    "The word table and a layer for each text, under the text's name."
+    texts = self._text_views()
+    if texts:
+        options = dict(seed=next(seeds), dtype=self.dtype_policy)
+        word_dim = self.arguments["word_dim"]
+        self.words = WordEmbedding(words, word_dim, vectors, **options)
+    for i, view in enumerate(texts):
+        shared = i and self.arguments["share_text"]
+        text = getattr(self, texts[0]) if shared else self._new_text(next(seeds))
+        setattr(self, view, text)
+
+# %% ../../nbs/layers/views.ipynb #view-encoder-create-kinds
+@patch_to(ViewEncoder)
+def _create_kinds(self, sizes, seeds):  # `Sizes`; a stream of seeds
+    "A layer for each kind of category, under its name."
+    for view in self.arguments["views"]:
+        if view in self.kinds:
+            largest = getattr(sizes, self.kinds[view])
+            setattr(self, view, self.kind_layer(largest, next(seeds)))
+
+# %% ../../nbs/layers/views.ipynb #view-encoder-view
+@patch_to(ViewEncoder)
+def _encode_view(self, view, ids, training=False):  # ids (R, L) of a text, else (R,)
+    "The vector of one view (R, width), and whether it is there (R,)."
+    layer, mask = getattr(self, view), ops.not_equal(ids, 0)
+    if view not in self.texts:
+        return layer(ids), mask
+    return layer(self.words(ids), mask, training=training), ops.any(mask, axis=-1)
+
+# %% ../../nbs/layers/views.ipynb #view-encoder-encode
+@patch_to(ViewEncoder)
+def encode(
+    self,
+    news,  # dict of columns
+    training=False,
+):  # [(R, width) of each view], [(R,) whether it is there]
+    "Every view by itself."
+    encoded = [
+        self._encode_view(view, news[view], training)
+        for view in self.arguments["views"]
+    ]
+    return [vector for vector, _ in encoded], [there for _, there in encoded]
 
 # %% ../../nbs/layers/views.ipynb #attentive-views
 @register
 class AttentiveViews(ViewEncoder):
     "News by attention over views of equal width: columns (R, …) to (R, filters)."
-    def __init__(self, views=("title", "abstract", "category", "subcategory"), # what to read
-                 filters=400, # width of every view and of the result
-                 window=3, # words that are read together
-                 query_dim=200, # width of the poolings' hidden layers
-                 word_dim=300, # width of a word vector
-                 category_dim=100, # width of the tables of categories and subcategories
-                 title_length=30, # words to read of the title
-                 abstract_length=50, # words to read of the abstract
-                 dropout=0.2, # dropout rate before and behind the convolutions
-                 share_text=False, # whether title and abstract have one encoder
-                 mask_empty=False, # whether a view that an article lacks is left out; else it competes
-                 score_bias=False, # whether the poolings' scores have a constant
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
 
-    def kind_layer(self, count, seed):
-        a = self.arguments
-        return CategoryEmbedding(count, a["category_dim"], a["filters"], seed=seed, dtype=self.dtype_policy)
+    def __init__(
+        self,
+        views=("title", "abstract", "category", "subcategory"),  # what to read
+        filters=400,  # width of every view and of the result
+        window=3,  # words that are read together
+        query_dim=200,  # width of the poolings' hidden layers
+        word_dim=300,  # width of a word vector
+        category_dim=100,  # width of the tables of categories and subcategories
+        title_length=30,  # words to read of the title
+        abstract_length=50,  # words to read of the abstract
+        dropout=0.2,  # dropout rate before and behind the convolutions
+        share_text=False,  # whether title and abstract have one encoder
+        mask_empty=False,  # whether a view that an article lacks is left out; else it competes
+        score_bias=False,  # whether the poolings' scores have a constant
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
 
     def create(self, sizes, seeds, word_vectors=None):
         super().create(sizes, seeds, word_vectors)
-        a, policy = self.arguments, dict(dtype=self.dtype_policy)
-        self.output_dim = a["filters"]
-        self.attention = ViewAttention(a["filters"], a["query_dim"], a["score_bias"], seed=next(seeds), **policy)
+        self.output_dim = self.arguments["filters"]
+        self.attention = self._new_attention(next(seeds))
 
-    def call(self, news, # columns (R, L) or (R,) by name
-             training=False,
-             return_weights=False, # whether to return the weights of the views (R, K), too
-            ): # (R, filters)
+    def call(
+        self,
+        news,  # columns (R, L) or (R,) by name
+        training=False,
+        return_weights=False,  # whether to return the weights of the views (R, K), too
+    ):  # (R, filters)
         views, there = self.encode(news, training)
-        return self.attention(views, mask=there if self.arguments["mask_empty"] else None, return_weights=return_weights)
+        mask = there if self.arguments["mask_empty"] else None
+        return self.attention(views, mask=mask, return_weights=return_weights)
+
+# %% ../../nbs/layers/views.ipynb #attentive-views-kind
+@patch_to(AttentiveViews)
+def kind_layer(self, count, seed):  # largest id; initial values
+    "A category's row, brought to the width of a text."
+    dims = (self.arguments["category_dim"], self.arguments["filters"])
+    return CategoryEmbedding(count, *dims, seed=seed, dtype=self.dtype_policy)
+
+# %% ../../nbs/layers/views.ipynb #attentive-views-attention
+@patch_to(AttentiveViews)
+def _new_attention(self, seed):  # initial values
+    "The attention over the views."
+    names = ("filters", "query_dim", "score_bias")
+    arguments = [self.arguments[name] for name in names]
+    return ViewAttention(*arguments, seed=seed, dtype=self.dtype_policy)
 
 # %% ../../nbs/layers/views.ipynb #joined-views
 @register
 class JoinedViews(ViewEncoder):
-    "News as its views side by side: columns (R, …) to (R, filters per text + category_dim per category)."
-    def __init__(self, views=("title",), # what to read
-                 filters=400, # width of a text
-                 window=3, # words that are read together
-                 query_dim=200, # width of the pooling's hidden layer
-                 word_dim=300, # width of a word vector
-                 category_dim=100, # width of a category or subcategory
-                 title_length=30, # words to read of the title
-                 abstract_length=50, # words to read of the abstract
-                 dropout=0.2, # dropout rate before and behind the convolutions
-                 share_text=False, # whether title and abstract have one encoder
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
+    "News as its views side by side: columns (R, …) to (R, the sum of their widths)."
 
-    def kind_layer(self, count, seed):
-        return CategoryEmbedding(count, self.arguments["category_dim"], output_dim=None, seed=seed, dtype=self.dtype_policy)
+    def __init__(
+        self,
+        views=("title",),  # what to read
+        filters=400,  # width of a text
+        window=3,  # words that are read together
+        query_dim=200,  # width of the pooling's hidden layer
+        word_dim=300,  # width of a word vector
+        category_dim=100,  # width of a category or subcategory
+        title_length=30,  # words to read of the title
+        abstract_length=50,  # words to read of the abstract
+        dropout=0.2,  # dropout rate before and behind the convolutions
+        share_text=False,  # whether title and abstract have one encoder
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
 
     def create(self, sizes, seeds, word_vectors=None):
         super().create(sizes, seeds, word_vectors)
-        self.output_dim = sum(getattr(self, view).output_dim for view in self.arguments["views"])
+        layers = [getattr(self, view) for view in self.arguments["views"]]
+        self.output_dim = sum(layer.output_dim for layer in layers)
 
-    def call(self, news, # columns (R, L) or (R,) by name
-             training=False): # (R, the sum of the views' widths)
+    def call(
+        self,
+        news,  # columns (R, L) or (R,) by name
+        training=False,
+    ):  # (R, the sum of the views' widths)
         return ops.concatenate(self.encode(news, training)[0], axis=-1)
+
+# %% ../../nbs/layers/views.ipynb #joined-views-kind
+@patch_to(JoinedViews)
+def kind_layer(self, count, seed):  # largest id; initial values
+    "A category's row as it is."
+    options = dict(output_dim=None, seed=seed, dtype=self.dtype_policy)
+    return CategoryEmbedding(count, self.arguments["category_dim"], **options)

@@ -15,194 +15,307 @@ import numpy as np
 from ..core import METRICS, wrong
 
 # %% ../../nbs/metrics/ranking.ipynb #sort-key
-def sort_key(scores, # any real numbers, none of them NaN
-            ): # int32 array of the same length
-    "Whole numbers that compare as `scores` do: equal where those are equal, larger where they are larger."
+def sort_key(
+    scores,  # any real numbers, none of them NaN
+):  # int32 array of the same length
+    """Whole numbers that compare as `scores` do: equal where those are equal, larger
+    where they are larger."""
     scores = np.asarray(scores)
-    if not np.can_cast(scores.dtype, np.float32): return np.unique(scores, return_inverse=True)[1].astype(np.int32)
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32) # adding 0 makes -0.0 equal to 0.0
+    if not np.can_cast(scores.dtype, np.float32):
+        return np.unique(scores, return_inverse=True)[1].astype(np.int32)
+    # adding 0 makes -0.0 equal to 0.0
+    bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)
     return bits ^ (bits >> 31 & 0x7FFFFFFF)
+
+# %% ../../nbs/metrics/ranking.ipynb #form
+def _check_form(
+    scores,  # array
+    offsets,  # array
+):
+    "Refuses arrays that are not flat scores with offsets that fit them."
+    if scores.ndim != 1 or scores.dtype.kind in "OSUMmc":
+        raise wrong(
+            "scores as numbers in one flat array",
+            f"{scores.dtype} of shape {scores.shape}",
+            remedy="concatenate the impressions and say with offsets where each begins",
+        )
+    is_list = offsets.ndim == 1 and len(offsets) > 0
+    fits = is_list and not offsets[0] and offsets[-1] == len(scores)
+    if not fits or (np.diff(offsets) < 0).any():
+        raise wrong(
+            f"offsets that climb from 0 to the number of scores ({len(scores)})",
+            f"{offsets[:3]} … {offsets[-1:]}",
+        )
+
+# %% ../../nbs/metrics/ranking.ipynb #owner-of
+def _owner_of(
+    bad,  # (candidates,) bool, True somewhere
+    offsets,  # (B + 1,)
+):
+    "The impression that the first bad candidate belongs to, for a message."
+    number = np.searchsorted(offsets, np.argmax(bad), side="right") - 1
+    return f"impression {number} (counted from 0)"
 
 # %% ../../nbs/metrics/ranking.ipynb #checked
 def checked(scores, labels, offsets):
-    "The three as arrays, or the sentence that says which impression is wrong and how; `labels` may be None."
+    """The three as arrays, or the sentence that says which impression is wrong and how;
+    `labels` may be None."""
     scores, offsets = np.asarray(scores), np.asarray(offsets)
-    if scores.ndim != 1 or scores.dtype.kind in "OSUMmc":
-        raise wrong("scores as numbers in one flat array", f"{scores.dtype} of shape {scores.shape}",
-                    remedy="concatenate the impressions and say with offsets where each begins")
-    if offsets.ndim != 1 or not len(offsets) or offsets[0] or offsets[-1] != len(scores) or (np.diff(offsets) < 0).any():
-        raise wrong(f"offsets that climb from 0 to the number of scores ({len(scores)})", f"{offsets[:3]} … {offsets[-1:]}")
-    owner_of = lambda bad: f"impression {np.searchsorted(offsets, np.argmax(bad), side='right') - 1} (counted from 0)"
+    _check_form(scores, offsets)
     if (bad := np.isnan(scores)).any():
-        raise wrong("a score for every candidate", f"{bad.sum()} NaN", where=owner_of(bad),
-                    remedy="look for a division by zero or an overflow in the model")
-    if labels is None: return scores, None, offsets
+        raise wrong(
+            "a score for every candidate",
+            f"{bad.sum()} NaN",
+            where=_owner_of(bad, offsets),
+            remedy="look for a division by zero or an overflow in the model",
+        )
+    if labels is None:
+        return scores, None, offsets
     labels = np.asarray(labels)
-    if labels.shape != scores.shape: raise wrong(f"a label per score ({len(scores)})", f"labels of shape {labels.shape}")
+    if labels.shape != scores.shape:
+        expected = f"a label per score ({len(scores)})"
+        raise wrong(expected, f"labels of shape {labels.shape}")
     if (bad := (labels != 0) & (labels != 1)).any():
-        raise wrong("labels 0 and 1", repr(labels[bad][0].item()), where=owner_of(bad))
+        other = repr(labels[bad][0].item())
+        raise wrong("labels 0 and 1", other, where=_owner_of(bad, offsets))
     return scores, labels.astype(np.int8), offsets
 
 # %% ../../nbs/metrics/ranking.ipynb #counter
 @functools.cache
 def counter():
-    "The jitted function that counts for each click (row): compiled once per width, for the life of the process."
+    """The jitted function that counts for each click (row): compiled once per width,
+    for the life of the process."""
     import jax, jax.numpy as jnp
+
     @jax.jit
-    def count(keys, # (rows, width) int32, the candidates of the click's impression
-              labels, # (rows, width) int8: 1 clicked, 0 not, -1 padding
-              key, # (rows,) int32, of the clicked candidate
-              place, # (rows,) int32, where in its row it stands
-             ): # rank from 1 and wins in halves, (rows,) int32 each
-        key, later = key[:, None], jnp.arange(keys.shape[1], dtype=jnp.int32) >= place[:, None]
+    def count(
+        keys,  # (rows, width) int32, the candidates of the click's impression
+        labels,  # (rows, width) int8: 1 clicked, 0 not, -1 padding
+        key,  # (rows,) int32, of the clicked candidate
+        place,  # (rows,) int32, where in its row it stands
+    ):  # rank from 1 and wins in halves, (rows,) int32 each
+        key = key[:, None]
+        later = jnp.arange(keys.shape[1], dtype=jnp.int32) >= place[:, None]
         above = (labels >= 0) & ((keys > key) | ((keys == key) & later))
-        halves = jnp.where(labels == 0, 2 * (keys < key).astype(jnp.int32) + (keys == key), 0)
+        won = 2 * (keys < key).astype(jnp.int32) + (keys == key)
+        halves = jnp.where(labels == 0, won, 0)
         return above.sum(1, dtype=jnp.int32), halves.sum(1, dtype=jnp.int32)
+
     return count
 
 # %% ../../nbs/metrics/ranking.ipynb #blocks
-BLOCK = 2**17 # entries of a block; a single longer row is a block of its own
+BLOCK = 2**17  # entries of a block; a single longer row is a block of its own
 
-def blocks(lengths, # (rows,) how many candidates each row has
-          ): # pairs: row numbers, and how many rows and columns the block has
-    "Packs rows into blocks whose width is a power of two, 8 or more, and whose shape depends on the width alone."
+
+def blocks(
+    lengths,  # (rows,) how many candidates each row has
+):  # pairs: row numbers, and how many rows and columns the block has
+    """Packs rows into blocks whose width is a power of two, 8 or more, and whose shape
+    depends on the width alone."""
     exponent = np.frexp(np.maximum(lengths, 8) - 0.5)[1]
     for e in np.unique(exponent):
         rows, members = max(1, BLOCK >> int(e)), np.flatnonzero(exponent == e)
-        for start in range(0, len(members), rows): yield members[start:start + rows], (rows, 1 << int(e))
+        for start in range(0, len(members), rows):
+            yield members[start : start + rows], (rows, 1 << int(e))
 
 # %% ../../nbs/metrics/ranking.ipynb #clicks
 @dataclasses.dataclass
 class Clicks:
-    "What every metric is made of: the rank and the wins of each click, in impressions that have both classes."
-    impression: np.ndarray # (clicks,) number of its impression, ascending
-    rank: np.ndarray # (clicks,) int32, 1 = best
-    halves: np.ndarray # (clicks,) int32, pairs won, counted in halves
-    clicked: np.ndarray # (B,) clicked candidates of each impression
-    skipped: np.ndarray # (B,) candidates not clicked
+    """What every metric is made of: the rank and the wins of each click, in impressions
+    that have both classes."""
+
+    impression: np.ndarray  # (clicks,) number of its impression, ascending
+    rank: np.ndarray  # (clicks,) int32, 1 = best
+    halves: np.ndarray  # (clicks,) int32, pairs won, counted in halves
+    clicked: np.ndarray  # (B,) clicked candidates of each impression
+    skipped: np.ndarray  # (B,) candidates not clicked
 
     @property
-    def mixed(self): return (self.clicked > 0) & (self.skipped > 0)
+    def mixed(self):
+        return (self.clicked > 0) & (self.skipped > 0)
 
-    def total(self, values): # (clicks,) one number per click
+    def total(self, values):  # (clicks,) one number per click
         "Sums over the clicks of each impression, (B,) float64."
         return np.bincount(self.impression, values, minlength=len(self.clicked))
 
+# %% ../../nbs/metrics/ranking.ipynb #padded-rows
+def _padded_rows(
+    start,  # (rows,) first candidate of each row
+    end,  # (rows,) the candidate behind its last one
+    shape,  # rows and columns of the block; it may have more rows than `start`
+    padding,  # the position that stands for no candidate
+):  # positions, of `shape`
+    "Where the candidates of each row stand, padded to a block."
+    index = np.full(shape, padding)
+    position = start[:, None] + np.arange(shape[1])
+    index[: len(start)] = np.where(position < end[:, None], position, padding)
+    return index
+
+# %% ../../nbs/metrics/ranking.ipynb #counted
+def _counted(
+    keys,  # (candidates,) int32
+    labels,  # (candidates,) int8
+    at,  # (clicks,) where the clicked candidate stands
+    start,  # (clicks,) first candidate of its impression
+    end,  # (clicks,) the candidate behind the impression's last one
+):  # rank and wins in halves, (clicks,) int32 each
+    "Counts the clicks block by block."
+    padding = len(keys)
+    keys = np.append(keys, np.int32(0))
+    labels = np.append(labels, np.int8(-1))
+    pending = []
+    for rows, shape in blocks(end - start):
+        index = _padded_rows(start[rows], end[rows], shape, padding)
+        unused = (0, shape[0] - len(rows))
+        key = np.pad(keys[at[rows]], unused)
+        place = np.pad((at[rows] - start[rows]).astype(np.int32), unused)
+        pending.append((rows, counter()(keys[index], labels[index], key, place)))
+    rank = np.zeros(len(at), np.int32)
+    halves = np.zeros(len(at), np.int32)
+    for rows, (row_rank, row_halves) in pending:
+        rank[rows] = np.asarray(row_rank)[: len(rows)]
+        halves[rows] = np.asarray(row_halves)[: len(rows)]
+    return rank, halves
+
 # %% ../../nbs/metrics/ranking.ipynb #count-clicks
-def count_clicks(scores, # (candidates,) higher is better
-                 labels, # (candidates,) 1 = clicked
-                 offsets, # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
-                ): # `Clicks`
+def count_clicks(
+    scores,  # (candidates,) higher is better
+    labels,  # (candidates,) 1 = clicked
+    offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+):  # `Clicks`
     "Ranks every click of every impression that has both classes."
     scores, labels, offsets = checked(scores, labels, offsets)
-    lengths, at = np.diff(offsets), np.flatnonzero(labels)
+    lengths = np.diff(offsets)
+    at = np.flatnonzero(labels)
     owner = np.searchsorted(offsets, at, side="right") - 1
     clicked = np.bincount(owner, minlength=len(lengths))
     both = (clicked < lengths)[owner]
     at, owner = at[both], owner[both]
-    keys, labels = np.append(sort_key(scores), np.int32(0)), np.append(labels, np.int8(-1)) # the last entry is padding
-    rank, halves, pending = np.zeros(len(at), np.int32), np.zeros(len(at), np.int32), []
-    for rows, (height, width) in blocks(lengths[owner]):
-        start, end = offsets[owner[rows], None], offsets[owner[rows] + 1, None]
-        index = np.full((height, width), len(scores))
-        np.minimum(start + np.arange(width), len(scores), out=index[:len(rows)])
-        index[:len(rows)][index[:len(rows)] >= end] = len(scores)
-        fill = (0, height - len(rows))
-        place = (at[rows] - start[:, 0]).astype(np.int32)
-        pending.append((rows, counter()(keys[index], labels[index], np.pad(keys[at[rows]], fill), np.pad(place, fill))))
-    for rows, counts in pending: rank[rows], halves[rows] = (np.asarray(c)[:len(rows)] for c in counts)
+    start, end = offsets[owner], offsets[owner + 1]
+    rank, halves = _counted(sort_key(scores), labels, at, start, end)
     return Clicks(owner, rank, halves, clicked, lengths - clicked)
 
 # %% ../../nbs/metrics/ranking.ipynb #auc
-def area(clicks): # (B,)
+def area(clicks):  # (B,)
     "The share of pairs that the clicked candidates win."
     return clicks.total(clicks.halves) / (2 * clicks.clicked * clicks.skipped)
 
 # %% ../../nbs/metrics/ranking.ipynb #reciprocal
-def reciprocal_rank(clicks): # (B,)
+def reciprocal_rank(clicks):  # (B,)
     "1 / rank, averaged over all clicks."
     return clicks.total(1 / clicks.rank) / clicks.clicked
 
 # %% ../../nbs/metrics/ranking.ipynb #first-reciprocal
-def first_reciprocal_rank(clicks): # (B,)
+def first_reciprocal_rank(clicks):  # (B,)
     "1 / rank of the best ranked click."
     best = np.zeros(len(clicks.clicked))
     np.maximum.at(best, clicks.impression, 1 / clicks.rank)
     return best
 
 # %% ../../nbs/metrics/ranking.ipynb #ndcg
-def discounted_gain(clicks, k): # (B,)
-    "The gain of the clicked candidates among the first `k`, divided by the best gain there could be."
+def discounted_gain(clicks, k):  # (B,)
+    """The gain of the clicked candidates among the first `k`, divided by the best gain
+    there could be."""
     best = np.cumsum(1 / np.log2(np.arange(min(k, clicks.clicked.max(initial=1))) + 2))
     gain = clicks.total(np.where(clicks.rank <= k, 1 / np.log2(clicks.rank + 1.0), 0))
     return gain / best[np.clip(clicks.clicked, 1, len(best)) - 1]
 
 # %% ../../nbs/metrics/ranking.ipynb #hit
-def any_hit(clicks, k): # (B,)
+def any_hit(clicks, k):  # (B,)
     "1 where a clicked candidate is among the first `k`, else 0."
     return (clicks.total(clicks.rank <= k) > 0).astype(float)
 
 # %% ../../nbs/metrics/ranking.ipynb #names
-WHOLE = {"auc": area, "mrr": reciprocal_rank, "mrr_first": first_reciprocal_rank} # metrics of the whole ranking
-CUT = {"ndcg": discounted_gain, "hit": any_hit} # metrics of its first k places, `name@k`
+WHOLE = {  # metrics of the whole ranking
+    "auc": area,
+    "mrr": reciprocal_rank,
+    "mrr_first": first_reciprocal_rank,
+}
+CUT = {  # metrics of its first k places, `name@k`
+    "ndcg": discounted_gain,
+    "hit": any_hit,
+}
 
 # %% ../../nbs/metrics/ranking.ipynb #metric-function
-def metric_function(name): # such as "auc" or "ndcg@10"
-    "The function of `Clicks` that `name` stands for, or the sentence that lists the names."
-    if name in WHOLE: return WHOLE[name]
-    if (match := re.fullmatch(r"(\w+)@([1-9]\d*)", str(name))) and match[1] in CUT:
+def metric_function(name):  # such as "auc" or "ndcg@10"
+    """The function of `Clicks` that `name` stands for, or the sentence that lists the
+    names."""
+    if name in WHOLE:
+        return WHOLE[name]
+    match = re.fullmatch(r"(\w+)@([1-9]\d*)", str(name))
+    if match and match[1] in CUT:
         return functools.partial(CUT[match[1]], k=int(match[2]))
-    raise wrong(f"a metric out of {', '.join([*WHOLE, *(f'{c}@k' for c in CUT)])} (auc_pooled only as a mean)", repr(name))
+    names = ", ".join([*WHOLE, *(f"{cut}@k" for cut in CUT)])
+    raise wrong(f"a metric out of {names} (auc_pooled only as a mean)", repr(name))
 
 # %% ../../nbs/metrics/ranking.ipynb #per-impression
-def per_impression(scores, # (candidates,) higher is better
-                   labels, # (candidates,) 1 = clicked, 0 = not
-                   offsets, # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
-                   metrics=METRICS, # names; also hit@k, mrr_first, and any k
-                  ): # {name: (B,) float64}, NaN where an impression has one class only
+def per_impression(
+    scores,  # (candidates,) higher is better
+    labels,  # (candidates,) 1 = clicked, 0 = not
+    offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+    metrics=METRICS,  # names; also hit@k, mrr_first, and any k
+):  # {name: (B,) float64}, NaN where an impression has one class only
     "Every metric of every impression."
-    functions = {name: metric_function(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
+    names = [metrics] if isinstance(metrics, str) else metrics
+    functions = {name: metric_function(name) for name in names}
     clicks = count_clicks(scores, labels, offsets)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {name: np.where(clicks.mixed, function(clicks), np.nan) for name, function in functions.items()}
+        return {
+            name: np.where(clicks.mixed, function(clicks), np.nan)
+            for name, function in functions.items()
+        }
 
 # %% ../../nbs/metrics/ranking.ipynb #pooled
-def pooled_area(scores, # (candidates,)
-                labels, # (candidates,) 1 = clicked
-               ): # float, NaN if there is one class only
+def pooled_area(
+    scores,  # (candidates,)
+    labels,  # (candidates,) 1 = clicked
+):  # float, NaN if there is one class only
     "The AUC of all candidates in one pool, equal scores counting one half."
     keys, clicked = sort_key(scores), np.asarray(labels) == 1
     others = np.sort(keys[~clicked])
-    halves = sum(int(np.searchsorted(others, keys[clicked], side=side).sum()) for side in ("left", "right"))
+    halves = sum(
+        int(np.searchsorted(others, keys[clicked], side=side).sum())
+        for side in ("left", "right")
+    )
     pairs = int(clicked.sum()) * len(others)
     return halves / (2 * pairs) if pairs else float("nan")
 
 # %% ../../nbs/metrics/ranking.ipynb #ranking-metrics
-def ranking_metrics(scores, # (candidates,) higher is better
-                    labels, # (candidates,) 1 = clicked, 0 = not
-                    offsets, # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
-                    metrics=METRICS, # names; also hit@k, mrr_first, auc_pooled, and any k
-                   ): # {name: mean, "impressions": how many were averaged, "one_class": how many were not}
-    "The mean over impressions of each metric; impressions of one class are counted, not averaged."
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    functions = {name: metric_function(name) for name in metrics if name != "auc_pooled"}
+def ranking_metrics(
+    scores,  # (candidates,) higher is better
+    labels,  # (candidates,) 1 = clicked, 0 = not
+    offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+    metrics=METRICS,  # names; also hit@k, mrr_first, auc_pooled, and any k
+):  # {name: mean, "impressions": number averaged, "one_class": number left out}
+    """The mean over impressions of each metric; impressions of one class are counted,
+    not averaged."""
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    functions = {name: metric_function(name) for name in names if name != "auc_pooled"}
     clicks = count_clicks(scores, labels, offsets)
-    mixed, result = clicks.mixed, {}
+    mixed = clicks.mixed
+    result = {}
     with np.errstate(invalid="ignore", divide="ignore"):
-        for name in metrics:
-            if name == "auc_pooled": result[name] = pooled_area(scores, labels)
-            else: result[name] = float(functions[name](clicks)[mixed].mean()) if mixed.any() else float("nan")
+        for name in names:
+            if name == "auc_pooled":
+                result[name] = pooled_area(scores, labels)
+            elif mixed.any():
+                result[name] = float(functions[name](clicks)[mixed].mean())
+            else:
+                result[name] = float("nan")
     return {**result, "impressions": int(mixed.sum()), "one_class": int((~mixed).sum())}
 
 # %% ../../nbs/metrics/ranking.ipynb #ranks
-def ranks(scores, # (candidates,) higher is better
-          offsets, # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
-         ): # (candidates,) int32, 1 = best of its impression
-    "The rank of every candidate in its impression; of equal scores the later-listed ranks first."
+def ranks(
+    scores,  # (candidates,) higher is better
+    offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+):  # (candidates,) int32, 1 = best of its impression
+    """The rank of every candidate in its impression; of equal scores the later-listed
+    ranks first."""
     scores, _, offsets = checked(scores, None, offsets)
     lengths, count = np.diff(offsets), len(scores)
     owner = np.repeat(np.arange(len(lengths)), lengths)
-    key = owner << 32 | (0x7FFFFFFF - sort_key(scores).astype(np.int64)) # by impression, best score first
+    best_first = 0x7FFFFFFF - sort_key(scores).astype(np.int64)
+    key = owner << 32 | best_first
     order = count - 1 - np.argsort(key[::-1], kind="stable")
     result = np.empty(count, np.int32)
     result[order] = np.arange(count) - np.repeat(offsets[:-1], lengths) + 1

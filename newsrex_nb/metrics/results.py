@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['heading', 'cell', 'aligned', 'table', 'portable', 'append_result', 'read_results', 'run_folders', 'read_runs',
-           'label', 'comparison', 'markdown', 'run_table', 'one_data_set']
+           'label', 'one_data_set', 'comparison', 'markdown', 'run_table']
 
 # %% ../../nbs/metrics/results.ipynb #imports
 import json, os
@@ -22,117 +22,196 @@ def heading(metric):
 # %% ../../nbs/metrics/results.ipynb #cell
 def cell(values):
     "The mean of some runs, ± their sample sd where they differ."
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len({*values}) > 1 else "")
+    mean = f"{np.mean(values):.4f}"
+    return f"{mean} ± {np.std(values, ddof=1):.4f}" if len({*values}) > 1 else mean
 
 # %% ../../nbs/metrics/results.ipynb #aligned
-def aligned(lines): # lists of texts of one length
+def aligned(lines):  # lists of texts of one length
     "Rows as columns of text."
     widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+    padded = [
+        [text.ljust(width) for text, width in zip(line, widths)] for line in lines
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+# %% ../../nbs/metrics/results.ipynb #rows
+def _rows(results):  # of several seeds
+    "What each line of the table is made of: {name: its metrics, one dict per seed}."
+    first = results[0]
+    rows = {
+        name: [r["baselines"][name] for r in results] for name in first["baselines"]
+    }
+    oracle = rows.pop("oracle", None)
+    rows[first["name"]] = [r["model"] for r in results]
+    return rows if oracle is None else {**rows, "oracle": oracle}
 
 # %% ../../nbs/metrics/results.ipynb #table
-def table(results): # what `measure` returns, or a list of that, one per seed
-    "The table of a test: baselines, the model and, where there is one, the oracle; mean ± sd over seeds."
+def table(results):  # what `measure` returns, or a list of that, one per seed
+    """The table of a test: baselines, the model and, where there is one, the oracle;
+    mean ± sd over seeds."""
     results = [results] if isinstance(results, dict) else results
-    metrics = [m for m in results[0]["model"] if m not in ("impressions", "one_class")]
-    rows = {name: [r["baselines"][name] for r in results] for name in results[0]["baselines"] if name != "oracle"}
-    rows[results[0]["name"]] = [r["model"] for r in results]
-    if "oracle" in results[0]["baselines"]: rows["oracle"] = [r["baselines"]["oracle"] for r in results]
+    first = results[0]
+    metrics = [m for m in first["model"] if m not in ("impressions", "one_class")]
     lines = [["", *map(heading, metrics)]]
-    lines += [[name, *(cell([f[m] for f in found]) for m in metrics)] for name, found in rows.items()]
-    return aligned(lines) + (f"\n\nCandidates: {results[0]['candidates']}" if "candidates" in results[0] else "")
+    for name, measured in _rows(results).items():
+        lines.append(
+            [name, *(cell([m[metric] for m in measured]) for metric in metrics)]
+        )
+    if "candidates" not in first:
+        return aligned(lines)
+    return f"{aligned(lines)}\n\nCandidates: {first['candidates']}"
 
 # %% ../../nbs/metrics/results.ipynb #portable
-def portable(config): # a configuration, or a part of one
-    "The same without the folders of this machine: of an absolute path the last name stays."
-    if isinstance(config, dict): return {key: portable(value) for key, value in config.items()}
-    if isinstance(config, list): return [portable(value) for value in config]
-    if not isinstance(config, str): return config
-    key, equals, value = config.rpartition("=") # `data.path=/…` among what was given
+def portable(config):  # a configuration, or a part of one
+    """The same without the folders of this machine: of an absolute path the last name
+    stays."""
+    if isinstance(config, dict):
+        return {key: portable(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [portable(value) for value in config]
+    if not isinstance(config, str):
+        return config
+    key, equals, value = config.rpartition("=")  # `data.path=/…` among what was given
     return key + equals + Path(value).name if os.path.isabs(value) else config
 
 # %% ../../nbs/metrics/results.ipynb #append-result
-def append_result(path, # such as results/toy.jsonl
-                  about, # what `experiment.json` and `history.json` say
-                  results): # as `measure` returns them
+def append_result(
+    path,  # such as results/toy.jsonl
+    about,  # what `experiment.json` and `history.json` say
+    results,  # as `measure` returns them
+):
     "Appends one run as one line, in one write."
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({**about, "config": portable(about["config"]), "results": results}, ensure_ascii=False, default=lambda v: v.tolist()) + "\n"
+    run = {**about, "config": portable(about["config"]), "results": results}
+    line = json.dumps(run, ensure_ascii=False, default=lambda v: v.tolist()) + "\n"
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try: os.write(handle, line.encode())
-    finally: os.close(handle)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
 
 # %% ../../nbs/metrics/results.ipynb #read-results
-def read_results(path): # a file of JSON lines; one that does not exist is empty
+def read_results(path):  # a file of JSON lines; one that does not exist is empty
     "The runs of a file, oldest first."
     runs = []
-    if not Path(path).exists(): return runs
+    if not Path(path).exists():
+        return runs
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
-            try: runs.append(json.loads(line))
-            except json.JSONDecodeError: raise wrong("a line of JSON", repr(line[:40]), where=f"{path}, line {number}") from None
+            try:
+                runs.append(json.loads(line))
+            except json.JSONDecodeError:
+                place = f"{path}, line {number}"
+                raise wrong("a line of JSON", repr(line[:40]), where=place) from None
     return runs
 
 # %% ../../nbs/metrics/results.ipynb #run-folders
-def run_folders(path, # the folder of a run, or one that holds such folders
-                least=1): # how many there have to be
+def run_folders(
+    path,  # the folder of a run, or one that holds such folders
+    least=1,  # how many there have to be
+):
     "The folders of runs, in the order of their names."
-    found = sorted(file.parent for file in Path(path).rglob("experiment.json"))
-    if len(found) < least: raise wrong("a run, or a folder of runs", "none", where=str(path))
-    return found
+    folders = sorted(file.parent for file in Path(path).rglob("experiment.json"))
+    if len(folders) < least:
+        raise wrong("a run, or a folder of runs", "none", where=str(path))
+    return folders
 
 # %% ../../nbs/metrics/results.ipynb #read-runs
-def read_runs(path): # a file of JSON lines, the folder of a run, or a folder of such folders
-    "Runs as `read_results` gives them; folders in the order of their names, runs without a test left out."
-    if Path(path).is_file(): return read_results(path)
-    read = lambda file: json.loads(file.read_text(encoding="utf-8"))
-    return [{**read(f / "experiment.json"), **read(f / "history.json"), "results": read(f / "test_results.json")}
-            for f in run_folders(path) if (f / "test_results.json").exists()]
+def _read(file):  # `Path`
+    "A file of JSON."
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_runs(
+    path,  # a file of JSON lines, the folder of a run, or a folder of such folders
+):
+    """Runs as `read_results` gives them; folders in the order of their names, runs
+    without a test left out."""
+    if Path(path).is_file():
+        return read_results(path)
+    runs = []
+    for folder in run_folders(path):
+        if (folder / "test_results.json").exists():
+            about = _read(folder / "experiment.json") | _read(folder / "history.json")
+            runs.append(about | {"results": _read(folder / "test_results.json")})
+    return runs
 
 # %% ../../nbs/metrics/results.ipynb #label
-def label(run): # a line of `read_results`
+def label(run):  # a line of `read_results`
     "The model and what somebody has changed about it, such as `LSTUR variant=con`."
-    changed = [text.removeprefix("model.") for text in run["config"]["given"] if text.startswith("model.")]
+    given = [text for text in run["config"]["given"] if text.startswith("model.")]
+    changed = [text.removeprefix("model.") for text in given]
     return " ".join([run["results"]["name"], *changed])
 
+# %% ../../nbs/metrics/results.ipynb #one-data-set
+def _data_set(run):  # a line of `read_results`
+    "The same text for runs that were tested on the same impressions."
+    return fingerprint(run["results"]["baselines"])
+
+
+def one_data_set(runs):  # -> lists of runs
+    "Puts runs that were tested on the same impressions together, first come first."
+    groups = {}
+    for run in runs:
+        groups.setdefault(_data_set(run), []).append(run)
+    return list(groups.values())
+
 # %% ../../nbs/metrics/results.ipynb #comparison
-def comparison(runs): # of `read_results`
-    "Runs as rows: {label: {metric: values, \"seconds\": values}}, baselines first; the runs must be of one data set."
-    if not runs: raise wrong("at least one run", "none")
-    if (kinds := len({fingerprint(run["results"]["baselines"]) for run in runs})) > 1: # equal baselines: equal impressions
-        raise wrong("runs of one data set", f"{kinds}", remedy="keep a file of results for each data set")
+def _add(rows, name, values):
+    "Appends a value to each metric of a row."
+    row = rows.setdefault(name, {})
+    for metric, value in values.items():
+        row.setdefault(metric, []).append(value)
+
+
+def comparison(runs):  # of `read_results`
+    """Runs of one data set as rows, baselines first: {label: {metric: values,
+    "seconds": values}}."""
+    if not runs:
+        raise wrong("at least one run", "none")
+    kinds = len({_data_set(run) for run in runs})
+    if kinds > 1:
+        remedy = "keep a file of results for each data set"
+        raise wrong("runs of one data set", f"{kinds}", remedy=remedy)
     rows = {}
-    def add(name, measured, **more):
-        row = rows.setdefault(name, {})
-        for metric, value in {**measured, **more}.items(): row.setdefault(metric, []).append(value)
-    for name, measured in runs[0]["results"]["baselines"].items(): add(name, measured)
-    for run in runs: add(label(run), run["results"]["model"], seconds=run["seconds"]["processor"], seeds=run["config"]["seed"])
-    if "oracle" in rows: rows["oracle"] = rows.pop("oracle")
+    for name, measured in runs[0]["results"]["baselines"].items():
+        _add(rows, name, measured)
+    for run in runs:
+        trained = dict(seconds=run["seconds"]["processor"], seeds=run["config"]["seed"])
+        _add(rows, label(run), {**run["results"]["model"], **trained})
+    if "oracle" in rows:
+        rows["oracle"] = rows.pop("oracle")
     return rows
 
 # %% ../../nbs/metrics/results.ipynb #markdown
-def markdown(rows, # of `comparison`
-             metrics=METRICS):
+def markdown(
+    rows,  # of `comparison`
+    metrics=METRICS,
+):
     "A comparison as a Markdown table."
-    lines = [["", *map(heading, metrics), "seeds", "processor s"], [":--", *["--:"] * (len(metrics) + 2)]]
+    lines = [
+        ["", *map(heading, metrics), "seeds", "processor s"],
+        [":--", *["--:"] * (len(metrics) + 2)],
+    ]
     for name, row in rows.items():
-        trained = [str(len(row["seeds"])), f"{np.mean(row['seconds']):.0f}"] if "seeds" in row else ["", ""]
+        trained = ["", ""]
+        if "seeds" in row:
+            trained = [str(len(row["seeds"])), f"{np.mean(row['seconds']):.0f}"]
         lines.append([name, *(cell(row[m]) for m in metrics), *trained])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-# %% ../../nbs/metrics/results.ipynb #csv-lines
-def run_table(runs, # of `read_results` or `read_runs`
-              metrics=METRICS):
+# %% ../../nbs/metrics/results.ipynb #run-table
+def run_table(
+    runs,  # of `read_results` or `read_runs`
+    metrics=METRICS,
+):
     "A list of rows, the first one the heading."
     rows = [["model", "data", "seed", *metrics, "impressions", "processor_seconds"]]
     for run in runs:
-        r = run["results"]
-        rows.append([label(run), r["data"], run["config"]["seed"], *(r["model"][m] for m in metrics),
-                     r["model"]["impressions"], round(run["seconds"]["processor"], 1)])
+        results = run["results"]
+        measured = [results["model"][metric] for metric in metrics]
+        seconds = round(run["seconds"]["processor"], 1)
+        seen = results["model"]["impressions"]
+        seed = run["config"]["seed"]
+        rows.append([label(run), results["data"], seed, *measured, seen, seconds])
     return rows
-
-def one_data_set(runs): # -> lists of runs
-    "Runs put together that were tested on the same impressions, in order of appearance."
-    found = {}
-    for run in runs: found.setdefault(fingerprint(run["results"]["baselines"]), []).append(run)
-    return list(found.values())

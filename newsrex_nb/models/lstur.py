@@ -9,111 +9,207 @@ __all__ = ['orthogonal', 'GRU', 'LongShortUser', 'LSTUR']
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, Sizes, generator, one_of, register
+from ..core import Seeds, Sizes, generator, one_of, patch_to, register
 from ..layers.attention import ConfiguredLayer, Encoder, glorot
 from ..layers.text import WordEmbedding
 from ..layers.views import JoinedViews
 from .base import TwoTower
 
 # %% ../../nbs/models/lstur.ipynb #orthogonal
-def orthogonal(size, # rows and columns
-               seed): # (size, size)
-    "A random orthogonal matrix: a state multiplied by it over and over neither fades nor grows."
+def orthogonal(
+    size,  # rows and columns
+    seed,  # where the values come from
+):  # (size, size)
+    "A random orthogonal matrix: a state multiplied by it neither fades nor grows."
     q, r = np.linalg.qr(generator(seed, "orthogonal").standard_normal((size, size)))
     return (q * np.sign(np.diag(r))).astype(np.float32)
+
+# %% ../../nbs/models/lstur.ipynb #gru-step
+def _gru_step(
+    state,  # (B, units), behind the click before
+    click,  # (B, 3 · units), what the click contributes to z, g and h
+    valid,  # (B, 1), False where the state stays
+    kernel,  # (units, 3 · units)
+    bias,  # (3 · units,)
+):  # (B, units)
+    "The state of a GRU behind one more click."
+    click_z, click_g, click_h = ops.split(click, 3, axis=-1)
+    memory = ops.matmul(state, kernel) + bias
+    state_z, state_g, state_h = ops.split(memory, 3, axis=-1)
+    z, g = ops.sigmoid(click_z + state_z), ops.sigmoid(click_g + state_g)
+    new = z * state + (1 - z) * ops.tanh(click_h + g * state_h)
+    return ops.where(valid, new, state)
+
+# %% ../../nbs/models/lstur.ipynb #last-state
+def _last_state(
+    clicks,  # (B, H, 3 · units), what the clicks contribute
+    mask,  # (B, H), True where an entry counts
+    initial,  # (B, units)
+    kernel,  # (units, 3 · units)
+    bias,  # (3 · units,)
+):  # (B, units)
+    "The state of a GRU behind all clicks."
+    kernel, bias = ops.cast(kernel, clicks.dtype), ops.cast(bias, clicks.dtype)
+
+    def step(state, entry):
+        return _gru_step(state, *entry, kernel, bias), None
+
+    valid = ops.expand_dims(ops.swapaxes(ops.cast(mask, "bool"), 0, 1), -1)
+    entries = (ops.swapaxes(clicks, 0, 1), valid)
+    return ops.scan(step, ops.cast(initial, clicks.dtype), entries)[0]
+
+# %% ../../nbs/models/lstur.ipynb #gru-kernels
+def _gru_kernels(input_dim, units, seeds):
+    "The kernels of clicks (D, 3 · units) and of states (units, 3 · units)."
+    of_clicks = [glorot((input_dim, units), next(seeds)) for _ in "zgh"]
+    of_states = [orthogonal(units, next(seeds)) for _ in "zgh"]
+    return np.hstack(of_clicks), np.hstack(of_states)
 
 # %% ../../nbs/models/lstur.ipynb #gru
 @register
 class GRU(ConfiguredLayer):
-    "Reads (B, H, D) in order and returns the state (B, units) behind the last valid entry; the initial one where none is."
-    def __init__(self, input_dim, # D
-                 units, # width of the state
-                 seed=0, # initial values
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds = Seeds(seed)
-        self.kernel = self.weight("kernel", np.hstack([glorot((input_dim, units), next(seeds)) for _ in "zrh"]))
-        self.recurrent_kernel = self.weight("recurrent_kernel", np.hstack([orthogonal(units, next(seeds)) for _ in "zrh"]))
-        self.bias, self.recurrent_bias = self.weight("bias", (3 * units,)), self.weight("recurrent_bias", (3 * units,))
+    """Reads (B, H, D) in order: the state (B, units) behind the last valid entry, the
+    initial one where none is."""
 
-    def call(self, x, # (B, H, D)
-             mask, # (B, H), True where an entry counts
-             initial, # (B, units)
-            ): # (B, units)
-        # what does not depend on the state is one product for all entries, outside of the loop
-        inputs = ops.swapaxes(ops.matmul(x, self.kernel) + self.bias, 0, 1)
-        kernel, bias = ops.cast(self.recurrent_kernel, x.dtype), ops.cast(self.recurrent_bias, x.dtype)
-        def step(state, entry):
-            a, valid = entry
-            (az, ar, ah), (bz, br, bh) = ops.split(a, 3, axis=-1), ops.split(ops.matmul(state, kernel) + bias, 3, axis=-1)
-            z, r = ops.sigmoid(az + bz), ops.sigmoid(ar + br)
-            new = z * state + (1 - z) * ops.tanh(ah + r * bh)
-            return ops.where(valid, new, state), None
-        valid = ops.expand_dims(ops.swapaxes(ops.cast(mask, "bool"), 0, 1), -1)
-        return ops.scan(step, ops.cast(initial, x.dtype), (inputs, valid))[0]
+    def __init__(
+        self,
+        input_dim,  # D
+        units,  # width of the state
+        seed=0,  # initial values
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        kernel, recurrent_kernel = _gru_kernels(input_dim, units, Seeds(seed))
+        self.kernel = self.weight("kernel", kernel)
+        self.recurrent_kernel = self.weight("recurrent_kernel", recurrent_kernel)
+        self.bias = self.weight("bias", (3 * units,))
+        self.recurrent_bias = self.weight("recurrent_bias", (3 * units,))
+
+    def call(
+        self,
+        x,  # (B, H, D)
+        mask,  # (B, H), True where an entry counts
+        initial,  # (B, units)
+    ):  # (B, units)
+        clicks = ops.matmul(x, self.kernel) + self.bias
+        weights = (self.recurrent_kernel, self.recurrent_bias)
+        return _last_state(clicks, mask, initial, *weights)
 
 # %% ../../nbs/models/lstur.ipynb #long-short-user
 @register
 class LongShortUser(Encoder):
     "A user by a vector of their own and a GRU over the clicked news (B, H, D): (B, D)."
+
     state_key = ("history", "user")
-    def __init__(self, variant="ini", # "ini": the long-term vector is the first state; "con": it stands beside the last one
-                 user_mask=0.5, # share of the samples that lose the long-term vector in training
-                 halves=False, # for "con": two vectors of half the width, and no dense layer behind them
-                 **kwargs):
+
+    def __init__(
+        self,
+        variant="ini",  # "ini": the long-term vector is the first state; "con": it stands beside the last one
+        user_mask=0.5,  # share of the samples that lose the long-term vector in training
+        halves=False,  # for "con": two vectors of half the width, and no dense layer behind them
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
-    def create(self, input_dim, # D
-               sizes, # `Sizes`, of which users counts
-               seeds): # a stream of seeds
-        a, self.output_dim = self.arguments, input_dim
-        one_of("variant", a["variant"], ("ini", "con"))
-        units, policy = input_dim // 2 if a["halves"] else input_dim, dict(dtype=self.dtype_policy)
-        users = Sizes.of(sizes).users
-        self.users = WordEmbedding(users, units, vectors=np.zeros((users + 1, units)), **policy)
-        self.gru = GRU(input_dim, units, seed=next(seeds), **policy)
-        dense = a["variant"] == "con" and not a["halves"]
-        self.kernel = self.weight("kernel", glorot((2 * units, input_dim), next(seeds))) if dense else None
-        self.bias = self.weight("bias", (input_dim,)) if dense else None
-        self.drop = self.dropout(a["user_mask"], seeds)
+    def call(
+        self,
+        clicked,  # (B, H, D)
+        mask,  # (B, H), True for clicks
+        context,  # of the contract: the number of the user under `user` (B,)
+        training=False,
+    ):  # (B, D)
+        lasting = self._long_term(context["user"], training)
+        if self.arguments["variant"] == "ini":
+            return self.gru(clicked, mask, lasting)
+        last_state = self.gru(clicked, mask, ops.zeros_like(lasting))
+        return self._joined(last_state, lasting)
 
-    def call(self, clicked, # (B, H, D)
-             mask, # (B, H), True for clicks
-             context, # of the contract: the number of the user under `user` (B,)
-             training=False): # (B, D)
-        long, keep = self.users(context["user"]), 1 - self.arguments["user_mask"]
-        # dropout of a one per sample, without its factor: the whole vector stays as it is, or goes
-        if training: long = long * (self.drop(ops.ones_like(long[:, :1]), training=True) * keep)
-        if self.arguments["variant"] == "ini": return self.gru(clicked, mask, long)
-        joined = ops.concatenate([self.gru(clicked, mask, ops.zeros_like(long)), long], axis=-1)
-        return joined if self.kernel is None else ops.matmul(joined, self.kernel) + self.bias
+# %% ../../nbs/models/lstur.ipynb #create
+@patch_to(LongShortUser)
+def create(
+    self,
+    input_dim,  # D
+    sizes,  # `Sizes`, of which users counts
+    seeds,  # a stream of seeds
+):
+    "Makes the table of users, the GRU, and the dense layer where there is one."
+    options, self.output_dim = self.arguments, input_dim
+    one_of("variant", options["variant"], ("ini", "con"))
+    units = input_dim // 2 if options["halves"] else input_dim
+    policy = dict(dtype=self.dtype_policy)
+    users = Sizes.of(sizes).users
+    table = np.zeros((users + 1, units))
+    self.users = WordEmbedding(users, units, vectors=table, **policy)
+    self.gru = GRU(input_dim, units, seed=next(seeds), **policy)
+    self.kernel, self.bias = None, None
+    if options["variant"] == "con" and not options["halves"]:
+        joined_kernel = glorot((2 * units, input_dim), next(seeds))
+        self.kernel = self.weight("kernel", joined_kernel)
+        self.bias = self.weight("bias", (input_dim,))
+    self.drop = self.dropout(options["user_mask"], seeds)
+
+# %% ../../nbs/models/lstur.ipynb #joined
+@patch_to(LongShortUser)
+def _joined(
+    self,
+    last_state,  # (B, units)
+    lasting,  # (B, units)
+):  # (B, D)
+    "The two parts of a user side by side, behind the dense layer where there is one."
+    joined = ops.concatenate([last_state, lasting], axis=-1)
+    if self.kernel is None:
+        return joined
+    return ops.matmul(joined, self.kernel) + self.bias
+
+# %% ../../nbs/models/lstur.ipynb #long-term
+@patch_to(LongShortUser)
+def _long_term(
+    self,
+    user,  # (B,) numbers
+    training,
+):  # (B, units)
+    "The users' own vectors, some of them left out in training."
+    lasting = self.users(user)
+    if not training:
+        return lasting
+    keep = 1 - self.arguments["user_mask"]
+    drawn = self.drop(ops.ones_like(lasting[:, :1]), training=True)
+    return lasting * (drawn * keep)
 
 # %% ../../nbs/models/lstur.ipynb #lstur
 @register
 class LSTUR(TwoTower):
-    "LSTUR (An et al., ACL 2019): a lasting vector per user, and a GRU over the clicks for what moves them now."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 variant="ini", # "ini": the user's vector is the GRU's first state; "con": it stands beside the last
-                 views=("title",), # what is read of an article: title, abstract, category, subcategory
-                 filters=400, # filters of the convolution, and width of a text
-                 window=3, # words that are read together
-                 query_dim=200, # width of the pooling's hidden layer
-                 word_dim=300, # width of a word vector
-                 category_dim=100, # width of a category's or subcategory's vector
-                 title_length=30, # words read of a title
-                 abstract_length=50, # words read of an abstract
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # dropout rate before and behind the convolution; 0 switches user_mask off, too
-                 user_mask=0.5, # share of the training samples that do without the user's vector
-                 wiring="paper", # "paper" or "newsreclib"
-                 news_encoder=None, # another news encoder
-                 user_encoder=None, # another user encoder
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    "LSTUR (An et al., ACL 2019): a lasting vector per user, and a GRU over the clicks."
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        variant="ini",  # "ini": the user's vector is the GRU's first state; "con": it stands beside the last
+        views=("title",),  # read of an article: title, abstract, category, subcategory
+        filters=400,  # filters of the convolution, and width of a text
+        window=3,  # words that are read together
+        query_dim=200,  # width of the pooling's hidden layer
+        word_dim=300,  # width of a word vector
+        category_dim=100,  # width of a category's or subcategory's vector
+        title_length=30,  # words read of a title
+        abstract_length=50,  # words read of an abstract
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # dropout rate before and behind the convolution; 0 switches user_mask off, too
+        user_mask=0.5,  # share of the training samples that do without the user's vector
+        wiring="paper",  # "paper" or "newsreclib"
+        news_encoder=None,  # another news encoder
+        user_encoder=None,  # another user encoder
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
         shared = one_of("wiring", wiring, ("paper", "newsreclib")) == "newsreclib"
-        news = JoinedViews(views, filters, window, query_dim, word_dim, category_dim, title_length, abstract_length, dropout,
-                           share_text=shared)
-        user = LongShortUser(variant, user_mask if dropout else 0.0, halves=shared and variant == "con")
+        text = (filters, window, query_dim, word_dim)
+        lengths = (title_length, abstract_length)
+        news = JoinedViews(
+            views, *text, category_dim, *lengths, dropout, share_text=shared
+        )
+        left_out = user_mask if dropout else 0.0
+        user = LongShortUser(variant, left_out, halves=shared and variant == "con")
         self.towers(news_encoder or news, user_encoder or user, word_vectors)

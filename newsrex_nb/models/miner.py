@@ -8,7 +8,7 @@ __all__ = ['PolyAttention', 'unit', 'alike', 'Chooser', 'reach', 'interest_weigh
 # %% ../../nbs/models/miner.ipynb #imports
 from keras import ops
 
-from ..core import Seeds, one_of, register
+from ..core import Seeds, one_of, patch_to, register
 from ..layers.attention import ConfiguredLayer, glorot, masked_softmax
 from ..layers.text import SelfAttentionTitle, WordEmbedding
 from .base import NewsRecommender, fresh
@@ -16,145 +16,229 @@ from .base import NewsRecommender, fresh
 # %% ../../nbs/models/miner.ipynb #poly-attention
 @register
 class PolyAttention(ConfiguredLayer):
-    "How much each of K interests looks at each click: (..., H, D) to logits (..., H, K)."
-    def __init__(self, input_dim, # D, width of a news vector
-                 interests=32, # K, learned context codes
-                 query_dim=200, # width of a code
-                 seed=0, # initial values
-                 **kwargs):
+    "How much K interests look at each click: (..., H, D) to logits (..., H, K)."
+
+    def __init__(
+        self,
+        input_dim,  # D, width of a news vector
+        interests=32,  # K, learned context codes
+        query_dim=200,  # width of a code
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
         self.kernel = self.weight("kernel", glorot((input_dim, query_dim), next(seeds)))
-        self.codes = self.weight("codes", glorot((query_dim, interests), next(seeds), gain=5 / 3))
+        codes = glorot((query_dim, interests), next(seeds), gain=5 / 3)
+        self.codes = self.weight("codes", codes)
 
-    def call(self, clicked): # (..., H, D)
+    def call(self, clicked):  # (..., H, D)
         return ops.matmul(ops.tanh(ops.matmul(clicked, self.kernel)), self.codes)
 
 # %% ../../nbs/models/miner.ipynb #unit
-def unit(x): # (..., D)
-    "Vectors of length 1 in float32, so that a dot product of two is their cosine; zero stays zero."
+def unit(x):  # (..., D)
+    "Vectors of length 1 in float32, whose dot products are cosines; zero stays zero."
     x = ops.cast(x, "float32")
-    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-10))
+    squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(ops.maximum(squares, 1e-10))
 
 # %% ../../nbs/models/miner.ipynb #alike
-def alike(interests, # (B, K, D)
-          mask, # (B, H), True for clicks
-         ): # a scalar
-    "The mean cosine of all K · K pairs of a user's interests; the mean over the users who have clicked something."
-    vectors, reads = unit(interests), ops.cast(ops.any(mask, axis=-1), "float32")
-    each = ops.mean(ops.matmul(vectors, ops.swapaxes(vectors, -1, -2)), axis=(-1, -2))
-    return ops.sum(each * reads) / ops.maximum(ops.sum(reads), 1.0)
+def alike(
+    interests,  # (B, K, D)
+    mask,  # (B, H), True for clicks
+):  # a scalar
+    """The mean cosine of all K · K pairs of a user's interests; the mean over the users
+    who have clicked something."""
+    vectors, counts = unit(interests), ops.cast(ops.any(mask, axis=-1), "float32")
+    cosines = ops.matmul(vectors, ops.swapaxes(vectors, -1, -2))
+    each = ops.mean(cosines, axis=(-1, -2))
+    return ops.sum(each * counts) / ops.maximum(ops.sum(counts), 1.0)
 
 # %% ../../nbs/models/miner.ipynb #chooser
 @register
 class Chooser(ConfiguredLayer):
     "Vectors (..., D) in another space of width D: a matrix and GELU."
-    def __init__(self, input_dim, # D
-                 bias=False, # whether there is a bias
-                 seed=0, # initial values
-                 **kwargs):
+
+    def __init__(
+        self,
+        input_dim,  # D
+        bias=False,  # whether there is a bias
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        self.kernel = self.weight("kernel", glorot((input_dim, input_dim), next(Seeds(seed))))
+        kernel = glorot((input_dim, input_dim), next(Seeds(seed)))
+        self.kernel = self.weight("kernel", kernel)
         self.bias = self.weight("bias", (input_dim,)) if bias else None
 
-    def call(self, x): # (..., D) -> (..., D)
+    def call(self, x):  # (..., D) -> (..., D)
         y = ops.matmul(x, self.kernel)
         return ops.gelu(y if self.bias is None else y + self.bias, approximate=False)
 
 # %% ../../nbs/models/miner.ipynb #reach
-def reach(weights, # (B, C or 1, K, H) of each interest over the clicks
-          clicked, # (B, H, D)
-          x, # (B, C, D)
-         ): # (B, C, K)
-    "The dot products of interests and vectors; the interests themselves are not computed."
+def reach(
+    weights,  # (B, C or 1, K, H) of each interest over the clicks
+    clicked,  # (B, H, D)
+    x,  # (B, C, D)
+):  # (B, C, K)
+    "The dot products of interests and vectors, without computing the interests."
     dots = ops.matmul(x, ops.swapaxes(clicked, -1, -2))
     return ops.matmul(weights, dots[..., None])[..., 0]
 
 # %% ../../nbs/models/miner.ipynb #interest-weights
-def interest_weights(model, # a `MINER`
-                     state, # of its users
-                     context, # with the categories of the candidates, where the model reads them
-                    ): # (B, C, K, H), or (B, 1, K, H) if the candidates have no say
+def interest_weights(
+    model,  # a `MINER`
+    state,  # of its users
+    context,  # with the categories of the candidates, where the model reads them
+):  # (B, C, K, H), or (B, 1, K, H) if the candidates have no say
     "How much each interest looks at each click, given the candidate's category."
     logits = ops.swapaxes(ops.cast(state["logits"], "float32"), 1, 2)[:, None]
     if model.category_weight:
-        there, here = (unit(model.categories(ids)) for ids in (state["category"], context["candidates"]["category"]))
-        logits = logits + model.category_weight * ops.matmul(here, ops.swapaxes(there, -1, -2))[:, :, None]
-    return ops.cast(masked_softmax(logits, state["mask"][:, None, None]), state["news"].dtype)
+        of_clicks = unit(model.categories(state["category"]))
+        of_candidates = unit(model.categories(context["candidates"]["category"]))
+        cosines = ops.matmul(of_candidates, ops.swapaxes(of_clicks, -1, -2))
+        logits = logits + model.category_weight * cosines[:, :, None]
+    weights = masked_softmax(logits, state["mask"][:, None, None])
+    return ops.cast(weights, state["news"].dtype)
 
 # %% ../../nbs/models/miner.ipynb #wirings
-def wirings(): # what the sources disagree about, by wiring
+def wirings():  # what the sources disagree about, by wiring
     "How the sources of MINER weigh the parts of a score; all with masks."
-    return {"paper": dict(side="candidate", bias=False, category_weight=0.5, disagreement=0.8),
-            "newsrex": dict(side="interests", bias=True, category_weight=0.0, disagreement=0.8),
-            "newsreclib": dict(side="interests", bias=False, category_weight=1.0, disagreement=1.0)}
+    names = ("side", "bias", "category_weight", "disagreement")
+    values = {
+        "paper": ("candidate", False, 0.5, 0.8),
+        "newsrex": ("interests", True, 0.0, 0.8),
+        "newsreclib": ("interests", False, 1.0, 1.0),
+    }
+    return {wiring: dict(zip(names, row)) for wiring, row in values.items()}
 
 # %% ../../nbs/models/miner.ipynb #switches
-def switches(wiring, # a name
-             **given): # values that win over the wiring's, unless they are None
+def switches(
+    wiring,  # a name
+    **given,  # values that win over the wiring's, unless they are None
+):
     "The values of a wiring, some of them changed."
-    own = wirings()[one_of("wiring", wiring, wirings())] | {k: v for k, v in given.items() if v is not None}
-    one_of("side", own["side"], ("candidate", "interests"))
-    return own
+    values = wirings()[one_of("wiring", wiring, wirings())]
+    values |= {name: value for name, value in given.items() if value is not None}
+    one_of("side", values["side"], ("candidate", "interests"))
+    return values
 
 # %% ../../nbs/models/miner.ipynb #miner
 @register
 class MINER(NewsRecommender):
-    "MINER (Li et al., Findings of ACL 2022): K interests per user, kept apart, weighed by the candidate."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 interests=32, # K, interests of a user
-                 num_heads=20, # heads of the words' self-attention
-                 head_dim=15, # width of a head
-                 query_dim=200, # width of the hidden layers of the words' pooling and of the interests
-                 word_dim=300, # width of a word vector, and of a news vector
-                 category_dim=100, # width of a category's vector
-                 title_length=30, # words read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped before and behind the words' self-attention
-                 aggregator="weighted", # "weighted", "max" or "mean" of the interests' scores
-                 side=None, # what is projected for the weights: "candidate" or "interests"; None: the wiring's
-                 category_weight=None, # of the categories' likeness; 0: categories are not read; None: the wiring's
-                 disagreement=None, # weight of the loss that keeps interests apart; None: the wiring's
-                 wiring="paper", # "paper", "newsrex" or "newsreclib"
-                 news_encoder=None, # another news encoder
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    "MINER (Li et al., Findings of ACL 2022): K interests per user, kept apart."
+
+    keeps_clicks = True
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        interests=32,  # K, interests of a user
+        num_heads=20,  # heads of the words' self-attention
+        head_dim=15,  # width of a head
+        query_dim=200,  # width of the hidden layers of the words' pooling and of the interests
+        word_dim=300,  # width of a word vector, and of a news vector
+        category_dim=100,  # width of a category's vector
+        title_length=30,  # words read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped before and behind the words' self-attention
+        aggregator="weighted",  # "weighted", "max" or "mean" of the interests' scores
+        side=None,  # what is projected for the weights: "candidate" or "interests"; None: the wiring's
+        category_weight=None,  # of the categories' likeness; 0: categories are not read; None: the wiring's
+        disagreement=None,  # weight of the loss that keeps interests apart; None: the wiring's
+        wiring="paper",  # "paper", "newsrex" or "newsreclib"
+        news_encoder=None,  # another news encoder
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
-        own = switches(wiring, side=side, category_weight=category_weight, disagreement=disagreement)
-        self.side, self.category_weight, self.disagreement = own["side"], own["category_weight"], own["disagreement"]
-        self.aggregator, policy = one_of("aggregator", aggregator, ("weighted", "max", "mean")), dict(dtype=self.dtype_policy)
-        encoder = SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, bias=True, project=True)
-        self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors)
-        self.reads, self.news_width = dict(self.news_encoder.reads), (width := self.news_encoder.output_dim)
-        self.poly = PolyAttention(width, interests, query_dim, seed=next(self.seeds), **policy)
-        seed_chooser, seed_kinds = next(self.seeds), next(self.seeds)
-        self.chooser = Chooser(width, own["bias"], seed=seed_chooser, **policy) if aggregator == "weighted" else None
-        if self.category_weight:
-            self.reads["category"] = None
-            self.categories = WordEmbedding(self.sizes.categories, category_dim, seed=seed_kinds, **policy)
-        self.keeps_clicks, self.pairs_per_call = True, 1024 if self.chooser and self.side == "interests" else 4096 # K vectors a pair, or K · H weights
+        given = dict(category_weight=category_weight, disagreement=disagreement)
+        values = switches(wiring, side=side, **given)
+        self.side = values["side"]
+        self.category_weight = values["category_weight"]
+        self.disagreement = values["disagreement"]
+        self.aggregator = one_of("aggregator", aggregator, ("weighted", "max", "mean"))
+        title = (num_heads, head_dim, query_dim, word_dim, title_length, dropout)
+        encoder = SelfAttentionTitle(*title, bias=True, project=True)
+        encoder = fresh(news_encoder or encoder)
+        self.news_encoder = encoder.prepare(self.sizes, self.seeds, word_vectors)
+        self.reads = dict(self.news_encoder.reads)
+        self.news_width = self.news_encoder.output_dim
+        self._make_interests(interests, query_dim, category_dim, values["bias"])
 
-    def encode_news(self, news, training=False): return self.news_encoder(news, training=training)
+# %% ../../nbs/models/miner.ipynb #make-interests
+@patch_to(MINER)
+def _make_interests(
+    self,
+    interests,  # K
+    query_dim,  # width of a code
+    category_dim,  # width of a category's vector
+    bias,  # whether the chooser has a bias
+):
+    "Makes the layers of the interests."
+    width, seeds, policy = self.news_width, self.seeds, dict(dtype=self.dtype_policy)
+    self.poly = PolyAttention(width, interests, query_dim, seed=next(seeds), **policy)
+    seed_chooser, seed_categories = next(seeds), next(seeds)
+    self.chooser = None
+    if self.aggregator == "weighted":
+        self.chooser = Chooser(width, bias, seed=seed_chooser, **policy)
+    if self.category_weight:
+        self.reads["category"] = None
+        self.categories = WordEmbedding(
+            self.sizes.categories, category_dim, seed=seed_categories, **policy
+        )
+    projected = self.chooser and self.side == "interests"
+    self.pairs_per_call = 1024 if projected else 4096
 
-    def encode_candidate(self, news, encoded, context, training=False): # (R, D) -> the news and what it asks for, (R, D) each
-        return {"news": encoded, **({"query": self.chooser(encoded)} if self.chooser and self.side == "candidate" else {})}
+# %% ../../nbs/models/miner.ipynb #encode-news
+@patch_to(MINER)
+def encode_news(self, news, training=False):
+    "Columns (R, …) to news vectors (R, D)."
+    return self.news_encoder(news, training=training)
 
-    def encode_user(self, clicked, mask, context, training=False):
-        state = {"news": clicked, "mask": mask, "logits": self.poly(clicked)}
-        if self.category_weight: state["category"] = context["clicked"]["category"]
-        rest = self.history_length - ops.shape(mask)[1] # short histories may come in narrow arrays, states have one shape
-        return {k: ops.pad(v, [(0, 0), (0, rest), (0, 0)][:v.ndim]) for k, v in state.items()}
 
-    def score(self, state, candidates, context, training=False):
-        weights, clicked, news = interest_weights(self, state, context), state["news"], candidates["news"]
-        matches = reach(weights, clicked, news)
-        if not self.chooser: return (ops.max if self.aggregator == "max" else ops.mean)(matches, axis=-1)
-        if self.side == "candidate": chosen = reach(weights, clicked, candidates["query"])
-        else: chosen = ops.matmul(self.chooser(ops.matmul(weights, clicked[:, None])), news[..., None])[..., 0]
-        return ops.sum(masked_softmax(chosen) * matches, axis=-1)
+@patch_to(MINER)
+def encode_candidate(self, news, encoded, context, training=False):
+    "News vectors (R, D) to the news and what they ask for, (R, D) each."
+    if self.chooser and self.side == "candidate":
+        return {"news": encoded, "query": self.chooser(encoded)}
+    return {"news": encoded}
 
-    def auxiliary(self, encoded, count, state, logits):
-        weights = masked_softmax(state["logits"], state["mask"][..., None], axis=1)
-        interests = ops.einsum("bhk,bhd->bkd", weights, state["news"])
-        return {"disagreement": self.disagreement * alike(interests, state["mask"])} if self.disagreement else {}
+# %% ../../nbs/models/miner.ipynb #encode-user
+@patch_to(MINER)
+def encode_user(self, clicked, mask, context, training=False):
+    "Clicks (B, H, D) and what the codes make of them, padded to a full history."
+    state = {"news": clicked, "mask": mask, "logits": self.poly(clicked)}
+    if self.category_weight:
+        state["category"] = context["clicked"]["category"]
+    rest = self.history_length - ops.shape(mask)[1]
+    pads = [(0, 0), (0, rest), (0, 0)]
+    return {name: ops.pad(part, pads[: part.ndim]) for name, part in state.items()}
+
+# %% ../../nbs/models/miner.ipynb #score
+@patch_to(MINER)
+def score(self, state, candidates, context, training=False):
+    "A state and candidates (B, C, …) to logits (B, C)."
+    weights = interest_weights(self, state, context)
+    clicked, news = state["news"], candidates["news"]
+    matches = reach(weights, clicked, news)
+    if not self.chooser:
+        aggregate = ops.max if self.aggregator == "max" else ops.mean
+        return aggregate(matches, axis=-1)
+    if self.side == "candidate":
+        chosen = reach(weights, clicked, candidates["query"])
+    else:
+        interests = self.chooser(ops.matmul(weights, clicked[:, None]))
+        chosen = ops.matmul(interests, news[..., None])[..., 0]
+    return ops.sum(masked_softmax(chosen) * matches, axis=-1)
+
+# %% ../../nbs/models/miner.ipynb #auxiliary
+@patch_to(MINER)
+def auxiliary(self, encoded, count, state, logits):
+    "How alike a user's interests are, weighed."
+    weights = masked_softmax(state["logits"], state["mask"][..., None], axis=1)
+    interests = ops.einsum("bhk,bhd->bkd", weights, state["news"])
+    if not self.disagreement:
+        return {}
+    return {"disagreement": self.disagreement * alike(interests, state["mask"])}

@@ -12,36 +12,49 @@ from ..layers.views import AttentiveViews
 from .base import TwoTower
 
 # %% ../../nbs/models/naml.ipynb #wirings
-def wirings(): # switches of the news encoder and of the user encoder, by wiring
+def wirings():  # switches of the news encoder and of the user encoder, by wiring
     "How the sources of NAML wire the two encoders; all with masks."
-    return {"paper": ({}, {}),
-            "official": (dict(score_bias=True), dict(score_bias=True)),
-            "newsreclib": (dict(share_text=True), {})}
+    return {
+        "paper": ({}, {}),
+        "official": (dict(score_bias=True), dict(score_bias=True)),
+        "newsreclib": (dict(share_text=True), {}),
+    }
 
 # %% ../../nbs/models/naml.ipynb #naml
 @register
 class NAML(TwoTower):
-    "NAML (Wu et al., IJCAI 2019): title, abstract, category and subcategory as views, with attention over the views."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 views=("title", "abstract", "category", "subcategory"), # what is read of an article
-                 filters=400, # filters of the convolutions, and width of every view
-                 window=3, # words that are read together
-                 query_dim=200, # width of the hidden layers of all poolings
-                 word_dim=300, # width of a word vector
-                 category_dim=100, # width of a category's or subcategory's vector
-                 title_length=30, # words read of a title
-                 abstract_length=50, # words read of an abstract
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # dropout rate before and behind the convolutions
-                 mask_empty=False, # whether views that an article lacks are left out; else they compete
-                 wiring="paper", # "paper", "official" or "newsreclib"
-                 news_encoder=None, # another news encoder
-                 user_encoder=None, # another user encoder
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    "NAML (Wu et al., IJCAI 2019): four views of an article, and attention over them."
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        views=("title", "abstract", "category", "subcategory"),  # read of an article
+        filters=400,  # filters of the convolutions, and width of every view
+        window=3,  # words that are read together
+        query_dim=200,  # width of the hidden layers of all poolings
+        word_dim=300,  # width of a word vector
+        category_dim=100,  # width of a category's or subcategory's vector
+        title_length=30,  # words read of a title
+        abstract_length=50,  # words read of an abstract
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # dropout rate before and behind the convolutions
+        mask_empty=False,  # whether views that an article lacks are left out; else they compete
+        wiring="paper",  # "paper", "official" or "newsreclib"
+        news_encoder=None,  # another news encoder
+        user_encoder=None,  # another user encoder
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
         news, user = wirings()[one_of("wiring", wiring, wirings())]
-        encoder = AttentiveViews(views, filters, window, query_dim, word_dim, category_dim, title_length, abstract_length,
-                                 dropout, mask_empty=mask_empty, **news)
-        self.towers(news_encoder or encoder, user_encoder or AdditiveUser(query_dim, **user), word_vectors)
+        text = (filters, window, query_dim, word_dim)
+        lengths = (title_length, abstract_length)
+        encoder = AttentiveViews(
+            views, *text, category_dim, *lengths, dropout, mask_empty=mask_empty, **news
+        )
+        self.towers(
+            news_encoder or encoder,
+            user_encoder or AdditiveUser(query_dim, **user),
+            word_vectors,
+        )

@@ -8,7 +8,7 @@ __all__ = ['PersonalQuery', 'pool_by_query', 'NPA']
 # %% ../../nbs/models/npa.ipynb #imports
 from keras import ops
 
-from ..core import Seeds, register
+from ..core import Seeds, patch_to, register
 from ..layers.attention import ConfiguredLayer, glorot, masked_softmax
 from ..layers.text import CNNText, WordEmbedding
 from .base import NewsRecommender
@@ -16,71 +16,119 @@ from .base import NewsRecommender
 # %% ../../nbs/models/npa.ipynb #personal-query
 @register
 class PersonalQuery(ConfiguredLayer):
-    "What a user looks for: user vectors (B, E) to queries (B, D) in the space of what is attended."
-    def __init__(self, input_dim, # E, width of a user vector
-                 output_dim, # D, width of what is attended
-                 query_dim=200, # width in between
-                 seed=0, # initial values
-                 **kwargs):
+    "What a user looks for: user vectors (B, E) to queries (B, D)."
+
+    def __init__(
+        self,
+        input_dim,  # E, width of a user vector
+        output_dim,  # D, width of what is attended
+        query_dim=200,  # width in between
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
-        self.query_kernel = self.weight("query_kernel", glorot((input_dim, query_dim), next(seeds)))
+        inner = glorot((input_dim, query_dim), next(seeds))
+        self.query_kernel = self.weight("query_kernel", inner)
         self.query_bias = self.weight("query_bias", (query_dim,))
-        self.kernel = self.weight("kernel", glorot((query_dim, output_dim), next(seeds)))
+        outer = glorot((query_dim, output_dim), next(seeds))
+        self.kernel = self.weight("kernel", outer)
         self.bias = self.weight("bias", (output_dim,))
 
-    def call(self, user): # (B, E)
+    def call(self, user):  # (B, E)
         query = ops.relu(ops.matmul(user, self.query_kernel) + self.query_bias)
         return ops.tanh(ops.matmul(query, self.kernel) + self.bias)
 
 # %% ../../nbs/models/npa.ipynb #pool-by-query
-def pool_by_query(x, # (..., n, D)
-                  mask, # (..., n), True where an entry counts
-                  query, # (..., D), broadcastable
-                 ): # (..., D)
-    "The mean of the valid entries, weighted by how well each fits the query; 0 where none is valid."
-    weights = masked_softmax(ops.squeeze(ops.matmul(x, ops.expand_dims(query, -1)), -1), mask)
+def pool_by_query(
+    x,  # (..., n, D)
+    mask,  # (..., n), True where an entry counts
+    query,  # (..., D), broadcastable
+):  # (..., D)
+    "The mean of the valid entries, weighted by their fit to the query; 0 without any."
+    fit = ops.squeeze(ops.matmul(x, ops.expand_dims(query, -1)), -1)
+    weights = masked_softmax(fit, mask)
     return ops.squeeze(ops.matmul(ops.expand_dims(weights, -2), x), -2)
 
 # %% ../../nbs/models/npa.ipynb #npa
 @register
 class NPA(NewsRecommender):
-    "NPA (Wu et al., KDD 2019): word and news attention whose queries come from the user's own vector."
+    "NPA (Wu et al., KDD 2019): attention with queries from the user's own vector."
+
     state_key = ("history", "user")
-    pairs_per_call = 2048 # a pair needs all words of a title
+    pairs_per_call = 2048  # a pair needs all words of a title
 
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 filters=400, # filters of the convolution, and width of a news vector
-                 window=3, # words that are read together
-                 query_dim=200, # width of the hidden layers behind both queries
-                 user_dim=50, # width of a user vector
-                 word_dim=300, # width of a word vector
-                 title_length=30, # words read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # dropout rate before and behind the convolution
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        filters=400,  # filters of the convolution, and width of a news vector
+        window=3,  # words that are read together
+        query_dim=200,  # width of the hidden layers behind both queries
+        user_dim=50,  # width of a user vector
+        word_dim=300,  # width of a word vector
+        title_length=30,  # words read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # dropout rate before and behind the convolution
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
-        policy, self.reads = dict(dtype=self.dtype_policy), {"title": title_length}
-        self.words = WordEmbedding(self.sizes.words, word_dim, vectors=word_vectors, seed=next(self.seeds), **policy)
-        self.text = CNNText(word_dim, filters, window, query_dim=None, dropout=dropout, seed=next(self.seeds), **policy)
-        self.users = WordEmbedding(self.sizes.users, user_dim, seed=next(self.seeds), **policy)
-        self.word_query = PersonalQuery(user_dim, filters, query_dim, seed=next(self.seeds), **policy)
-        self.news_query = PersonalQuery(user_dim, filters, query_dim, seed=next(self.seeds), **policy)
+        self.reads = {"title": title_length}
+        self._make_text(word_dim, filters, window, dropout, word_vectors)
+        self._make_users(user_dim, filters, query_dim)
 
-    def encode_news(self, news, training=False): # (R, L) ids -> word states (R, title_length, filters) and their mask
-        ids = news["title"]
-        mask, rest = ops.not_equal(ids, 0), self.reads["title"] - ops.shape(ids)[1]
-        words = self.text(self.words(ids), mask, training=training)
-        return {"words": ops.pad(words, ((0, 0), (0, rest), (0, 0))), "mask": ops.pad(mask, ((0, 0), (0, rest)))}
+# %% ../../nbs/models/npa.ipynb #make-text
+@patch_to(NPA)
+def _make_text(self, word_dim, filters, window, dropout, word_vectors):
+    "Makes the table of words and the convolution."
+    seeds, policy = self.seeds, dict(dtype=self.dtype_policy)
+    table = (self.sizes.words, word_dim, word_vectors)
+    self.words = WordEmbedding(*table, seed=next(seeds), **policy)
+    form = dict(query_dim=None, dropout=dropout)
+    self.text = CNNText(word_dim, filters, window, **form, seed=next(seeds), **policy)
 
-    def encode_user(self, clicked, mask, context, training=False):
-        user = self.users(context["user"])
-        query = self.word_query(user)
-        news = pool_by_query(clicked["words"], clicked["mask"], query[:, None])
-        return {"user": pool_by_query(news, mask, self.news_query(user)), "query": query}
+# %% ../../nbs/models/npa.ipynb #make-users
+@patch_to(NPA)
+def _make_users(self, user_dim, filters, query_dim):
+    "Makes the table of users and the two queries."
+    seeds, policy = self.seeds, dict(dtype=self.dtype_policy)
+    self.users = WordEmbedding(self.sizes.users, user_dim, seed=next(seeds), **policy)
+    query = (user_dim, filters, query_dim)
+    self.word_query = PersonalQuery(*query, seed=next(seeds), **policy)
+    self.news_query = PersonalQuery(*query, seed=next(seeds), **policy)
 
-    def score(self, state, candidates, context, training=False):
-        news = pool_by_query(candidates["words"], candidates["mask"], state["query"][:, None])
-        return ops.einsum("bd,bcd->bc", state["user"], news)
+# %% ../../nbs/models/npa.ipynb #encode-news
+@patch_to(NPA)
+def encode_news(
+    self,
+    news,  # the titles, ids (R, L)
+    training=False,
+):  # word states (R, title_length, filters) and their mask
+    "The states of the words, the same for all users."
+    ids = news["title"]
+    mask = ops.not_equal(ids, 0)
+    rest = self.reads["title"] - ops.shape(ids)[1]
+    words = self.text(self.words(ids), mask, training=training)
+    return {
+        "words": ops.pad(words, ((0, 0), (0, rest), (0, 0))),
+        "mask": ops.pad(mask, ((0, 0), (0, rest))),
+    }
+
+# %% ../../nbs/models/npa.ipynb #encode-user
+@patch_to(NPA)
+def encode_user(self, clicked, mask, context, training=False):
+    "The user's vector (B, D) and word query (B, D)."
+    user = self.users(context["user"])
+    query = self.word_query(user)
+    news = pool_by_query(clicked["words"], clicked["mask"], query[:, None])
+    pooled = pool_by_query(news, mask, self.news_query(user))
+    return {"user": pooled, "query": query}
+
+# %% ../../nbs/models/npa.ipynb #score
+@patch_to(NPA)
+def score(self, state, candidates, context, training=False):
+    "Logits (B, C): the user's vector times the candidates as this user reads them."
+    query = state["query"][:, None]
+    news = pool_by_query(candidates["words"], candidates["mask"], query)
+    return ops.einsum("bd,bcd->bc", state["user"], news)

@@ -15,25 +15,30 @@ from .base import TwoTower
 @register
 class NRAM(TwoTower):
     "NRAM (Liu et al., 2024): the encoders of NRMS with fifteen heads of twenty."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 num_heads=15, # heads of both self-attentions
-                 head_dim=20, # width of a head
-                 query_dim=200, # width of the hidden layer of both poolings
-                 word_dim=300, # width of a word vector
-                 title_length=30, # words read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped before and behind the words' self-attention, and behind that of the clicks
-                 user_self_attention=True, # whether clicks look at each other before they are pooled
-                 bias=False, # whether the projections of the self-attentions have a bias
-                 projection=False, # whether the heads are projected back to the width of what they read
-                 news_encoder=None, # another news encoder
-                 user_encoder=None, # another user encoder
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        num_heads=15,  # heads of both self-attentions
+        head_dim=20,  # width of a head
+        query_dim=200,  # width of the hidden layer of both poolings
+        word_dim=300,  # width of a word vector
+        title_length=30,  # words read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped before and behind the words' self-attention, and behind that of the clicks
+        user_self_attention=True,  # whether clicks look at each other before they are pooled
+        bias=False,  # whether the projections of the self-attentions have a bias
+        projection=False,  # whether the heads are projected back to the width of what they read
+        news_encoder=None,  # another news encoder
+        user_encoder=None,  # another user encoder
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
         form = dict(bias=bias, project=projection)
-        attending = SelfAttentionUser(num_heads, head_dim, query_dim, dropout, **form)
+        heads = (num_heads, head_dim, query_dim)
+        attending = SelfAttentionUser(*heads, dropout, **form)
         user = attending if user_self_attention else AdditiveUser(query_dim)
-        news = SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, **form)
+        news = SelfAttentionTitle(*heads, word_dim, title_length, dropout, **form)
         self.towers(news_encoder or news, user_encoder or user, word_vectors)

@@ -12,34 +12,48 @@ from ..layers.text import SelfAttentionTitle
 from .base import TwoTower
 
 # %% ../../nbs/models/nrms.ipynb #wirings
-def wirings(dropout): # switches of the news encoder and of the user encoder, by wiring
+def wirings(
+    dropout,  # switches of the news encoder and of the user encoder, by wiring
+):
     "How the sources of NRMS wire the two encoders; all with masks."
     keras_form = dict(bias=True, project=True, attention_dropout=dropout)
-    return {"paper": ({}, dict(dropout=dropout)),
-            "official": (dict(score_bias=True), dict(score_bias=True, dropout=dropout)),
-            "newsrex": (keras_form, dict(**keras_form, dropout=0.0)),
-            "newsreclib": (dict(bias=True, project=True), dict(bias=True, project=True, dropout=0.0))}
+    torch_form = dict(bias=True, project=True)
+    return {
+        "paper": ({}, dict(dropout=dropout)),
+        "official": (dict(score_bias=True), dict(score_bias=True, dropout=dropout)),
+        "newsrex": (keras_form, dict(**keras_form, dropout=0.0)),
+        "newsreclib": (torch_form, dict(**torch_form, dropout=0.0)),
+    }
 
 # %% ../../nbs/models/nrms.ipynb #nrms
 @register
 class NRMS(TwoTower):
-    "NRMS (Wu et al., EMNLP 2019): self-attention over the words of a title and over the clicks of a history."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 num_heads=20, # heads of both self-attentions
-                 head_dim=20, # width of a head
-                 query_dim=200, # width of the hidden layer of both poolings
-                 word_dim=300, # width of a word vector
-                 title_length=30, # words read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped before and behind the words' self-attention
-                 wiring="paper", # "paper", "official", "newsrex" or "newsreclib"
-                 news_encoder=None, # another news encoder
-                 user_encoder=None, # another user encoder
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    "NRMS (Wu et al., EMNLP 2019): self-attention over the words, and over the clicks."
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        num_heads=20,  # heads of both self-attentions
+        head_dim=20,  # width of a head
+        query_dim=200,  # width of the hidden layer of both poolings
+        word_dim=300,  # width of a word vector
+        title_length=30,  # words read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped before and behind the words' self-attention
+        wiring="paper",  # "paper", "official", "newsrex" or "newsreclib"
+        news_encoder=None,  # another news encoder
+        user_encoder=None,  # another user encoder
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
         legal = wirings(dropout)
         news, user = legal[one_of("wiring", wiring, legal)]
-        self.towers(news_encoder or SelfAttentionTitle(num_heads, head_dim, query_dim, word_dim, title_length, dropout, **news),
-                    user_encoder or SelfAttentionUser(num_heads, head_dim, query_dim, **user), word_vectors)
+        heads = (num_heads, head_dim, query_dim)
+        title = (*heads, word_dim, title_length, dropout)
+        self.towers(
+            news_encoder or SelfAttentionTitle(*title, **news),
+            user_encoder or SelfAttentionUser(*heads, **user),
+            word_vectors,
+        )

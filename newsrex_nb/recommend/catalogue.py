@@ -11,237 +11,438 @@ import functools
 
 import numpy as np
 
+from ..core import patch_to
 from ..data.features import COLUMNS, PLANNERS
 from ..engine.plans import group_of
 from ..engine.device import BUDGET, Tables, values_of
-from ..engine.scoring import (Scorer, blocks_of, encode_keys, encode_rows, encode_states, score_tiles, tiles_of,
-                                 tree_bytes, tree_shapes)
+from ..engine.scoring import Scorer, blocks_of, encode_keys, encode_rows
+from ..engine.scoring import encode_states, score_tiles, tiles_of, tree_bytes
+from ..engine.scoring import tree_shapes
 
 # %% ../../nbs/recommend/catalogue.ipynb #shelf
 class Shelf:
-    "Which article stands at which place; place 0 is that of row 0, and of every row without a place."
-    def __init__(self, rows, # rows that there may be
-                 places): # for articles, at least as many as one call needs
-        self.at, self.row, self.used, self.clock = np.zeros(rows, np.int32), np.zeros(places, np.int32), np.zeros(places, np.int64), 0
-        self.ready = np.zeros(places, bool) # whether the article is there as a candidate, too
+    "Which article stands at which place; place 0 is for every row without a place."
 
-    def missing(self, rows): # any shape -> distinct rows without a place
-        "Rows that have to be encoded; those that are there have been used."
-        rows = np.unique(rows)
-        self.clock += 1
-        self.used[self.at[rows]] = self.clock
-        return rows[(self.at[rows] == 0) & (rows > 0)]
+    def __init__(
+        self,
+        rows,  # rows that there may be
+        places,  # for articles, at least as many as one call needs
+    ):
+        self.at = np.zeros(rows, np.int32)
+        self.row = np.zeros(places, np.int32)
+        self.used = np.zeros(places, np.int64)
+        self.clock = 0
+        self.ready = np.zeros(places, bool)  # whether it is there as a candidate, too
 
-    def claim(self, rows): # distinct rows without a place -> their places
-        "Gives places to rows that were missing."
-        free = np.flatnonzero(self.row[1:] == 0)[:len(rows)] + 1
-        if len(free) < len(rows):
-            taken = np.flatnonzero((self.row > 0) & (self.used < self.clock))
-            free = np.concatenate([free, taken[np.argsort(self.used[taken], kind="stable")[:len(rows) - len(free)]]])
-        self.drop(self.row[free])
-        self.at[rows], self.row[free], self.used[free] = free, rows, self.clock
-        return free.astype(np.int32)
+# %% ../../nbs/recommend/catalogue.ipynb #shelf-drop
+@patch_to(Shelf)
+def drop(self, rows):
+    "Takes the places of rows away."
+    rows = rows[rows > 0]
+    places = self.at[rows]
+    self.row[places] = 0
+    self.at[rows] = 0
+    self.ready[places] = False
 
-    def drop(self, rows):
-        "Takes the places of rows away."
-        rows = rows[rows > 0]
-        places = self.at[rows]
-        self.row[places], self.at[rows], self.ready[places] = 0, 0, False
+# %% ../../nbs/recommend/catalogue.ipynb #shelf-missing
+@patch_to(Shelf)
+def missing(self, rows):  # any shape -> distinct rows without a place
+    "Rows that have to be encoded; those that are there have been used."
+    rows = np.unique(rows)
+    self.clock += 1
+    self.used[self.at[rows]] = self.clock
+    return rows[(self.at[rows] == 0) & (rows > 0)]
+
+# %% ../../nbs/recommend/catalogue.ipynb #shelf-claim
+@patch_to(Shelf)
+def claim(self, rows):  # distinct rows without a place -> their places
+    "Gives places to rows that were missing."
+    places = np.flatnonzero(self.row[1:] == 0)[: len(rows)] + 1
+    lack = len(rows) - len(places)
+    if lack > 0:
+        taken = np.flatnonzero((self.row > 0) & (self.used < self.clock))
+        oldest = np.argsort(self.used[taken], kind="stable")[:lack]
+        places = np.concatenate([places, taken[oldest]])
+    self.drop(self.row[places])
+    self.at[rows] = places
+    self.row[places] = rows
+    self.used[places] = self.clock
+    return places.astype(np.int32)
 
 # %% ../../nbs/recommend/catalogue.ipynb #put
 @functools.cache
 def put():
-    "The program (store, block, places) -> store that writes a block of a tree to its places."
+    "The program (store, block, places) -> store that writes a block to its places."
     import jax
-    write = lambda store, block, places: jax.tree.map(lambda s, b: s.at[places].set(b), store, block)
+
+    def write(store, block, places):
+        return jax.tree.map(lambda s, b: s.at[places].set(b), store, block)
+
     return jax.jit(write, donate_argnums=0)
 
 # %% ../../nbs/recommend/catalogue.ipynb #is-dot
-def is_dot(model): # a `NewsRecommender`
+def is_dot(model):  # a `NewsRecommender`
     "Whether the score is the dot product of a user's and an article's vector."
     from newsrex_nb.models.base import NewsRecommender
+
     return type(model).score is NewsRecommender.score
 
 # %% ../../nbs/recommend/catalogue.ipynb #score-grid
-def score_grid(model, tables, catalogue, at, candidates, states, place, rows, user, hour):
+def score_grid(
+    model, tables, catalogue, at, candidates, states, place, rows, user, hour
+):
     "Logits (u, c) of u users and c candidates, which are the same for all."
     import jax.numpy as jnp
     from newsrex_nb.models.base import columns, pick, tree
-    found, users = pick(candidates, place), len(user)
-    if is_dot(model): return (states @ found.T).astype("float32")
-    wide = lambda leaves: tree.map_structure(lambda leaf: jnp.broadcast_to(leaf, (users, *leaf.shape)), leaves)
-    context = dict(user=user, hour=hour, tables={n: tables[n] for n in model.tables},
-                   candidates=columns(model, tables, wide(rows), hour[:, None]))
+
+    chosen = pick(candidates, place)
+    users = len(user)
+    if is_dot(model):
+        return (states @ chosen.T).astype("float32")
+
+    def wide(leaves):
+        def repeat(leaf):
+            return jnp.broadcast_to(leaf, (users, *leaf.shape))
+
+        return tree.map_structure(repeat, leaves)
+
+    context = dict(
+        user=user,
+        hour=hour,
+        tables={name: tables[name] for name in model.tables},
+        candidates=columns(model, tables, wide(rows), hour[:, None]),
+    )
     if model.graph in tables:
         neighbours = tables[model.graph][rows]
-        context |= dict(neighbours=wide(pick(catalogue, at[neighbours])), neighbour_mask=wide(neighbours > 0))
-    return model.score(states, wide(found), context).astype("float32")
+        context["neighbours"] = wide(pick(catalogue, at[neighbours]))
+        context["neighbour_mask"] = wide(neighbours > 0)
+    return model.score(states, wide(chosen), context).astype("float32")
 
 # %% ../../nbs/recommend/catalogue.ipynb #sizes
-USERS, ARTICLES, DOT, LEAST = (1, 16, 256), (32, 512), 1 << 14, 4096 # sizes of calls; candidates of a matrix product; places at least
+USERS = (1, 16, 256)  # sizes of calls
+ARTICLES = (32, 512)  # sizes of calls
+DOT = 1 << 14  # candidates of a matrix product
+LEAST = 4096  # places at least
 
-def fitting(sizes, count): # sizes of calls, in order
+
+def fitting(sizes, count):  # sizes of calls, in order
     "The smallest size that holds `count`, or the largest."
-    return next((s for s in sizes if s >= count), sizes[-1])
+    return next((size for size in sizes if size >= count), sizes[-1])
 
 # %% ../../nbs/recommend/catalogue.ipynb #halves
-def halves(model, # a `NewsRecommender`
-           features, # a `Moment`
-          ): # (group of every row, text widths of each group)
+def halves(
+    model,  # a `NewsRecommender`
+    features,  # a `Moment`
+):  # (group of every row, text widths of each group)
     "Articles whose texts all fit into half the width, and the others."
-    width = {name: min(w or 1 << 30, features[name].shape[1]) for name, w in model.reads.items() if COLUMNS[name].text}
-    if not width: return np.zeros(len(features), np.int64), [()]
-    lengths = np.stack([np.count_nonzero(features[name][:, :w], axis=1) for name, w in width.items()], axis=1)
+    width = {
+        name: min(most or 1 << 30, features[name].shape[1])
+        for name, most in model.reads.items()
+        if COLUMNS[name].text
+    }
+    if not width:
+        return np.zeros(len(features), np.int64), [()]
+    columns = [
+        np.count_nonzero(features[name][:, :most], axis=1)
+        for name, most in width.items()
+    ]
     full = np.array([*width.values()])
     both = np.unique([-(-full // 2), full], axis=0)
-    return group_of(lengths, both), [tuple(zip(width, map(int, w))) for w in both]
+    widths = [tuple(zip(width, map(int, row))) for row in both]
+    return group_of(np.stack(columns, axis=1), both), widths
 
 # %% ../../nbs/recommend/catalogue.ipynb #desk
+def _unwatched(stage, arrays):
+    "Nobody looks on."
+
+
 class Desk(Scorer):
-    "Scores requests with one model: what `Scorer` does for a data set, with articles that stay."
-    def __init__(self, model, # a `NewsRecommender`
-                 budget=BUDGET, # bytes that encoded articles may take, and that article columns may take
-                 width=32): # candidates of a tile
-        self.model, self.budget, self.width, self.features, self.weights = model, budget, width, None, None
-        self.watch = lambda stage, arrays: None
+    "Scores requests with one model: a `Scorer` with articles that stay."
 
-    def bind(self, moment): # a `Moment`
-        "Makes ready for requests at a moment."
-        if not hasattr(moment, "bound"): moment.bound = Tables(self.model, moment, self.budget), *halves(self.model, moment)
-        first, other = self.features is None, moment is not self.features
-        self.features, (self.tables, self.group, self.widths), self.values = moment, moment.bound, values_of(self.model)
-        self.planner = moment.planner(self.model.graph) if self.model.graph in PLANNERS else None
-        self.node_widths = getattr(self.planner, "widths", [])[1::2] # two: a service compiles each for every size of a call
-        if first: self._sizes()
-        weights = self.model.dtype_policy.name, self.values
-        same = not first and weights[0] == self.weights[0] and all(a is b for a, b in zip(self.values, self.weights[1]))
-        if not same or len(moment) != len(self.shelf.at): self._empty(weights)
-        elif other and "hour" in self.model.candidate_key: self.shelf.ready[:] = False
+    def __init__(
+        self,
+        model,  # a `NewsRecommender`
+        budget=BUDGET,  # bytes that encoded articles may take, and that article columns may take
+        width=32,  # candidates of a tile
+    ):
+        self.model = model
+        self.budget = budget
+        self.width = width
+        self.features = None
+        self.weights = None
+        self.watch = _unwatched
 
-    def _sizes(self):
-        "History widths, and how many users and candidates a call takes."
-        model, whole = self.model, self.model.history_length
-        state = tree_shapes(self._state_shape(whole))
-        narrow = [w for w in (8, 16, 32) if w < whole and self.planner is None and tree_shapes(self._state_shape(w)) == state]
-        self.history_widths, most = [*narrow, whole], model.states_per_call
-        if not is_dot(model): most = min(most, max(model.pairs_per_call // self.width, 1))
-        self.users = sorted({min(size, most) for size in USERS})
-        self.tiles = max(model.pairs_per_call // self.width, 1)
+# %% ../../nbs/recommend/catalogue.ipynb #desk-sizes
+@patch_to(Desk)
+def _sizes(self):
+    "History widths, and how many users and candidates a call takes."
+    model, whole = self.model, self.model.history_length
+    state = tree_shapes(self._state_shape(whole))
+    self.history_widths = [
+        width
+        for width in (8, 16, 32)
+        if width < whole
+        and self.planner is None
+        and tree_shapes(self._state_shape(width)) == state
+    ]
+    self.history_widths.append(whole)
+    self.tiles = max(model.pairs_per_call // self.width, 1)
+    most = model.states_per_call
+    if not is_dot(model):
+        most = min(most, self.tiles)
+    self.users = sorted({min(size, most) for size in USERS})
 
-    def _empty(self, weights):
-        "Makes places for as many articles as the budget allows, with nothing in them."
-        import jax, jax.numpy as jnp
-        self.weights, row, rows = weights, self._row_shape(), len(self.features)
-        keyed = jax.eval_shape(lambda *a: self.call("keys", encode_keys, *a), self.near(np.zeros(1, np.int32))[0], row,
-                               *np.zeros((3, 1), np.int32)) if self.model.keyed else row
-        each = tree_bytes(row) + (tree_bytes(keyed) if self.model.keyed else 0)
-        self.shelf = Shelf(rows, min(rows, max(self.budget // each, LEAST)))
-        space = lambda shape: jax.tree.map(lambda leaf: jnp.zeros((len(self.shelf.row), *leaf.shape[1:]), leaf.dtype), shape)
-        self.news = space(row)
-        self.candidates = space(keyed) if self.model.keyed else None
+# %% ../../nbs/recommend/catalogue.ipynb #desk-places
+@patch_to(Desk)
+def _keyed_shape(self, row):  # the shape of an encoded article
+    "The shape of an article as a candidate."
+    import jax
 
-    def fits(self, rows): # per user or candidate -> how many of them a call may name
-        return len(self.group) if len(self.shelf.row) == len(self.group) else max((len(self.shelf.row) - 1) // rows, 1)
+    tables, _ = self.near(np.zeros(1, np.int32))
+    numbers = np.zeros((3, 1), np.int32)  # place, row and hour
+    keys = functools.partial(self.call, "keys", encode_keys)
+    return jax.eval_shape(keys, tables, row, *numbers)
+
+
+@patch_to(Desk)
+def _empty(self, weights):
+    "Makes places for as many articles as the budget allows, with nothing in them."
+    import jax, jax.numpy as jnp
+
+    self.weights = weights
+    row = self._row_shape()
+    rows = len(self.features)
+    keyed = self._keyed_shape(row) if self.model.keyed else row
+    each = tree_bytes(row) + (tree_bytes(keyed) if self.model.keyed else 0)
+    self.shelf = Shelf(rows, min(rows, max(self.budget // each, LEAST)))
+    places = len(self.shelf.row)
+
+    def space(shape):
+        def zeros(leaf):
+            return jnp.zeros((places, *leaf.shape[1:]), leaf.dtype)
+
+        return jax.tree.map(zeros, shape)
+
+    self.news = space(row)
+    self.candidates = space(keyed) if self.model.keyed else None
+
+# %% ../../nbs/recommend/catalogue.ipynb #desk-bind
+def _same_weights(one, other):  # each (policy, values)
+    "Whether two models compute with the very same arrays."
+    same_values = all(a is b for a, b in zip(one[1], other[1]))
+    return one[0] == other[0] and same_values
+
+
+@patch_to(Desk)
+def bind(self, moment):  # a `Moment`
+    "Makes ready for requests at a moment."
+    if not hasattr(moment, "bound"):
+        tables = Tables(self.model, moment, self.budget)
+        moment.bound = (tables, *halves(self.model, moment))
+    is_first = self.features is None
+    is_other = moment is not self.features
+    self.features = moment
+    self.tables, self.group, self.widths = moment.bound
+    self.values = values_of(self.model)
+    graph = self.model.graph
+    self.planner = moment.planner(graph) if graph in PLANNERS else None
+    # two widths: a service compiles each for every size of a call
+    self.node_widths = getattr(self.planner, "widths", [])[1::2]
+    if is_first:
+        self._sizes()
+    weights = self.model.dtype_policy.name, self.values
+    keep = not is_first and _same_weights(weights, self.weights)
+    if not keep or len(moment) != len(self.shelf.at):
+        self._empty(weights)
+    elif is_other and "hour" in self.model.candidate_key:
+        self.shelf.ready[:] = False
+
+# %% ../../nbs/recommend/catalogue.ipynb #desk-fits
+@patch_to(Desk)
+def fits(self, rows):  # per user or candidate -> how many of them a call may name
+    "How many users or candidates a call may name, if each needs so many articles."
+    places = len(self.shelf.row)
+    if places == len(self.group):
+        return places
+    return max((places - 1) // rows, 1)
 
 # %% ../../nbs/recommend/catalogue.ipynb #hold
-def hold(desk, # `Desk`, bound
-         rows): # any shape
-    "Has these articles encoded and in their places; returns how many had to be encoded."
+def hold(
+    desk,  # `Desk`, bound
+    rows,  # any shape
+):
+    "Encodes articles and gives them places; returns how many had to be encoded."
     new = desk.shelf.missing(rows)
     places = desk.shelf.claim(new)
     try:
-        for g, widths in enumerate(desk.widths):
-            mine = desk.group[new] == g
+        for group, widths in enumerate(desk.widths):
+            mine = desk.group[new] == group
             size = fitting(ARTICLES, np.count_nonzero(mine) // 4)
-            for block, where in zip(blocks_of(new[mine], size), blocks_of(places[mine], size)):
-                made = desk.call(("encode", widths), encode_rows(widths), *desk.near(block.astype(np.int32)))
-                desk.news = put()(desk.news, made, where)
-    except BaseException: # Ctrl-C, for instance: what is not encoded has no place
+            blocks = blocks_of(new[mine], size), blocks_of(places[mine], size)
+            for block, where in zip(*blocks):
+                near = desk.near(block.astype(np.int32))
+                vectors = desk.call(("encode", widths), encode_rows(widths), *near)
+                desk.news = put()(desk.news, vectors, where)
+    except BaseException:
         desk.shelf.drop(new)
         raise
     return len(new)
 
 # %% ../../nbs/recommend/catalogue.ipynb #offer
-def offer(desk, # `Desk`, bound
-          rows, # candidates, any shape
-          hour): # of the requests
+def offer(
+    desk,  # `Desk`, bound
+    rows,  # candidates, any shape
+    hour,  # of the requests
+):
     "Has these articles ready as candidates; returns where they are encoded."
-    around = desk.features[desk.model.graph][rows] if desk.model.graph in COLUMNS else 0
+    graph = desk.model.graph
+    around = desk.features[graph][rows] if graph in COLUMNS else 0
     hold(desk, np.append(rows, around))
-    if not desk.model.keyed: return desk.news
+    if not desk.model.keyed:
+        return desk.news
     distinct = np.unique(rows)
     new = distinct[~desk.shelf.ready[desk.shelf.at[distinct]]]
     for block in blocks_of(new, fitting(ARTICLES, len(new) // 4)):
-        block, places = block.astype(np.int32), desk.shelf.at[block]
-        made = desk.call("keys", encode_keys, desk.near(block)[0], desk.news, places, desk.near(block)[1],
-                         np.full(len(block), hour, np.int32))
-        desk.candidates = put()(desk.candidates, made, places)
+        block = block.astype(np.int32)
+        places = desk.shelf.at[block]
+        tables, near = desk.near(block)
+        hours = np.full(len(block), hour, np.int32)
+        arrays = (tables, desk.news, places, near, hours)
+        keys = desk.call("keys", encode_keys, *arrays)
+        desk.candidates = put()(desk.candidates, keys, places)
     desk.shelf.ready[desk.shelf.at[new]] = True
     return desk.candidates
 
 # %% ../../nbs/recommend/catalogue.ipynb #states-of
-def states_of(desk, # `Desk`, bound
-              clicked, # (u, H) rows
-              user, hour): # (u,) rows of users, hours
+def states_of(
+    desk,  # `Desk`, bound
+    clicked,  # (u, H) rows
+    user,  # (u,) rows of users
+    hour,  # (u,) hours
+):
     "User states of one call, a tree with leading axis u."
     width = fitting(desk.history_widths, np.count_nonzero(clicked, axis=1).max())
-    rows, numbers = np.ascontiguousarray(clicked[:, :width]), np.zeros(len(clicked), np.int32)
-    hold(desk, rows if desk.planner is None else np.append(rows, desk.planner.reach(numbers, rows)))
-    places = [fitting(desk.node_widths, desk.planner.count(rows).max())] if desk.node_widths else []
+    rows = np.ascontiguousarray(clicked[:, :width])
+    numbers = np.zeros(len(clicked), np.int32)
+    named = rows
+    if desk.planner is not None:
+        named = np.append(rows, desk.planner.reach(numbers, rows))
+    hold(desk, named)
+    places = []
+    if desk.node_widths:
+        places = [fitting(desk.node_widths, desk.planner.count(rows).max())]
     tables, near = desk.near(rows)
-    return desk.call(("states", width), encode_states, tables, desk.news, desk.shelf.at[rows], near, user, hour,
-                     desk.subgraph(numbers, rows, desk.shelf.at, *places))
+    subgraph = desk.subgraph(numbers, rows, desk.shelf.at, *places)
+    arrays = (tables, desk.news, desk.shelf.at[rows], near, user, hour, subgraph)
+    return desk.call(("states", width), encode_states, *arrays)
 
 # %% ../../nbs/recommend/catalogue.ipynb #user-blocks
-def user_blocks(desk, # `Desk`, bound
-                clicked, user, hour): # (U, H) rows, (U,), (U,)
-    "Users call by call, those with few clicks or nodes first: (numbers of the users, their states, their users, their hours)."
-    lengths = desk.planner.count(clicked) if desk.node_widths else np.count_nonzero(clicked, axis=1)
-    order, start = np.argsort(lengths, kind="stable"), 0
-    each = clicked.shape[1] + (desk.planner.places if hasattr(desk.planner, "places") else clicked.shape[1])
-    sizes = [s for s in desk.users if s <= desk.fits(each)] or desk.users[:1]
+def user_blocks(
+    desk,  # `Desk`, bound
+    clicked,  # (U, H) rows
+    user,  # (U,) rows of users
+    hour,  # (U,) hours
+):
+    """Users call by call, those with few clicks or nodes first: (numbers of the users,
+    their states, their users, their hours)."""
+    lengths = np.count_nonzero(clicked, axis=1)
+    if desk.node_widths:
+        lengths = desk.planner.count(clicked)
+    order = np.argsort(lengths, kind="stable")
+    nodes = getattr(desk.planner, "places", clicked.shape[1])
+    most = desk.fits(clicked.shape[1] + nodes)
+    sizes = [size for size in desk.users if size <= most] or desk.users[:1]
+    start = 0
     while start < len(order):
         size = fitting(sizes, len(order) - start)
-        some = order[start:start + size]
-        block = next(blocks_of(some, size)) # filled up with the first user
-        yield some, states_of(desk, clicked[block], user[block], hour[block]), user[block], hour[block]
-        start += len(some)
+        numbers = order[start : start + size]
+        block = next(blocks_of(numbers, size))  # filled up with the first user
+        who, when = user[block], hour[block]
+        yield numbers, states_of(desk, clicked[block], who, when), who, when
+        start += len(numbers)
+
+# %% ../../nbs/recommend/catalogue.ipynb #around
+def _around(desk):  # `Desk`, bound
+    "Articles that one candidate needs: itself and its neighbours."
+    graph = desk.model.graph
+    return 1 + (desk.features[graph].shape[1] if graph in COLUMNS else 0)
+
+
+def _grid_size(desk, users, count):  # users of a call, candidates of all
+    "Candidates of a call."
+    most = DOT
+    if not is_dot(desk.model):
+        most = max(desk.model.pairs_per_call // users, 1)
+    around = _around(desk)
+    while most > 1 and most > desk.fits(around):
+        most //= 2
+    return min(max(1 << (count - 1).bit_length(), 32), most)
+
+# %% ../../nbs/recommend/catalogue.ipynb #grid-call
+def _grid(desk, states, who, when, block):  # as `user_blocks` yields them; (c,) rows
+    "Logits (u, c) of one call, on the device."
+    candidates = offer(desk, block, int(when[0]))
+    tables, near = desk.near(block)
+    places = desk.shelf.at[block]
+    catalogue = (desk.news, desk.shelf.at, candidates)
+    arrays = (tables, *catalogue, states, places, near, who, when)
+    return desk.call("grid", score_grid, *arrays)
 
 # %% ../../nbs/recommend/catalogue.ipynb #shared-scores
-def shared_scores(desk, # `Desk`, bound
-                  clicked, user, hour, # (U, H) rows, (U,) rows of users, (U,) hours
-                  rows): # (C,) candidates of all
+def shared_scores(
+    desk,  # `Desk`, bound
+    clicked,  # (U, H) rows
+    user,  # (U,) rows of users
+    hour,  # (U,) hours
+    rows,  # (C,) candidates of all
+):
     "Scores call by call: (numbers of the users, (u, C) logits)."
-    around = 1 + (desk.features[desk.model.graph].shape[1] if desk.model.graph in COLUMNS else 0)
-    for some, states, who, when in user_blocks(desk, clicked, user, hour):
-        most = DOT if is_dot(desk.model) else max(desk.model.pairs_per_call // len(who), 1)
-        while most > 1 and most > desk.fits(around): most //= 2
-        size = min(max(1 << (len(rows) - 1).bit_length(), 32), most)
-        parts = []
-        for block in blocks_of(rows, size):
-            candidates = offer(desk, block, int(when[0]))
-            tables, near = desk.near(block)
-            parts.append(desk.call("grid", score_grid, tables, desk.news, desk.shelf.at, candidates, states,
-                                   desk.shelf.at[block], near, who, when))
-        yield some, np.concatenate([np.asarray(p)[:len(some)] for p in parts], axis=1)[:, :len(rows)]
+    for numbers, states, who, when in user_blocks(desk, clicked, user, hour):
+        blocks = blocks_of(rows, _grid_size(desk, len(who), len(rows)))
+        parts = [_grid(desk, states, who, when, block) for block in blocks]
+        parts = [np.asarray(part)[: len(numbers)] for part in parts]
+        yield numbers, np.concatenate(parts, axis=1)[:, : len(rows)]
+
+# %% ../../nbs/recommend/catalogue.ipynb #tile-call
+def _tile_scores(desk, states, who, when, rows, owner):  # (T, width) rows, (T,) users
+    "Logits (T, width) of one call."
+    candidates = offer(desk, rows, int(when[0]))
+    block = np.ascontiguousarray(rows)
+    tables, near = desk.near(block)
+    users = (owner.astype(np.int32), desk.shelf.at[block], near)
+    catalogue = (desk.news, desk.shelf.at, candidates)
+    arrays = (tables, *catalogue, states, *users, who[owner], when[owner])
+    return np.asarray(desk.call("tiles", score_tiles(), *arrays))
+
+# %% ../../nbs/recommend/catalogue.ipynb #call-lists
+def _call_lists(desk, states, who, when, lists):  # of the users of one call
+    "Logits of the candidates of each user."
+    offsets = np.cumsum([0, *map(len, lists)])
+    flat = np.concatenate(lists).astype(np.int32)
+    owner, place, inside = tiles_of(offsets, desk.width)
+    rows = np.where(inside, flat[place], 0)
+    size = fitting([min(16, desk.tiles), desk.tiles], len(owner))
+    size = min(size, desk.fits(_around(desk) * desk.width))
+    logits = np.empty(len(flat), np.float32)
+    for tiles in blocks_of(np.arange(len(owner)), size):
+        part = _tile_scores(desk, states, who, when, rows[tiles], owner[tiles])
+        there = inside[tiles]
+        logits[place[tiles][there]] = part[there]
+    return [logits[start:end] for start, end in zip(offsets, offsets[1:])]
 
 # %% ../../nbs/recommend/catalogue.ipynb #listed-scores
-def listed_scores(desk, # `Desk`, bound
-                  clicked, user, hour, # (U, H) rows, (U,) rows of users, (U,) hours
-                  lists): # candidates of each, arrays of rows
+def listed_scores(
+    desk,  # `Desk`, bound
+    clicked,  # (U, H) rows
+    user,  # (U,) rows of users
+    hour,  # (U,) hours
+    lists,  # candidates of each, arrays of rows
+):
     "Scores where every user has candidates of their own: (U,) arrays of logits."
-    out, around = [None] * len(lists), 1 + (desk.features[desk.model.graph].shape[1] if desk.model.graph in COLUMNS else 0)
-    for some, states, who, when in user_blocks(desk, clicked, user, hour):
-        offsets = np.cumsum([0, *(len(lists[i]) for i in some)])
-        flat = np.concatenate([lists[i] for i in some]).astype(np.int32)
-        owner, place, inside = tiles_of(offsets, desk.width)
-        rows, found = np.where(inside, flat[place], 0), np.empty(len(flat), np.float32)
-        size = min(fitting([min(16, desk.tiles), desk.tiles], len(owner)), desk.fits(around * desk.width))
-        for tiles in blocks_of(np.arange(len(owner)), size):
-            candidates, of, block = offer(desk, rows[tiles], int(when[0])), owner[tiles], np.ascontiguousarray(rows[tiles])
-            tables, near = desk.near(block)
-            logits = np.asarray(desk.call("tiles", score_tiles(), tables, desk.news, desk.shelf.at, candidates, states,
-                                          of.astype(np.int32), desk.shelf.at[block], near, who[of], when[of]))
-            found[place[tiles][inside[tiles]]] = logits[inside[tiles]]
-        for n, i in enumerate(some): out[i] = found[offsets[n]:offsets[n + 1]]
-    return out
+    logits = [None] * len(lists)
+    for numbers, states, who, when in user_blocks(desk, clicked, user, hour):
+        asked = [lists[n] for n in numbers]
+        parts = _call_lists(desk, states, who, when, asked)
+        for n, part in zip(numbers, parts):
+            logits[n] = part
+    return logits

@@ -17,89 +17,198 @@ from .live import WINDOWED, extend, past
 # %% ../../nbs/recommend/requests.ipynb #recommended
 class Recommended(NamedTuple):
     "One recommended article."
+
     id: str
-    score: float # a logit: only differences matter
+    score: float  # a logit: only differences matter
     title: str
 
 # %% ../../nbs/recommend/requests.ipynb #row-of
-def row_of(article, # an id, or a dict of raw fields
-           where, # for the message
-           news, # the catalogue
-           new, # {id: dict with id} of the articles that get rows behind it; may grow
-          ): # its row
+def row_of(
+    article,  # an id, or a dict of raw fields
+    where,  # for the message
+    news,  # the catalogue
+    new,  # {id: dict with id} of the articles that get rows behind it; may grow
+):  # its row
     "The row of an article in the catalogue with the new articles behind it."
     if isinstance(article, str):
-        if article in news.row and article: return news.row[article]
-        raise wrong(f"ids out of {len(news) - 1} articles, or dicts of raw fields", repr(article), where=where,
-                    remedy="add(articles) first, or give the article as a dict with a title")
-    if not isinstance(article, dict) or not (article.get("title") or article.get("vector") is not None):
-        raise wrong("an id, or a dict with a title or a vector", repr(article), where=where)
+        if article in news.row and article:
+            return news.row[article]
+        raise wrong(
+            f"ids out of {len(news) - 1} articles, or dicts of raw fields",
+            repr(article),
+            where=where,
+            remedy="add(articles) first, or give the article as a dict with a title",
+        )
+    is_dict = isinstance(article, dict)
+    if not is_dict or not (article.get("title") or article.get("vector") is not None):
+        expected = "an id, or a dict with a title or a vector"
+        raise wrong(expected, repr(article), where=where)
     name = article.get("id") or f"<new {len(new) + 1}>"
-    if name in news.row: return news.row[name]
+    if name in news.row:
+        return news.row[name]
     new.setdefault(name, {**article, "id": name})
     return len(news) + list(new).index(name)
 
 # %% ../../nbs/recommend/requests.ipynb #timely
-def timely(model): # a `NewsRecommender`
+def timely(model):  # a `NewsRecommender`
     "Whether the model's scores depend on the hour."
-    return bool(model.hourly or "hour" in (*model.state_key, *model.candidate_key) or "published_hour" in model.reads
-                or {*model.tables} & {*WINDOWED})
+    return bool(
+        model.hourly
+        or "hour" in (*model.state_key, *model.candidate_key)
+        or "published_hour" in model.reads
+        or {*model.tables} & {*WINDOWED}
+    )
+
+# %% ../../nbs/recommend/requests.ipynb #minute-text
+def _minute(time):  # seconds
+    "A time as text, to the minute."
+    minute = np.datetime64(time, "s").astype("datetime64[m]")
+    return str(minute).replace("T", " ")
 
 # %% ../../nbs/recommend/requests.ipynb #stale
-def stale(newest, # seconds, None: nothing is known
-          at, # seconds of the request
-          limit=24, # hours
-         ): # the sentence, or None
+def stale(
+    newest,  # seconds, None: nothing is known
+    at,  # seconds of the request
+    limit=24,  # hours
+):  # the sentence, or None
     "What to say of a request long after the newest hour known."
-    told = lambda t: str(np.datetime64(t, "s").astype("datetime64[m]")).replace("T", " ")
-    remedy = "call observe(clicks), and say until= when nothing happened, or pass the time as at="
-    if newest is None: return f"No click is known at {told(at)}, so click rates are 0: {remedy}."
-    if at - newest <= limit * 3600: return None
-    return (f"The newest hour known is {told(newest // 3600 * 3600)}, {(at - newest) // 3600} hours before the request ({told(at)}), "
-            f"so click rates are old: {remedy}.")
+    remedy = (
+        "call observe(clicks), and say until= when nothing happened, "
+        "or pass the time as at="
+    )
+    if newest is None:
+        return f"No click is known at {_minute(at)}, so click rates are 0: {remedy}."
+    if at - newest <= limit * 3600:
+        return None
+    hour = _minute(newest // 3600 * 3600)
+    return (
+        f"The newest hour known is {hour}, {(at - newest) // 3600} hours before the "
+        f"request ({_minute(at)}), so click rates are old: {remedy}."
+    )
 
 # %% ../../nbs/recommend/requests.ipynb #each
-def several(value): # an argument
+def several(value):  # an argument
     "Whether it is a list, which gives every user their own."
     return isinstance(value, (list, tuple, np.ndarray))
 
-def each(value, count, where): # one for all, or a list of `count`
+
+def each(value, count, where):  # one for all, or a list of `count`
     "A value for every user."
-    if several(value) and len(value) != count: raise wrong(f"one for all, or {count}, one per user", len(value), where=where)
-    return list(value) if several(value) else [value] * count
+    if not several(value):
+        return [value] * count
+    if len(value) != count:
+        raise wrong(f"one for all, or {count}, one per user", len(value), where=where)
+    return list(value)
+
+# %% ../../nbs/recommend/requests.ipynb #histories
+def _histories(history, user):  # as for `ask`
+    "(whether many users ask, the history of each, None where it is not given)."
+    has_lists = several(history) and any(several(h) or h is None for h in history)
+    if several(user) and history is None:
+        return True, [None] * len(user)
+    if several(user) or has_lists:
+        return True, list(history)
+    return False, [history]
+
+# %% ../../nbs/recommend/requests.ipynb #rows-of
+def _rows_of(recommender, articles, where, new):  # as for `row_of`
+    "The rows of some articles."
+    news = recommender.data.news
+    return [row_of(article, where, news, new) for article in articles]
+
+
+def _shown(recommender, candidates, own, new):  # own: whether each user has a list
+    "The rows of the candidates: of all, or for each user."
+    if isinstance(candidates, np.ndarray) and candidates.dtype == np.int32:
+        return candidates
+    lists = candidates if own else [candidates]
+    rows = [
+        np.array(_rows_of(recommender, articles, "candidates", new), np.int32)
+        for articles in lists
+    ]
+    return rows if own else rows[0]
+
+# %% ../../nbs/recommend/requests.ipynb #read-so-far
+def _read(recommender, histories, numbers, times, given, new):
+    "The rows of each history; given: the times as they were asked for, or None."
+    read = []
+    for history, number, time, at in zip(histories, numbers, times, given):
+        if history is None:
+            before = time if at is not None else None
+            read.append(past(recommender.data, number, before))
+        else:
+            read.append(_rows_of(recommender, history, "history", new))
+    return read
+
+# %% ../../nbs/recommend/requests.ipynb #clicked
+def _clicked(
+    read,  # lists of rows
+    width,  # clicks that the model reads
+):  # (U, width) int32
+    "The last clicks of each user."
+    clicked = np.zeros((len(read), width), np.int32)
+    for line, rows in zip(clicked, read):
+        last = rows[-width:]
+        line[: len(last)] = last
+    return clicked
+
+# %% ../../nbs/recommend/requests.ipynb #times
+def _times(recommender, at, count):  # as for `ask`
+    "(count,) seconds of the requests; the clock is asked once if `at` is one for all."
+    if several(at):
+        times = [recommender.time(time) for time in each(at, count, "at")]
+    else:
+        times = [recommender.time(at)] * count
+    return np.array(times, np.int64)
 
 # %% ../../nbs/recommend/requests.ipynb #ask
-def ask(recommender, # `Recommender`
-        history, candidates, user, at, # as for `Recommender.score`; candidates may be an array of rows
-       ): # a namespace: many, data, read, clicked (U, H), user (U,), hour (U,), shown: rows for all, or a list of such
-    "A request in rows of the catalogue, with a row for each article that is given as a dict."
-    r, new = recommender, {}
-    many = several(user) or several(history) and any(several(h) or h is None for h in history)
-    histories = each(history, len(user), "history") if many and history is None else list(history) if many else [history]
-    users, times = each(user, len(histories), "user"), each(at, len(histories), "at")
-    times = np.array([r.time(t) for t in times] if several(at) else [r.time(at)] * len(histories), np.int64)
-    rows = lambda articles, where: [row_of(a, where, r.data.news, new) for a in articles]
+def ask(
+    recommender,  # `Recommender`
+    history,  # as for `Recommender.score`
+    candidates,  # as for `Recommender.score`; may be an array of rows
+    user,  # as for `Recommender.score`
+    at,  # as for `Recommender.score`
+):  # a namespace, see below
+    "A request in rows of the catalogue, with a row for each article given as a dict."
+    new = {}
+    many, histories = _histories(history, user)
+    count = len(histories)
+    users = each(user, count, "user")
+    times = _times(recommender, at, count)
     own = many and len(candidates) and several(candidates[0])
-    if own: each(candidates, len(histories), "candidates")
-    numbers = [r.number.get(u, 0) for u in users]
-    if any(h is None and u is None for h, u in zip(histories, users)): raise wrong("a history, or the id of a user", "neither")
-    read = [past(r.data, n, t if a is not None else None) if h is None else rows(h, "history")
-            for h, n, t, a in zip(histories, numbers, times, each(at, len(histories), "at"))]
-    shown = candidates if isinstance(candidates, np.ndarray) and candidates.dtype == np.int32 else (
-        [np.array(rows(c, "candidates"), np.int32) for c in candidates] if own else np.array(rows(candidates, "candidates"), np.int32))
-    if new: r.reserve(len(r.data.news) + len(new))
-    data, clicked = extend(r.data, [*new.values()]) if new else r.data, np.zeros((len(read), r.model.history_length), np.int32)
-    for line, some in zip(clicked, read): line[:len(some[-len(line):])] = some[-len(line):]
-    trained = min(r.trained, r.model.sizes.users)
-    return types.SimpleNamespace(many=many, data=data, read=read, clicked=clicked, own=own, shown=shown, hour=data.hour(times),
-                                 user=np.array([n if n <= trained else 0 for n in numbers], np.int32))
+    if own:
+        each(candidates, count, "candidates")
+    numbers = [recommender.number.get(u, 0) for u in users]
+    if any(h is None and u is None for h, u in zip(histories, users)):
+        raise wrong("a history, or the id of a user", "neither")
+    given = each(at, count, "at")
+    read = _read(recommender, histories, numbers, times, given, new)
+    shown = _shown(recommender, candidates, own, new)
+    if new:
+        recommender.reserve(len(recommender.data.news) + len(new))
+    data = extend(recommender.data, [*new.values()]) if new else recommender.data
+    trained = min(recommender.trained, recommender.model.sizes.users)
+    return types.SimpleNamespace(
+        many=many,  # whether many users ask
+        data=data,
+        read=read,  # for each user a list of rows
+        clicked=_clicked(read, recommender.model.history_length),  # (U, H)
+        own=own,  # whether each user has candidates of their own
+        shown=shown,  # rows for all, or a list of such
+        hour=data.hour(times),  # (U,)
+        user=np.array([n if n <= trained else 0 for n in numbers], np.int32),  # (U,)
+    )
 
 # %% ../../nbs/recommend/requests.ipynb #best-of
-def best_of(logits, # (C,)
-            k, # how many, at most
-           ): # their positions, the best first; of equal ones the earlier
+def best_of(
+    logits,  # (C,)
+    k,  # how many, at most
+):  # their positions, the best first; of equal ones the earlier
     "The positions of the largest logits."
-    if k >= len(logits): return np.argsort(-logits, kind="stable")
-    if k < 1: return np.zeros(0, int)
-    some = np.flatnonzero(logits >= -np.partition(-logits, k - 1)[k - 1])
-    return some[np.argsort(-logits[some], kind="stable")][:k]
+    if k >= len(logits):
+        return np.argsort(-logits, kind="stable")
+    if k < 1:
+        return np.zeros(0, int)
+    least = -np.partition(-logits, k - 1)[k - 1]
+    among = np.flatnonzero(logits >= least)
+    return among[np.argsort(-logits[among], kind="stable")][:k]

@@ -12,61 +12,102 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..core import METRICS, atomic
+from ..core import METRICS, atomic, patch_to
 
 # %% ../../nbs/train/history.ipynb #run
 class Run(keras.callbacks.History):
     "Keras' History with the best epoch, times and a plot."
-    best_epoch = None # 1 = first; None without validation
-    refitted = None # epochs trained anew on train and validation, or None
-    resumed = None # epochs that an earlier process has trained, where a checkpoint was found
-    earlier = 0.0 # processor seconds of that process
+
+    best_epoch = None  # 1 = first; None without validation
+    refitted = None  # epochs trained anew on train and validation, or None
+    resumed = None  # epochs that an earlier process has trained, by its checkpoint
+    earlier = 0.0  # processor seconds of that process
 
     def __init__(self):
         super().__init__()
-        self.seconds, self.plan_seconds, self.compile_seconds, self.samples = [], 0.0, 0.0, 0
-        self.epoch, self.batches = [], None # the shapes that were compiled
+        self.seconds = []
+        self.plan_seconds = 0.0
+        self.compile_seconds = 0.0
+        self.samples = 0
+        self.epoch = []
+        self.batches = None  # the shapes that were compiled
 
-    def on_train_begin(self, logs=None): "What a checkpoint has brought back stays."
+    def on_train_begin(self, logs=None):
+        "What a checkpoint has brought back stays."
 
-    def state(self):
-        "Everything but the shapes, for a checkpoint."
-        return dict(history=self.history, epoch=self.epoch, seconds=self.seconds, plan_seconds=self.plan_seconds,
-                    compile_seconds=self.compile_seconds, samples=self.samples)
+# %% ../../nbs/train/history.ipynb #run-state
+@patch_to(Run)
+def state(self):
+    "Everything but the shapes, for a checkpoint."
+    return dict(
+        history=self.history,
+        epoch=self.epoch,
+        seconds=self.seconds,
+        plan_seconds=self.plan_seconds,
+        compile_seconds=self.compile_seconds,
+        samples=self.samples,
+    )
 
-    def recall(self, about): # what a checkpoint says
-        "The run as the checkpoint knows it."
-        again = about["done"] if about["phase"] == "refit" else 0
-        self.__dict__.update(about["first"], resumed=len(about["first"]["epoch"]) + again, earlier=about["processor"])
-        return self
+# %% ../../nbs/train/history.ipynb #run-recall
+@patch_to(Run)
+def recall(self, about):  # what a checkpoint says
+    "The run as the checkpoint knows it."
+    again = about["done"] if about["phase"] == "refit" else 0
+    self.__dict__.update(
+        about["first"],
+        resumed=len(about["first"]["epoch"]) + again,
+        earlier=about["processor"],
+    )
+    return self
 
-    def plot(self, path=None): # where to save a picture, or None to return the figure only
-        "Training loss and validation metrics per epoch."
-        import matplotlib.pyplot as plt
-        validation = {k: v for k, v in self.history.items() if k.startswith("val_")}
-        figure, axes = plt.subplots(1, 1 + bool(validation), figsize=(4 + 4 * bool(validation), 3), layout="constrained", squeeze=False)
-        epochs = np.arange(1, len(self.history["loss"]) + 1)
-        axes[0, 0].plot(epochs, self.history["loss"], marker="o", color="#0072B2")
-        axes[0, 0].set(title="Training loss", xlabel="epoch", ylabel="loss per sample")
-        for (name, values), color, marker in zip(validation.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^D"):
-            axes[0, 1].plot(epochs, values, label=name[4:], color=color, marker=marker)
-        if validation:
-            if self.best_epoch: axes[0, 1].axvline(self.best_epoch, color="0.7", zorder=0, label="best epoch")
-            axes[0, 1].set(title="Validation", xlabel="epoch", ylabel="mean per impression")
-            axes[0, 1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, .5))
-        for axis in axes.flat: axis.xaxis.get_major_locator().set_params(integer=True)
-        if path:
-            with atomic(path) as temporary: figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:])
-            plt.close(figure)
-        return figure
+# %% ../../nbs/train/history.ipynb #plot-validation
+def _plot_validation(axis, validation, best_epoch):
+    "Draws metrics per epoch, and marks the best one."
+    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+    for (name, values), color, marker in zip(validation.items(), colors, "os^D"):
+        epochs = np.arange(1, len(values) + 1)
+        label = name.removeprefix("val_")
+        axis.plot(epochs, values, label=label, color=color, marker=marker)
+    if best_epoch:
+        axis.axvline(best_epoch, color="0.7", zorder=0, label="best epoch")
+    axis.set(title="Validation", xlabel="epoch", ylabel="mean per impression")
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+# %% ../../nbs/train/history.ipynb #run-plot
+@patch_to(Run)
+def plot(
+    self,
+    path=None,  # where to save a picture, or None to return the figure only
+):
+    "Training loss and validation metrics per epoch."
+    import matplotlib.pyplot as plt
+
+    validation = {k: v for k, v in self.history.items() if k.startswith("val_")}
+    columns = 2 if validation else 1
+    figure, axes = plt.subplots(
+        1, columns, figsize=(4 * columns, 3), layout="constrained", squeeze=False
+    )
+    epochs = np.arange(1, len(self.history["loss"]) + 1)
+    axes[0, 0].plot(epochs, self.history["loss"], marker="o", color="#0072B2")
+    axes[0, 0].set(title="Training loss", xlabel="epoch", ylabel="loss per sample")
+    if validation:
+        _plot_validation(axes[0, 1], validation, self.best_epoch)
+    for axis in axes.flat:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    if path:
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:])
+        plt.close(figure)
+    return figure
 
 # %% ../../nbs/train/history.ipynb #watch
 @dataclasses.dataclass
 class Watch:
     "What the validation says: which epoch is best so far, and whether to go on."
-    monitor: str # a metric, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
-    patience: int # epochs without improvement before training stops; None = never
-    min_improvement: float # smaller gains do not count for `patience`
+
+    monitor: str  # a metric, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
+    patience: int  # epochs without improvement before training stops; None = never
+    min_improvement: float  # smaller gains do not count for `patience`
     best: float = -np.inf
     epoch: int = None
     weights: list = None
@@ -74,23 +115,43 @@ class Watch:
     waited: int = 0
 
     @property
-    def metrics(self): return [*METRICS, *({self.monitor} - {"mean", *METRICS})]
+    def metrics(self):
+        return [*METRICS, *({self.monitor} - {"mean", *METRICS})]
 
-    def __call__(self, model, epoch, measured): # True when training should stop
-        "Looks at the metrics of one epoch and keeps the weights if they are the best so far."
-        value = np.mean([measured[m] for m in METRICS]) if self.monitor == "mean" else measured[self.monitor]
+    def __call__(self, model, epoch, measured):  # True when training should stop
+        "Looks at the metrics of an epoch, and keeps the weights of the best so far."
+        value = self._value(measured)
         if value > self.best:
-            self.best, self.epoch, self.weights = value, epoch, [np.array(v.value) for v in model.trainable_variables]
-        if value > self.reference + self.min_improvement: self.reference, self.waited = value, 0
-        else: self.waited += 1
+            self.best = value
+            self.epoch = epoch
+            self.weights = [np.array(v.value) for v in model.trainable_variables]
+        if value > self.reference + self.min_improvement:
+            self.reference = value
+            self.waited = 0
+        else:
+            self.waited += 1
         return self.patience is not None and self.waited >= self.patience
 
-    def state(self):
-        "Everything but the arguments and the weights, for a checkpoint."
-        return dict(best=self.best, epoch=self.epoch, reference=self.reference, waited=self.waited)
+# %% ../../nbs/train/history.ipynb #watch-value
+@patch_to(Watch)
+def _value(self, measured):
+    "The monitored metric of an epoch."
+    if self.monitor == "mean":
+        return np.mean([measured[m] for m in METRICS])
+    return measured[self.monitor]
+
+# %% ../../nbs/train/history.ipynb #watch-state
+@patch_to(Watch)
+def state(self):
+    "Everything but the arguments and the weights, for a checkpoint."
+    names = ("best", "epoch", "reference", "waited")
+    return {name: getattr(self, name) for name in names}
 
 # %% ../../nbs/train/history.ipynb #with-mode
 def with_mode(callback):
-    "Tells a Keras callback that our validation metrics are better when higher, unless it says otherwise."
-    if getattr(callback, "mode", None) == "auto" and str(getattr(callback, "monitor", "")).startswith("val_"): callback.mode = "max"
+    "Tells a Keras callback that a higher validation metric is better, if it asks."
+    guesses = getattr(callback, "mode", None) == "auto"
+    monitor = str(getattr(callback, "monitor", ""))
+    if guesses and monitor.startswith("val_"):
+        callback.mode = "max"
     return callback

@@ -11,112 +11,181 @@ import contextlib
 import jax.numpy as jnp
 import keras
 
+from ..core import patch_to
 from ..layers.text import READER
 
+# %% ../../nbs/train/sparse_adam.ipynb #is-plain
+def _is_plain(optimizer):
+    "Whether an optimizer is Adam and nothing else."
+    if type(optimizer) is not keras.optimizers.Adam:
+        return False
+    extras = (
+        optimizer.amsgrad,
+        optimizer.weight_decay,
+        optimizer.use_ema,
+        optimizer.clipnorm,
+        optimizer.clipvalue,
+        optimizer.global_clipnorm,
+        optimizer.loss_scale_factor,
+        optimizer.gradient_accumulation_steps,
+    )
+    return not any(extras)
+
 # %% ../../nbs/train/sparse_adam.ipynb #row-tables
-def row_tables(model, # a `NewsRecommender`
-               optimizer, # a Keras optimizer, built
-               lookups, # {table layer: rows read in a step, at most}
-              ): # [(table layer, places)] of the tables that are updated by rows
-    "Tables of which a step reads less than an eighth of the rows, if the optimizer is plain Adam; at a sixth no gain was measured."
-    plain = type(optimizer) is keras.optimizers.Adam and not any(
-        (optimizer.amsgrad, optimizer.weight_decay, optimizer.use_ema, optimizer.clipnorm, optimizer.clipvalue,
-         optimizer.global_clipnorm, optimizer.loss_scale_factor, optimizer.gradient_accumulation_steps))
-    if not plain: return []
-    return [(t, n) for t, n in lookups.items() if t.trainable and 8 * n < t.embeddings.shape[0]]
+def row_tables(
+    model,  # a `NewsRecommender`
+    optimizer,  # a Keras optimizer, built
+    lookups,  # {table layer: rows read in a step, at most}
+):  # [(table layer, places)] of the tables that are updated by rows
+    "Tables of which a step reads less than an eighth, if the optimizer is plain Adam."
+    if not _is_plain(optimizer):
+        return []
+    return [
+        (table, n)
+        for table, n in lookups.items()
+        if table.trainable and 8 * n < table.embeddings.shape[0]
+    ]
 
 # %% ../../nbs/train/sparse_adam.ipynb #reading
 @contextlib.contextmanager
-def reading(reader): # called as reader(table layer, ids) in place of the look-up
+def reading(reader):  # called as reader(table layer, ids) in place of the look-up
     "Look-ups of all tables go through `reader`."
     token = READER.set(reader)
-    try: yield
-    finally: READER.reset(token)
+    try:
+        yield
+    finally:
+        READER.reset(token)
 
 # %% ../../nbs/train/sparse_adam.ipynb #record
-def record(run): # a function without arguments that reads tables
+def record(run):  # a function without arguments that reads tables
     "{table layer: [ids of each look-up]} of one run."
     seen = {}
+
     def note(table, ids):
         seen.setdefault(table, []).append(ids)
-        return jnp.zeros((*ids.shape, table.embeddings.shape[1]), table.embeddings.dtype)
-    with reading(note): run()
-    return {table: jnp.concatenate([i.ravel() for i in ids]) for table, ids in seen.items()}
+        width = table.embeddings.shape[1]
+        return jnp.zeros((*ids.shape, width), table.embeddings.dtype)
+
+    with reading(note):
+        run()
+    return {
+        table: jnp.concatenate([i.ravel() for i in ids]) for table, ids in seen.items()
+    }
 
 # %% ../../nbs/train/sparse_adam.ipynb #named
-def named(ids, # (n,) int32 ids, repeated ones among them
-          rows, # rows of the table
-          places): # (ids, each once, `rows` where there are fewer (places,); place of every id of the table (rows,))
+def named(
+    ids,  # (n,) int32 ids, repeated ones among them
+    rows,  # rows of the table
+    places,
+):  # (ids, each once, `rows` where there are fewer (places,); place of every id of the table (rows,))
     "The distinct ids of a step and where to find them."
     mask = jnp.zeros(rows, bool).at[ids].set(True)
-    return jnp.nonzero(mask, size=places, fill_value=rows)[0], jnp.cumsum(mask) - 1
+    index = jnp.nonzero(mask, size=places, fill_value=rows)[0]
+    return index, jnp.cumsum(mask) - 1
 
 # %% ../../nbs/train/sparse_adam.ipynb #catch-up
-def catch_up(optimizer, # Adam
-             w, m, v, # (n, E) rows and their moments
-             since, # (n,) steps of the chunk that each row has seen
-             now, # steps of the chunk that have been made
-             alphas, # (chunk,) step sizes of the chunk's steps
-            ): # w, m, v as if they had taken part in every step
+def catch_up(
+    optimizer,  # Adam
+    w,  # (n, E) rows and their moments
+    m,  # (n, E) rows and their moments
+    v,  # (n, E) rows and their moments
+    since,  # (n,) steps of the chunk that each row has seen
+    now,  # steps of the chunk that have been made
+    alphas,  # (chunk,) step sizes of the chunk's steps
+):  # w, m, v as if they had taken part in every step
     "Makes up for the steps that rows have missed since they were last named."
     b1, b2 = optimizer.beta_1, optimizer.beta_2
-    missed, root, moved = now - since, jnp.sqrt(v), 0.0
+    missed = now - since
+    root = jnp.sqrt(v)
+    moved = 0.0
     for j in range(1, len(alphas) + 1):
-        size = jnp.where(j <= missed, alphas[jnp.minimum(since + j - 1, len(alphas) - 1)] * b1**j, 0.0)
-        moved += size[:, None] / (root * b2**(j / 2) + optimizer.epsilon)
+        alpha = alphas[jnp.minimum(since + j - 1, len(alphas) - 1)]
+        size = jnp.where(j <= missed, alpha * b1**j, 0.0)
+        moved += size[:, None] / (root * b2 ** (j / 2) + optimizer.epsilon)
     missed = missed.astype("float32")[:, None]
     return w - m * moved, m * b1**missed, v * b2**missed
 
 # %% ../../nbs/train/sparse_adam.ipynb #row-adam
 class RowAdam:
     "Adam on some tables by rows, beside Keras' Adam on everything else."
+
     def __init__(self, model, optimizer, tables, chunk, lazy=False):
-        self.optimizer, self.chunk, self.lazy = optimizer, chunk, lazy
+        self.optimizer = optimizer
+        self.chunk = chunk
+        self.lazy = lazy
         place = {id(v): i for i, v in enumerate(model.trainable_variables)}
         slots = {id(v): i for i, v in enumerate(optimizer.variables)}
         self.tables = [(t, n, place[id(t.embeddings)]) for t, n in tables]
-        moments = ((optimizer._momentums[i], optimizer._velocities[i]) for _, _, i in self.tables)
-        self.slots = [tuple(slots[id(s)] for s in pair) for pair in moments]
+        self.slots = [
+            (slots[id(optimizer._momentums[i])], slots[id(optimizer._velocities[i])])
+            for _, _, i in self.tables
+        ]
 
-    def start(self, state):
-        "The state of a chunk: step sizes so far, and how many of its steps each row has seen."
-        since = [jnp.zeros(len(state["trainable"][i]), "int32") for _, _, i in self.tables]
-        return {**state, "alphas": jnp.zeros(self.chunk, "float32"), "since": since}
+# %% ../../nbs/train/sparse_adam.ipynb #start
+@patch_to(RowAdam)
+def start(self, state):
+    "The state of a chunk: step sizes so far, and how many steps each row has seen."
+    tables = (state["trainable"][i] for _, _, i in self.tables)
+    since = [jnp.zeros(len(table), "int32") for table in tables]
+    return {**state, "alphas": jnp.zeros(self.chunk, "float32"), "since": since}
 
-    def fetch(self, state, step, ids): # ids: {table layer: ids read in this step}
-        "The named rows of each table with their moments, brought up to date."
-        found = []
-        for (table, places, i), slots, since in zip(self.tables, self.slots, state["since"]):
-            index, place = named(ids[table], len(since), places)
-            w, m, v = (jnp.take(a, index, axis=0, mode="clip") for a in
-                       (state["trainable"][i], *(state["optimizer"][s] for s in slots)))
-            if not self.lazy: w, m, v = catch_up(self.optimizer, w, m, v, jnp.take(since, index, mode="clip"), step, state["alphas"])
-            found.append((index, place, w, m, v))
-        return found
+# %% ../../nbs/train/sparse_adam.ipynb #fetch
+@patch_to(RowAdam)
+def fetch(self, state, step, ids):  # ids: {table layer: ids read in this step}
+    "The named rows of each table with their moments, brought up to date."
+    fetched = []
+    for (table, places, i), slots, since in zip(
+        self.tables, self.slots, state["since"]
+    ):
+        index, place = named(ids[table], len(since), places)
+        arrays = (state["trainable"][i], *(state["optimizer"][s] for s in slots))
+        w, m, v = (jnp.take(a, index, axis=0, mode="clip") for a in arrays)
+        if not self.lazy:
+            seen = jnp.take(since, index, mode="clip")
+            w, m, v = catch_up(self.optimizer, w, m, v, seen, step, state["alphas"])
+        fetched.append((index, place, w, m, v))
+    return fetched
 
-    def store(self, state, step, found, gradients, rate):
-        "Adam's step on the fetched rows, written back."
-        o, t = self.optimizer, (state["optimizer"][self.iterations(state)]).astype("float32")
-        alpha = rate * jnp.sqrt(1 - o.beta_2**t) / (1 - o.beta_1**t)
-        for (_, _, i), slots, (index, _, w, m, v), g, k in zip(self.tables, self.slots, found, gradients, range(len(found))):
-            m, v = m + (g - m) * (1 - o.beta_1), v + (g * g - v) * (1 - o.beta_2)
-            w = w - m * alpha / (jnp.sqrt(v) + o.epsilon)
-            put = lambda old, new: old.at[index].set(new, mode="drop", unique_indices=True)
-            state["trainable"][i] = put(state["trainable"][i], w)
-            for s, new in zip(slots, (m, v)): state["optimizer"][s] = put(state["optimizer"][s], new)
-            state["since"][k] = state["since"][k].at[index].set(step + 1, mode="drop")
-        return {**state, "alphas": state["alphas"].at[step].set(alpha)}
+# %% ../../nbs/train/sparse_adam.ipynb #iterations
+@patch_to(RowAdam)
+def iterations(self, state):
+    "Where the optimizer counts its steps."
+    counter = self.optimizer.iterations
+    return next(i for i, v in enumerate(self.optimizer.variables) if v is counter)
 
-    def iterations(self, state):
-        "Where the optimizer counts its steps."
-        return next(i for i, v in enumerate(self.optimizer.variables) if v is self.optimizer.iterations)
+# %% ../../nbs/train/sparse_adam.ipynb #store
+def _put(old, index, new):
+    "An array with new rows."
+    return old.at[index].set(new, mode="drop", unique_indices=True)
 
-    def finish(self, state, steps):
-        "All rows brought up to date; the state as the next chunk takes it."
-        for (_, _, i), slots, since in zip(self.tables, self.slots, state["since"]):
-            if self.lazy: continue
-            rows = (state["trainable"][i], *(state["optimizer"][s] for s in slots))
-            w, m, v = catch_up(self.optimizer, *rows, since, steps, state["alphas"])
-            state["trainable"][i] = w
-            for s, new in zip(slots, (m, v)): state["optimizer"][s] = new
-        return {k: v for k, v in state.items() if k not in ("alphas", "since")}
+
+@patch_to(RowAdam)
+def store(self, state, step, fetched, gradients, rate):
+    "Adam's step on the fetched rows, written back."
+    adam = self.optimizer
+    t = state["optimizer"][self.iterations(state)].astype("float32")
+    alpha = rate * jnp.sqrt(1 - adam.beta_2**t) / (1 - adam.beta_1**t)
+    places = zip(self.tables, self.slots, fetched, gradients)
+    for k, ((_, _, i), slots, (index, _, w, m, v), g) in enumerate(places):
+        m = m + (g - m) * (1 - adam.beta_1)
+        v = v + (g * g - v) * (1 - adam.beta_2)
+        w = w - m * alpha / (jnp.sqrt(v) + adam.epsilon)
+        state["trainable"][i] = _put(state["trainable"][i], index, w)
+        for s, new in zip(slots, (m, v)):
+            state["optimizer"][s] = _put(state["optimizer"][s], index, new)
+        state["since"][k] = state["since"][k].at[index].set(step + 1, mode="drop")
+    return {**state, "alphas": state["alphas"].at[step].set(alpha)}
+
+# %% ../../nbs/train/sparse_adam.ipynb #finish
+@patch_to(RowAdam)
+def finish(self, state, steps):
+    "All rows brought up to date; the state as the next chunk takes it."
+    for (_, _, i), slots, since in zip(self.tables, self.slots, state["since"]):
+        if self.lazy:
+            continue
+        rows = (state["trainable"][i], *(state["optimizer"][s] for s in slots))
+        w, m, v = catch_up(self.optimizer, *rows, since, steps, state["alphas"])
+        state["trainable"][i] = w
+        for s, new in zip(slots, (m, v)):
+            state["optimizer"][s] = new
+    return {k: v for k, v in state.items() if k not in ("alphas", "since")}

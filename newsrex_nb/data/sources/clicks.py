@@ -9,207 +9,408 @@ __all__ = ['first_times', 'growing_histories', 'intervals', 'Alive', 'chances', 
 # %% ../../../nbs/data/sources/clicks.ipynb #imports
 import numpy as np
 
-from ...core import generator, wrong
+from ...core import generator, patch_to, wrong
 from ..schema import Histories, owner, segments, take
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-times
-def first_times(user, time, row): # (clicks,)
-    "The places of the clicks that are their user's first on the article, in the order of time, then user, then row."
+def first_times(user, time, row):  # (clicks,)
+    """The places of the clicks that are their user's first on the article, in the order
+    of time, then user, then row."""
     order = np.lexsort((row, user, time))
-    key = user * np.int64(row.max(initial=0) + 1) + row
-    return order[np.sort(np.unique(key[order], return_index=True)[1])]
+    pair = user * np.int64(row.max(initial=0) + 1) + row
+    _, first = np.unique(pair[order], return_index=True)
+    return order[np.sort(first)]
 
-# %% ../../../nbs/data/sources/clicks.ipynb #growing-histories
-def growing_histories(user, time, row, # (clicks,) who clicked which article when, in any order
-                      at_user, at_time, # (B,) whose history before which second is wanted
-                      longest, # clicks kept of a history, the last ones; None = all
-                     ): # (`Histories` in order of first appearance, (B,) the number of each one's history)
-    "What each user had clicked before each moment."
-    order = np.lexsort((row, time, user)) # clicks of one second in the order of their rows
-    user, time, row = user[order], time[order], row[order]
+# %% ../../../nbs/data/sources/clicks.ipynb #earlier-clicks
+def _earlier_clicks(
+    user,  # (clicks,) sorted by user, then time
+    time,  # (clicks,) of the same clicks
+    at_user,  # (B,) as for `growing_histories`
+    at_time,  # (B,) as for `growing_histories`
+):  # ((B,) the first, (B,) the place behind the last)
+    "The stretch of each user's clicks before each moment."
     first = min(time.min(initial=0), at_time.min(initial=0))
     span = np.int64(max(time.max(initial=0), at_time.max(initial=0)) - first + 1)
     key = user * span + (time - first)
-    start, end = (np.searchsorted(key, at_user * span + t) for t in (0, at_time - first))
-    if longest is not None: start = np.maximum(start, end - longest)
-    some = np.flatnonzero(end > start)
-    _, seen, which = np.unique(end[some], return_index=True, return_inverse=True)
-    number = np.zeros(len(at_user), np.int32)
-    number[some] = 1 + np.argsort(np.argsort(seen))[which]
-    picked = some[np.sort(seen)]
-    bounds = np.stack([start[picked], end[picked]], axis=1).ravel() # every other stretch between them is a history
-    flat, offsets = segments(bounds, 2 * np.arange(len(picked)))
+    start = np.searchsorted(key, at_user * span)
+    end = np.searchsorted(key, at_user * span + (at_time - first))
+    return start, end
+
+# %% ../../../nbs/data/sources/clicks.ipynb #number-stretches
+def _number_stretches(
+    start,  # (B,)
+    end,  # (B,)
+):  # ((B,) the number of each, for each number from 1 on a place where it stands)
+    "Numbers stretches that differ in their end."
+    filled = np.flatnonzero(end > start)
+    _, first, which = np.unique(end[filled], return_index=True, return_inverse=True)
+    number = np.zeros(len(end), np.int32)
+    rank = np.argsort(np.argsort(first))  # of a stretch by its first appearance
+    number[filled] = 1 + rank[which]
+    return number, filled[np.sort(first)]
+
+# %% ../../../nbs/data/sources/clicks.ipynb #growing-histories
+def growing_histories(
+    user,  # (clicks,) who clicked which article when, in any order
+    time,  # (clicks,) who clicked which article when, in any order
+    row,  # (clicks,) who clicked which article when, in any order
+    at_user,  # (B,) whose history before which second is wanted
+    at_time,  # (B,) whose history before which second is wanted
+    longest,  # clicks kept of a history, the last ones; None = all
+):  # (`Histories` in order of first appearance, (B,) the number of each one's history)
+    "What each user had clicked before each moment."
+    order = np.lexsort((row, time, user))  # clicks of one second in the order of rows
+    user = user[order]
+    time = time[order]
+    row = row[order]
+    start, end = _earlier_clicks(user, time, at_user, at_time)
+    if longest is not None:
+        start = np.maximum(start, end - longest)
+    number, places = _number_stretches(start, end)
+    bounds = np.stack([start[places], end[places]], axis=1).ravel()
+    # every other stretch between the bounds is a history
+    flat, offsets = segments(bounds, 2 * np.arange(len(places)))
     return Histories(row[flat], np.concatenate([[0], offsets]), time[flat]), number
 
 # %% ../../../nbs/data/sources/clicks.ipynb #intervals
-def intervals(row, time, window): # (signs,) of life: which article and when; seconds that one lasts
-    "Maximal stretches in which articles are alive: (row, first second, first second after it)."
+def intervals(
+    row, time, window
+):  # (signs,) of life: which article and when; seconds that one lasts
+    """Maximal stretches in which articles are alive: (row, first second, first second
+    after it)."""
     order = np.lexsort((time, row))
     row, time = row[order], time[order]
-    new = np.flatnonzero((np.diff(row, prepend=-1) > 0) | (np.diff(time, prepend=0) >= window))
+    new = np.flatnonzero(
+        (np.diff(row, prepend=-1) > 0) | (np.diff(time, prepend=0) >= window)
+    )
     last = np.append(new[1:], len(row)) - 1
     return row[new], time[new], time[last] + window
+
+# %% ../../../nbs/data/sources/clicks.ipynb #moves
+def _moves(moment):  # (2n,) seconds of the n ends, then of the n beginnings
+    """[(place, event, stretch that stands there from then on)], and [(event, how many
+    are alive after it)]."""
+    count = len(moment) // 2
+    present = []  # the stretch at each place
+    place = {}  # the place of each stretch
+    moves, counts = [], []
+    for event in np.argsort(moment, kind="stable").tolist():
+        if event >= count:
+            stretch = event - count
+            place[stretch] = len(present)
+            moves.append((len(present), event, stretch))
+            present.append(stretch)
+        else:
+            vacant = place.pop(event)
+            last = present.pop()
+            if last != event:
+                present[vacant] = last
+                place[last] = vacant
+                moves.append((vacant, event, last))
+        counts.append((event, len(present)))
+    return moves, counts
 
 # %% ../../../nbs/data/sources/clicks.ipynb #alive
 class Alive:
     "Which articles were alive when."
-    def __init__(self, row, time, # (signs,) of life: an article and a second
-                 window): # seconds that a sign lasts
+
+    def __init__(
+        self,
+        row,  # (signs,) of life: an article and a second
+        time,  # (signs,) of life: an article and a second
+        window,  # seconds that a sign lasts
+    ):
         self.row, self.start, stop = intervals(row, time, window)
-        n, here, place = len(self.row), [], {} # who stands where
-        moves, counts = [], []
         moment = np.concatenate([stop, self.start])
-        for k in np.argsort(moment, kind="stable").tolist(): # of one second: first who dies
-            if k >= n:
-                place[k - n] = len(here); moves.append((len(here), k, k - n)); here.append(k - n)
-            else:
-                p, last = place.pop(k), here.pop()
-                if last != k: here[p] = last; place[last] = p; moves.append((p, k, last))
-            counts.append((k, len(here)))
-        places, when, who = np.array(moves, np.int64).reshape(-1, 3).T
-        self.first, self.span = int(moment.min(initial=0)) - 1, np.int64(moment.max(initial=0) - moment.min(initial=0) + 3)
-        key = places * self.span + moment[when] - self.first
-        order = np.argsort(key, kind="stable") # of one second the last move holds
-        self.keys, self.who = key[order], self.row[who[order]]
-        when, self.counts = np.array(counts, np.int64).reshape(-1, 2).T
-        self.times = moment[when]
+        moves, counts = _moves(moment)
+        self.first = int(moment.min(initial=0)) - 1
+        self.span = np.int64(moment.max(initial=0) - moment.min(initial=0) + 3)
+        places, event, stretch = np.array(moves, np.int64).reshape(-1, 3).T
+        key = places * self.span + moment[event] - self.first
+        order = np.argsort(key, kind="stable")  # of one second the last move holds
+        self.keys = key[order]
+        self.who = self.row[stretch[order]]
+        event, self.counts = np.array(counts, np.int64).reshape(-1, 2).T
+        self.times = moment[event]
 
-    def count(self, time): # (...) seconds
-        "(...) how many were alive."
-        return np.append(self.counts, 0)[np.searchsorted(self.times, time, "right") - 1]
+# %% ../../../nbs/data/sources/clicks.ipynb #alive-count
+@patch_to(Alive)
+def count(self, time):  # (...) seconds
+    "(...) how many were alive."
+    return np.append(self.counts, 0)[np.searchsorted(self.times, time, "right") - 1]
 
-    def at(self, place, time): # (...) a place below `count(time)`; seconds
-        "(...) the article that stood there."
-        time = np.clip(time - self.first, 0, self.span - 1)
-        return self.who[np.searchsorted(self.keys, place * self.span + time, "right") - 1]
+# %% ../../../nbs/data/sources/clicks.ipynb #alive-at
+@patch_to(Alive)
+def at(self, place, time):  # (...) a place below `count(time)`; seconds
+    "(...) the article that stood there."
+    time = np.clip(time - self.first, 0, self.span - 1)
+    move = np.searchsorted(self.keys, place * self.span + time, "right") - 1
+    return self.who[move]
 
-    def woken(self, row, time): # (...) an article and a second in which it was alive
-        "(...) whether that second was the first of its stretch: nothing had foretold it."
-        order = np.lexsort((self.start, self.row))
-        key = self.row[order] * self.span + self.start[order] - self.first
-        return np.isin(row * self.span + time - self.first, key)
+# %% ../../../nbs/data/sources/clicks.ipynb #alive-woken
+@patch_to(Alive)
+def woken(self, row, time):  # (...) an article and a second in which it was alive
+    "(...) whether that second was the first of its stretch: nothing had foretold it."
+    order = np.lexsort((self.start, self.row))
+    key = self.row[order] * self.span + self.start[order] - self.first
+    return np.isin(row * self.span + time - self.first, key)
+
+# %% ../../../nbs/data/sources/clicks.ipynb #mixed
+_MIXER = (
+    (30, 0xBF58476D1CE4E5B9),
+    (27, 0x94D049BB133111EB),
+    (31, 0x9E3779B97F4A7C15),
+)
+
+
+def _mixed(x):  # uint64
+    "Numbers between 0 and 1 that look random, made of numbers that do not."
+    for shift, factor in _MIXER:
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return ((x ^ (x >> np.uint64(32))) >> np.uint64(11)) * 2.0**-53
 
 # %% ../../../nbs/data/sources/clicks.ipynb #chances
-def chances(seed, purpose, # what names the draw
-            number, # (B,) numbers of impressions
-            width): # how many are wanted for each
-    "(B, width) random numbers between 0 and 1, each a function of seed, purpose, impression and place alone."
+def chances(
+    seed,  # what names the draw
+    purpose,  # what names the draw
+    number,  # (B,) numbers of impressions
+    width,  # how many are wanted for each
+):
+    """(B, width) random numbers between 0 and 1, each a function of seed, purpose,
+    impression and place alone."""
     key = generator(seed, "candidates", purpose).integers(2**64, dtype=np.uint64)
-    x = (number.astype(np.uint64)[:, None] << np.uint64(24)) + np.arange(width, dtype=np.uint64) + key
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 0x9E3779B97F4A7C15)): # the mixer of SplitMix64
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    return ((x ^ (x >> np.uint64(32))) >> np.uint64(11)) * 2.**-53
+    stretch = number.astype(np.uint64)[:, None] << np.uint64(24)
+    return _mixed(stretch + np.arange(width, dtype=np.uint64) + key)
 
 # %% ../../../nbs/data/sources/clicks.ipynb #random-places
-def random_places(luck, # (B, tries) random numbers between 0 and 1
-                  there, # (B,) how many places there are
-                 ): # (B, tries) places
-    "Random places below `there`; where there are no more than tries, each once in random order, then -1."
-    found = (luck * there[:, None]).astype(np.int64)
+def random_places(
+    luck,  # (B, tries) random numbers between 0 and 1
+    there,  # (B,) how many places there are
+):  # (B, tries) places
+    """Random places below `there`; where there are no more than tries, each once in
+    random order, then -1."""
+    places = (luck * there[:, None]).astype(np.int64)
     few = np.flatnonzero(there <= luck.shape[1])
     missing = np.arange(luck.shape[1]) >= there[few, None]
-    found[few] = np.where(missing, -1, np.argsort(np.where(missing, 2, luck[few]), axis=1))
-    return found
+    order = np.argsort(np.where(missing, 2, luck[few]), axis=1)
+    places[few] = np.where(missing, -1, order)
+    return places
 
-# %% ../../../nbs/data/sources/clicks.ipynb #draw
-def draw(seed, number, # (B,) of the impressions
-         alive, # `Alive`
-         time, # (B,) seconds
-         wanted, # (B,) how many
-         banned, # function of (impressions, rows), both (n,): whether a row must not be shown there
-         tries, # candidates looked at per impression
-         purpose="draw", # see `chances`
-        ): # (B, tries) rows in random order, 0 where there is none
-    "For each moment some of the articles that were alive, each once."
-    there = alive.count(time)
-    rows = random_places(chances(seed, purpose, number, tries), there)
+# %% ../../../nbs/data/sources/clicks.ipynb #repeated
+def _repeated(rows):  # (B, tries)
+    "(B, tries) whether the row stands at an earlier place too."
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    repeats = np.zeros(rows.shape, bool)
+    equal = np.diff(ordered, axis=1, prepend=-1) == 0
+    np.put_along_axis(repeats, order, equal, axis=1)
+    return repeats
+
+# %% ../../../nbs/data/sources/clicks.ipynb #draw-once
+def _draw_once(
+    seed,  # as for `draw`
+    number,  # as for `draw`
+    alive,  # as for `draw`
+    time,  # as for `draw`
+    wanted,  # as for `draw`
+    banned,  # as for `draw`
+    tries,  # as for `draw`
+    purpose,  # as for `draw`
+):  # (B, tries) rows in random order, 0 where there is none
+    "Some of the articles alive, perhaps fewer than wanted."
+    luck = chances(seed, purpose, number, tries)
+    rows = random_places(luck, alive.count(time))
     who, place = np.nonzero(rows >= 0)
     rows[who, place] = alive.at(rows[who, place], time[who])
     rows[rows < 0] = 0
-    order = np.argsort(rows, axis=1, kind="stable")
-    ordered = np.take_along_axis(rows, order, axis=1)
-    twice = np.zeros(rows.shape, bool)
-    np.put_along_axis(twice, order, np.diff(ordered, axis=1, prepend=-1) == 0, axis=1)
-    who, place = np.nonzero((rows > 0) & ~twice)
+    who, place = np.nonzero((rows > 0) & ~_repeated(rows))
     good = np.zeros(rows.shape, bool)
     good[who, place] = ~banned(who, rows[who, place])
     good &= np.cumsum(good, axis=1) <= wanted[:, None]
     rows[~good] = 0
+    return rows
+
+# %% ../../../nbs/data/sources/clicks.ipynb #to-the-left
+def _to_the_left(
+    rows,  # (B, n), 0 where there is none
+    width,  # what is kept of them
+):  # (B, width or less)
+    "The rows without the gaps between them, in their order."
+    order = np.argsort(rows == 0, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1)[:, :width]
+
+# %% ../../../nbs/data/sources/clicks.ipynb #draw
+def draw(
+    seed,  # of the draw
+    number,  # (B,) of the impressions
+    alive,  # `Alive`
+    time,  # (B,) seconds
+    wanted,  # (B,) how many
+    banned,  # function of (impressions, rows), both (n,): whether a row must not be shown there
+    tries,  # candidates looked at per impression
+    purpose="draw",  # see `chances`
+):  # (B, tries) rows in random order, 0 where there is none
+    "For each moment some of the articles that were alive, each once."
+    rows = _draw_once(seed, number, alive, time, wanted, banned, tries, purpose)
+    there = alive.count(time)
     short = np.flatnonzero((np.count_nonzero(rows, axis=1) < wanted) & (there > tries))
-    for few in np.array_split(short, -(-int(there[short].sum()) // 2**21)) if len(short) else []: # from all that are alive
-        more = draw(seed, number[few], alive, time[few], wanted[few], lambda who, r: banned(few[who], r), int(there[few].max()), "all")
-        dense = np.take_along_axis(more, np.argsort(more == 0, axis=1, kind="stable"), axis=1)[:, :tries]
+    blocks = -(-int(there[short].sum()) // 2**21)
+    for few in np.array_split(short, blocks) if len(short) else []:
+
+        def banned_there(who, r):
+            return banned(few[who], r)
+
+        asked = (number[few], alive, time[few], wanted[few], banned_there)
+        drawn = _draw_once(seed, *asked, int(there[few].max()), "all")
+        dense = _to_the_left(drawn, tries)
         rows[few, :] = 0
-        rows[few, :dense.shape[1]] = dense
+        rows[few, : dense.shape[1]] = dense
     return rows
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-clicks
 class FirstClicks:
     "When each user clicked each article for the first time."
-    def __init__(self, user, time, row): # (clicks,) each pair of a user and a row once
+
+    def __init__(self, user, time, row):  # (clicks,) each pair of a user and a row once
         self.rows = np.int64(row.max(initial=0) + 1)
         key = user * self.rows + row
         order = np.argsort(key)
-        self.keys, self.time = np.append(key[order], -1), np.append(time[order], 0)
+        self.keys = np.append(key[order], -1)
+        self.time = np.append(time[order], 0)
 
-    def before(self, user, time, row): # (n,)
+    def before(self, user, time, row):  # (n,)
         "(n,) whether the user had clicked the article in that second or earlier."
         key = user * self.rows + row
         at = np.searchsorted(self.keys[:-1], key)
         return (self.keys[at] == key) & (self.time[at] <= time) & (row < self.rows)
 
+# %% ../../../nbs/data/sources/clicks.ipynb #clicked-rows
+def _clicked_rows(
+    row,  # clicked rows
+    offsets,  # (B + 1,) whose they are
+    impressions,  # (b,) those that are wanted
+):  # ((b, most clicks) rows, 0 pads; (b,) how many)
+    "The clicked rows of some impressions."
+    places, bounds = segments(offsets, impressions)
+    clicks = np.diff(bounds)
+    who = owner(bounds)
+    rows = np.zeros((len(impressions), int(clicks.max())), np.int64)
+    rows[who, np.arange(len(places)) - bounds[who]] = row[places]
+    return rows, clicks
+
+# %% ../../../nbs/data/sources/clicks.ipynb #shuffled
+def _shuffled(
+    rows,  # (b, n), 0 pads
+    seed,  # as for `sample_candidates`
+    impressions,  # (b,) their numbers
+):  # ((b, n) rows with the padding at the end, (b, n) where each stood)
+    "The rows of each impression in random order."
+    luck = chances(seed, "order", impressions, rows.shape[1])
+    order = np.argsort(np.where(rows > 0, luck, 2), axis=1)
+    return np.take_along_axis(rows, order, axis=1), order
+
 # %% ../../../nbs/data/sources/clicks.ipynb #sample-candidates
-def sample_candidates(user, time, # (B,) of each impression
-                      row, offsets, # clicked rows and (B + 1,) whose they are
-                      alive, clicked, # `Alive`, `FirstClicks`
-                      size, # candidates of an impression
-                      seed, block=2**15): # impressions drawn at once
-    "Candidates and labels of impressions that are known by their clicks: (rows, labels, offsets)."
-    flat, labels, counts, tries = [], [], [], size + size // 4 + 8
+def sample_candidates(
+    user,  # (B,) of each impression
+    time,  # (B,) of each impression
+    row,  # clicked rows
+    offsets,  # (B + 1,) whose they are
+    alive,  # `Alive`
+    clicked,  # `FirstClicks`
+    size,  # candidates of an impression
+    seed,  # of the draw
+    block=2**15,  # impressions drawn at once
+):  # (rows, labels, offsets)
+    "Candidates and labels of impressions that are known by their clicks."
+    flat, labels, counts = [], [], []
+    tries = size + size // 4 + 8
     for start in range(0, len(user), block):
-        some = np.arange(start, min(start + block, len(user)))
-        at, own = segments(offsets, some)
-        clicks, who = np.diff(own), owner(own)
-        chosen = np.zeros((len(some), int(clicks.max())), np.int64)
-        chosen[who, np.arange(len(at)) - own[who]] = row[at]
-        banned = lambda who, rows: clicked.before(user[some][who], time[some][who], rows)
-        others = draw(seed, some, alive, time[some], np.maximum(size - clicks, 1), banned, tries)
+        impressions = np.arange(start, min(start + block, len(user)))
+        chosen, clicks = _clicked_rows(row, offsets, impressions)
+        its_user = user[impressions]
+        its_time = time[impressions]
+
+        def banned(who, rows):
+            return clicked.before(its_user[who], its_time[who], rows)
+
+        wanted = np.maximum(size - clicks, 1)
+        others = draw(seed, impressions, alive, its_time, wanted, banned, tries)
         both = np.concatenate([others, chosen], axis=1)
-        order = np.argsort(np.where(both > 0, chances(seed, "order", some, both.shape[1]), 2), axis=1)
-        both = np.take_along_axis(both, order, axis=1)
-        flat.append(both[both > 0]); labels.append((order >= tries)[both > 0]); counts.append((both > 0).sum(1))
-    return np.concatenate(flat), np.concatenate(labels).astype(np.int8), np.cumsum(np.concatenate([[0], *counts]))
+        both, order = _shuffled(both, seed, impressions)
+        flat.append(both[both > 0])
+        labels.append((order >= tries)[both > 0])
+        counts.append((both > 0).sum(1))
+    ends = np.cumsum(np.concatenate([[0], *counts]))
+    return np.concatenate(flat), np.concatenate(labels).astype(np.int8), ends
+
+# %% ../../../nbs/data/sources/clicks.ipynb #second-named
+def _second_named(
+    cut,  # as for `cut_time`
+    name,  # as for `cut_time`
+):  # seconds
+    "The second that a cut names."
+    text = str(cut).strip().replace(" ", "T")
+    try:
+        return int(np.datetime64(text, "s").astype(np.int64))
+    except ValueError:
+        expected = "a share such as '10%', or a time such as 2019-11-15 08:00"
+        raise wrong(expected, repr(cut), where=name) from None
 
 # %% ../../../nbs/data/sources/clicks.ipynb #cut-time
-def cut_time(cut, # a share such as .1 or "10%", or a time such as "2019-11-15"
-             times, # seconds of the impressions that are left
-             total, # impressions that a share is a share of
-             name, # "valid" or "test", for messages
-            ): # the second from which on impressions are held out
+def cut_time(
+    cut,  # a share such as .1 or "10%", or a time such as "2019-11-15"
+    times,  # seconds of the impressions that are left
+    total,  # impressions that a share is a share of
+    name,  # "valid" or "test", for messages
+):  # the second from which on impressions are held out
     "Where a log is cut."
     text = str(cut).strip()
-    try: share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        try: return int(np.datetime64(text.replace(" ", "T"), "s").astype(np.int64))
-        except ValueError: raise wrong("a share such as '10%', or a time such as 2019-11-15 08:00", repr(cut), where=name) from None
-    if not 0 < share <= 1: raise wrong("a share above 0 and up to 100 %", repr(cut), where=name)
-    return np.sort(times)[-min(max(1, round(share * total)), len(times))]
+        return _second_named(cut, name)
+    if not 0 < share <= 1:
+        raise wrong("a share above 0 and up to 100 %", repr(cut), where=name)
+    count = min(max(1, round(share * total)), len(times))
+    return np.sort(times)[-count]
+
+# %% ../../../nbs/data/sources/clicks.ipynb #latest
+def _latest(
+    log,  # `Behaviors`
+    left,  # (B,) which impressions are left
+    cut,  # as for `cut_time`, None = nothing
+    name,  # as for `cut_time`
+):  # (B,) which are held out
+    "The impressions from the cut on."
+    if cut is None or not left.any():
+        return np.zeros(len(log), bool)
+    late = left & (log.time >= cut_time(cut, log.time[left], len(log), name))
+    if not late.any():
+        last = np.datetime64(int(log.time[left].max()), "s")
+        raise wrong(
+            "impressions to hold out",
+            f"none from {cut} on",
+            where=name,
+            remedy=f"the last one is of {last}",
+        )
+    return late
 
 # %% ../../../nbs/data/sources/clicks.ipynb #split-by-time
-def split_by_time(log, # `Behaviors`
-                  valid, test, # what is held out, see `cut_time`; None = nothing
-                 ): # (train, valid, test), None where there is none
+def split_by_time(
+    log,  # `Behaviors`
+    valid,  # what is held out, see `cut_time`
+    test,  # what is held out, see `cut_time`; None = nothing
+):  # (train, valid, test), None where there is none
     "The oldest impressions train, the latest test, and those in between validate."
-    left, parts = np.ones(len(log), bool), {}
-    for name, cut in dict(test=test, valid=valid).items():
-        parts[name] = late = np.zeros(len(log), bool)
-        if cut is None or not left.any(): continue
-        late |= left & (log.time >= cut_time(cut, log.time[left], len(log), name))
-        if not late.any():
-            raise wrong("impressions to hold out", f"none from {cut} on", where=name,
-                        remedy=f"the last one is of {np.datetime64(int(log.time[left].max()), 's')}")
-        left = left & ~late
-    if parts["valid"].any() and not left.any():
-        raise wrong("impressions left to train on", f"{len(log)} in all, each of them held out",
-                    where=f"valid={valid}, test={test}", remedy="hold out less, or pass test='100%' to measure only")
-    return [take(log, some) if some.any() else None for some in (left, parts["valid"], parts["test"])]
+    tested = _latest(log, np.ones(len(log), bool), test, "test")
+    validated = _latest(log, ~tested, valid, "valid")
+    left = ~tested & ~validated
+    if validated.any() and not left.any():
+        raise wrong(
+            "impressions left to train on",
+            f"{len(log)} in all, each of them held out",
+            where=f"valid={valid}, test={test}",
+            remedy="hold out less, or pass test='100%' to measure only",
+        )
+    parts = (left, validated, tested)
+    return [take(log, part) if part.any() else None for part in parts]

@@ -15,44 +15,80 @@ from ... import __version__
 from ...core import fingerprint, one_of, wrong
 from ..bpe import check_pieces
 from ..cache import cache_folder, cached, hash_of
-from .clicks import Alive, FirstClicks, first_times, growing_histories, sample_candidates, split_by_time
+from .clicks import Alive, FirstClicks, first_times
+from .clicks import growing_histories, sample_candidates
+from .clicks import split_by_time
 from ..features import Features, read_recipe
 from .frames import Table
 from .mind_lines import Rows, read_entities, tidy
 from ...files.mirrors import find_vectors
-from ..schema import Behaviors, Dataset, Histories, news_table, order_users, owner, segments, take
+from ..schema import Behaviors, Dataset, Histories, news_table
+from ..schema import order_users, owner, segments, take
 from ..text import Numbering
 from ..vectors import give_words
 
-# %% ../../../nbs/data/sources/custom_log.ipynb #read-articles
+# %% ../../../nbs/data/sources/custom_log.ipynb #columns
 FIELDS = "title", "abstract", "category", "subcategory"
-READ = dict(news=["id", *FIELDS, "entities", "published"], article=["user", "time", "article"],
-            candidates=["user", "time", "candidates", "clicks", "history", "id"])
+READ = dict(
+    news=["id", *FIELDS, "entities", "published"],
+    article=["user", "time", "article"],
+    candidates=["user", "time", "candidates", "clicks", "history", "id"],
+)
 
-def read_articles(table): # a `Table`
+
+def _published(table):  # a `Table` of articles
+    "[seconds], -1 where there is no time."
+    if "published" not in table:
+        return [-1] * len(table)
+    return table.times("published", needed=False).tolist()
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #named-entities
+def _named_entities(table):  # a `Table` of articles
+    "For each article the list of its entities."
+    if "entities" not in table:
+        return [[]] * len(table)
+    distinct, number = table.lists("entities")
+    named = [list(distinct[n]) for n in number]
+    cells = table.frame["entities"].tolist()
+    bad = np.zeros(len(table), bool)
+    for row, cell in enumerate(cells):
+        if isinstance(cell, str) and cell.lstrip().startswith("[{"):
+            try:
+                named[row] = read_entities(cell.strip().encode())
+            except ValueError:
+                bad[row] = True
+    expected = "entities as a JSON list, or their ids"
+    table.reject(bad, expected, lambda row: repr(cells[row][:40]))
+    return named
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #read-articles
+def _need_ids(table, ids):
+    "Rejects the rows that name no article."
+    missing = np.array([not id for id in ids])
+    table.reject(missing, "the id of an article", lambda row: "nothing")
+
+
+def read_articles(table):  # a `Table`
     "A dict of raw fields per article; of an id that occurs twice the first row counts."
     table.need("id")
-    ids, texts = table.texts("id"), {field: table.texts(field) for field in FIELDS}
-    table.reject(np.array([not i for i in ids]), "the id of an article", lambda row: "nothing")
-    published = table.times("published", needed=False).tolist() if "published" in table else [-1] * len(table)
-    named = [[]] * len(table)
-    if "entities" in table:
-        distinct, number = table.lists("entities")
-        named, cells, bad = [list(distinct[n]) for n in number], table.frame["entities"].tolist(), np.zeros(len(table), bool)
-        for row, cell in enumerate(cells):
-            if isinstance(cell, str) and cell.lstrip().startswith("[{"): # as MIND writes them
-                try: named[row] = read_entities(cell.strip().encode())
-                except ValueError: bad[row] = True
-        table.reject(bad, "entities as a JSON list, or their ids", lambda row: repr(cells[row][:40]))
-    found = {}
+    ids = table.texts("id")
+    texts = {field: table.texts(field) for field in FIELDS}
+    _need_ids(table, ids)
+    published = _published(table)
+    named = _named_entities(table)
+    articles = {}
     for row in np.flatnonzero(table.used).tolist():
-        found.setdefault(ids[row], dict(
-            id=ids[row], entities=named[row], published=published[row] if published[row] >= 0 else None,
-            **{field: texts[field][row] for field in FIELDS}))
-    return list(found.values())
+        article = dict(
+            id=ids[row],
+            entities=named[row],
+            published=published[row] if published[row] >= 0 else None,
+            **{field: texts[field][row] for field in FIELDS},
+        )
+        articles.setdefault(ids[row], article)
+    return list(articles.values())
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #flat-lists
-def flat_lists(table, column, numbers): # numbers: `Numbering` of ids
+def flat_lists(table, column, numbers):  # numbers: `Numbering` of ids
     "A column of lists as (numbers of ids, offsets)."
     distinct, number = table.lists(column)
     flat = np.fromiter((numbers[i] for ids in distinct for i in ids), np.int64)
@@ -62,191 +98,413 @@ def flat_lists(table, column, numbers): # numbers: `Numbering` of ids
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #clicks-among
 def clicks_among(table, shown, offsets, numbers):
-    "(candidates,) 1 for the clicked ones; a row that clicks something else is rejected."
+    "(candidates,) 1 for the clicked; a row that clicks something else is rejected."
     clicked, ends = flat_lists(table, "clicks", numbers)
-    size, of = len(numbers), owner(ends)
-    pair, theirs = owner(offsets) * size + shown, of * size + clicked
-    lost = np.flatnonzero(~np.isin(theirs, pair))
-    bad = np.bincount(of[lost], minlength=len(table)) > 0
-    named = list(numbers)
-    table.reject(bad, "clicks to be among the candidates", lambda row: repr(named[clicked[lost[np.searchsorted(of[lost], row)]]]))
-    return np.isin(pair, theirs).astype(np.int8)
+    size = len(numbers)
+    row = owner(ends)
+    pair = owner(offsets) * size + shown
+    clicked_pair = row * size + clicked
+    lost = np.flatnonzero(~np.isin(clicked_pair, pair))
+    bad = np.bincount(row[lost], minlength=len(table)) > 0
+    ids = list(numbers)
+
+    def first_lost(at_row):
+        return repr(ids[clicked[lost[np.searchsorted(row[lost], at_row)]]])
+
+    table.reject(bad, "clicks to be among the candidates", first_lost)
+    return np.isin(pair, clicked_pair).astype(np.int8)
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #numbered-users
-def numbered_users(table): # with a column `user`
-    "(ids of users, users[0] = \"\"; (n,) their numbers; (n,) the same with a number of its own for each row without a user)."
+def numbered_users(table):  # with a column `user`
+    """(ids of users, users[0] = ""; (n,) their numbers; (n,) the same with a number of
+    its own for each row without a user)."""
     numbers = Numbering({"": 0})
-    user = np.fromiter(map(numbers.__getitem__, table.texts("user")), np.int64, len(table))
-    return list(numbers), user, np.where(user > 0, user, len(numbers) + np.arange(len(user)))
+    names = map(numbers.__getitem__, table.texts("user"))
+    user = np.fromiter(names, np.int64, len(table))
+    alone = np.where(user > 0, user, len(numbers) + np.arange(len(user)))
+    return list(numbers), user, alone
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #given-histories
+def _given_histories(
+    table,  # with a column `history`
+    rows,  # `Rows`
+):  # (`Histories`, (n,) the number of each row's)
+    "The histories of a table."
+    distinct, number = table.lists("history")
+    flat = np.fromiter((rows[i] for ids in distinct for i in ids), np.int32)
+    return Histories(flat, np.cumsum([0, *map(len, distinct)])), number
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #clicked-histories
+def _clicked_histories(
+    labels,  # (candidates,)
+    offsets,  # (n + 1,) whose they are
+    shown,  # (candidates,) numbers of articles
+    row,  # (articles,) the row of each number
+    user,  # (n,) with a number of its own for each row without a user
+    time,  # (n,)
+    used,  # (n,) whether a row can be used
+    longest,  # as for `read_impressions`
+):  # (`Histories`, (n,) the number of each row's)
+    "The histories that the earlier clicks of a table make."
+    clicks = np.flatnonzero(labels)
+    place = owner(offsets)[clicks]
+    clicks = clicks[used[place]]
+    place = place[used[place]]
+    kept = first_times(user[place], time[place], shown[clicks])
+    clicks = clicks[kept]
+    place = place[kept]
+    clicked = row[shown[clicks]]
+    return growing_histories(user[place], time[place], clicked, user, time, longest)
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #candidate-rows
+def _candidate_rows(
+    numbers,  # `Numbering` of the ids of articles
+    rows,  # `Rows`
+    name,  # of the table, for messages
+):  # (articles,) the row of each number
+    "Where the articles that were shown stand in the table of articles."
+    row = np.fromiter(map(rows.__getitem__, numbers), np.int64, len(numbers))
+    if len(row) and (row == rows.other).all():
+        raise wrong(
+            "candidates that are ids of news",
+            f"{next(iter(numbers))!r} and others that no article has",
+            where=name,
+        )
+    return row
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #read-impressions
-def read_impressions(table, # a `Table`
-                     rows, # `Rows`
-                     longest, # clicks kept of a history that is made of earlier clicks
-                    ): # (`Behaviors`, ids of users, notes)
+def read_impressions(
+    table,  # a `Table`
+    rows,  # `Rows`
+    longest,  # clicks kept of a history that is made of earlier clicks
+):  # (`Behaviors`, ids of users, notes)
     "Impressions in the order of the table."
     table.need("user", "time", "candidates")
     users, user, alone = numbered_users(table)
-    time, numbers, labels = table.times("time"), Numbering(), None
+    time = table.times("time")
+    numbers = Numbering()
     shown, offsets = flat_lists(table, "candidates", numbers)
     table.reject(np.diff(offsets) == 0, "candidates", lambda row: "none")
-    if "clicks" in table: labels = clicks_among(table, shown, offsets, numbers)
-    number = np.zeros(len(table), np.int32)
-    row = np.fromiter(map(rows.__getitem__, numbers), np.int64, len(numbers))
-    if len(row) and (row == rows.other).all():
-        raise wrong("candidates that are ids of news", f"{next(iter(numbers))!r} and others that no article has", where=table.name)
+    labels = None
+    if "clicks" in table:
+        labels = clicks_among(table, shown, offsets, numbers)
+    row = _candidate_rows(numbers, rows, table.name)
     histories = Histories([], [0, 0])
+    number = np.zeros(len(table), np.int32)
     if "history" in table:
-        distinct, number = table.lists("history")
-        flat = np.fromiter((rows[i] for ids in distinct for i in ids), np.int32)
-        histories = Histories(flat, np.cumsum([0, *map(len, distinct)]))
+        histories, number = _given_histories(table, rows)
     elif labels is not None:
-        clicks = np.flatnonzero(labels)
-        of = owner(offsets)[clicks]
-        clicks, of = clicks[table.used[of]], of[table.used[of]]
-        kept = first_times(alone[of], time[of], shown[clicks])
-        clicks, of = clicks[kept], of[kept]
-        histories, number = growing_histories(alone[of], time[of], row[shown[clicks]], alone, time, longest)
-    ids = tidy([i.encode() for i in table.texts("id")]) if "id" in table else np.arange(1, len(table) + 1)
+        histories, number = _clicked_histories(
+            labels, offsets, shown, row, alone, time, table.used, longest
+        )
+    ids = np.arange(1, len(table) + 1)
+    if "id" in table:
+        ids = tidy([id.encode() for id in table.texts("id")])
     log = Behaviors(ids, user, time, number, row[shown], offsets, labels, histories)
     return take(log, table.used), users, {"candidates": "as shown"}
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #signs-of-life
-def signs_of_life(row, time, articles): # (clicks,) on known articles; dicts of raw fields
+def signs_of_life(row, time, articles):  # of clicks on known articles; raw fields
     "(rows, seconds) of every click and every publication."
-    at = [(r, a["published"]) for r, a in enumerate(articles, 1) if a["published"] is not None]
-    born = np.array(at, np.int64).reshape(-1, 2)
+    published = [
+        (number, article["published"])
+        for number, article in enumerate(articles, 1)
+        if article["published"] is not None
+    ]
+    born = np.array(published, np.int64).reshape(-1, 2)
     return np.concatenate([row, born[:, 0]]), np.concatenate([time, born[:, 1]])
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #lifetime
-def lifetime(alive): # such as "36h" or "2 days"
+def lifetime(alive):  # such as "36h" or "2 days"
     "A stretch of time in seconds."
     import pandas as pd
-    try: seconds = int(pd.Timedelta(alive).total_seconds()) if isinstance(alive, str) else 0
-    except ValueError: seconds = 0
-    if seconds < 1: raise wrong("a stretch of time such as '36h' or '2 days'", repr(alive), where="alive")
+
+    seconds = 0
+    try:
+        if isinstance(alive, str):
+            seconds = int(pd.Timedelta(alive).total_seconds())
+    except ValueError:
+        pass
+    if seconds < 1:
+        expected = "a stretch of time such as '36h' or '2 days'"
+        raise wrong(expected, repr(alive), where="alive")
     return seconds
 
-# %% ../../../nbs/data/sources/custom_log.ipynb #read-clicks
-def read_clicks(table, # a `Table`
-                rows, # `Rows`
-               ): # (ids of users; user, time and article of each click by time; articles from `rows.other` on are unknown)
-    "The usable rows of a log of clicks as numbers that do not depend on the order of its rows."
-    table.need("user", "time", "article")
-    ids, time = table.texts("article"), table.times("time")
-    table.reject(np.array([not i for i in ids]), "the id of an article", lambda row: "nothing")
-    used = np.flatnonzero(table.used).tolist()
-    names, ids, time = table.texts("user"), [ids[row] for row in used], time[used]
-    users = sorted({"", *(names[row] for row in used)})
-    number, row = {name: n for n, name in enumerate(users)}, {i: rows[i] for i in ids}
-    row |= {i: rows.other + n for n, i in enumerate(sorted(rows.unknown))}
-    user = np.fromiter((number[names[r]] for r in used), np.int64, len(used))
-    code = np.fromiter(map(row.__getitem__, ids), np.int64, len(used))
+# %% ../../../nbs/data/sources/custom_log.ipynb #article-codes
+def _article_codes(
+    ids,  # of the clicked articles
+    rows,  # `Rows`
+    name,  # of the table, for messages
+):  # (clicks,) rows, from `rows.other` on a number for each unknown article
+    "Clicked articles as numbers that do not depend on the order of the clicks."
+    row = {id: rows[id] for id in ids}
+    row |= {id: rows.other + n for n, id in enumerate(sorted(rows.unknown))}
+    code = np.fromiter(map(row.__getitem__, ids), np.int64, len(ids))
     if not (code < rows.other).any():
-        raise wrong("clicks on articles of news", f"{', '.join(map(repr, ids[:1]))} and others that no article has", where=table.name)
-    order = np.lexsort((code, user, time))
-    user = np.where(user[order] > 0, user[order], len(users) + np.arange(len(user))) # without a user: a user of its own
-    return users, user, time[order], code[order]
+        got = f"{', '.join(map(repr, ids[:1]))} and others that no article has"
+        raise wrong("clicks on articles of news", got, where=name)
+    return code
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #read-clicks
+def read_clicks(
+    table,  # a `Table`
+    rows,  # `Rows`
+):  # (ids of users; user, time and article of each click, unknown from `rows.other` on)
+    "The usable clicks as numbers that do not depend on the order of the rows."
+    table.need("user", "time", "article")
+    ids = table.texts("article")
+    time = table.times("time")
+    _need_ids(table, ids)
+    used = np.flatnonzero(table.used).tolist()
+    names = table.texts("user")
+    names = [names[row] for row in used]
+    users = sorted({"", *names})
+    number = {name: n for n, name in enumerate(users)}
+    code = _article_codes([ids[row] for row in used], rows, table.name)
+    user = np.fromiter(map(number.__getitem__, names), np.int64, len(used))
+    order = np.lexsort((code, user, time[used]))
+    user = user[order]
+    # a click without a user has a user of its own
+    user = np.where(user > 0, user, len(users) + np.arange(len(user)))
+    return users, user, time[used][order], code[order]
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #impression-starts
+def _impression_starts(who, when):  # (clicks,) by time, then user
+    "Where impressions begin: clicks of one user in one second are one."
+    other_user = np.diff(who, prepend=-1) != 0
+    other_second = np.diff(when, prepend=-1) != 0
+    return np.flatnonzero(other_user | other_second)
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #click-notes
+def _click_notes(
+    size,  # as for `custom`
+    alive,  # as for `custom`
+    seed,  # as for `custom`
+    repeated,  # how many clicks repeat one
+    known,  # (clicks,) whether `news` knows the article
+    foreseen,  # (clicks on known articles,) whether the article was alive before
+    lonely,  # (impressions,) whether nothing but what was clicked was alive
+):  # a dict
+    "The notes about a log of clicks."
+    return {
+        "candidates": f"{size} of what was published or clicked in the {alive} before, "
+        f"drawn with seed {seed}",
+        "repeated clicks left out": repeated,
+        "clicks on unknown articles": int((~known).sum()),
+        "clicks that nothing foretold": int((~foreseen).sum()),
+        "impressions left out for lack of other articles": int(lonely.sum()),
+    }
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #clicks-as-impressions
-def clicks_as_impressions(table, # a `Table`
-                          articles, rows, # dicts of raw fields, and `Rows` of their ids
-                          alive, size, longest, seed, # as for `custom`
-                         ): # (`Behaviors` in the order of time, ids of users, notes)
+def clicks_as_impressions(
+    table,  # a `Table`
+    articles,  # dicts of raw fields
+    rows,  # `Rows` of their ids
+    alive,  # as for `custom`
+    size,  # as for `custom`
+    longest,  # as for `custom`
+    seed,  # as for `custom`
+):  # (`Behaviors` in the order of time, ids of users, notes)
     "A log of clicks as impressions with drawn candidates."
-    window, (users, user, time, code) = lifetime(alive), read_clicks(table, rows)
+    window = lifetime(alive)
+    users, user, time, code = read_clicks(table, rows)
     known = code < rows.other
     living = Alive(*signs_of_life(code[known], time[known], articles), window)
     first = first_times(user, time, code)
-    repeated, user, time, code = len(code) - len(first), user[first], time[first], code[first]
-    known = code < rows.other
+    repeated = len(code) - len(first)
+    user, time, code, known = (each[first] for each in (user, time, code, known))
     who, when, clicked = user[known], time[known], code[known]
-    new = np.flatnonzero((np.diff(who, prepend=-1) != 0) | (np.diff(when, prepend=-1) != 0))
-    ends = np.append(new, len(who)) # clicks of one user in one second
-    drawn, labels, offsets = sample_candidates(who[new], when[new], clicked, ends, living, FirstClicks(who, when, clicked),
-                                               size, seed)
-    histories, history = growing_histories(user, time, np.minimum(code, rows.other), who[new], when[new], longest)
-    log = Behaviors(np.arange(1, len(new) + 1), np.where(who < len(users), who, 0)[new], when[new], history, drawn, offsets,
-                     labels, histories)
+    new = _impression_starts(who, when)
+    ends = np.append(new, len(who))
+    seen = FirstClicks(who, when, clicked)
+    candidates, labels, offsets = sample_candidates(
+        who[new], when[new], clicked, ends, living, seen, size, seed
+    )
+    row = np.minimum(code, rows.other)
+    histories, history = growing_histories(
+        user, time, row, who[new], when[new], longest
+    )
+    ids = np.arange(1, len(new) + 1)
+    numbers = np.where(who < len(users), who, 0)[new]
+    shown = (candidates, offsets, labels, histories)
+    log = Behaviors(ids, numbers, when[new], history, *shown)
     lonely = np.diff(offsets) == np.diff(ends)
-    notes = {"candidates": f"{size} of what was published or clicked in the {alive} before, drawn with seed {seed}",
-             "repeated clicks left out": repeated, "clicks on unknown articles": int((~known).sum()),
-             "clicks that nothing foretold": int(living.woken(clicked, when).sum()),
-             "impressions left out for lack of other articles": int(lonely.sum())}
+    foreseen = ~living.woken(clicked, when)
+    notes = _click_notes(size, alive, seed, repeated, known, foreseen, lonely)
     return take(log, ~lonely), users, notes
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #content-key
-def content_key(news, users, splits, features): # as a `Dataset` takes them
+def content_key(news, users, splits, features):  # as a `Dataset` takes them
     "A fingerprint of articles, impressions and vectors."
     texts = [getattr(news, field) for field in (*FIELDS, "entities")]
     logs = [log for log in splits if log is not None]
-    arrays = [getattr(log, f) for log in logs for f in ("user", "time", "history", "candidates", "offsets", "labels")]
-    return fingerprint(__version__, news.ids.tolist(), news.published, *texts, users.tolist(), [log is None for log in splits],
-                       *(log.ids.tolist() for log in logs), *arrays, logs[0].histories.rows, logs[0].histories.offsets,
-                       features.recipe, features.word_vectors)
+    fields = ("user", "time", "history", "candidates", "offsets", "labels")
+    arrays = [getattr(log, field) for log in logs for field in fields]
+    return fingerprint(
+        __version__,
+        news.ids.tolist(),
+        news.published,
+        *texts,
+        users.tolist(),
+        [log is None for log in splits],
+        *(log.ids.tolist() for log in logs),
+        *arrays,
+        logs[0].histories.rows,
+        logs[0].histories.offsets,
+        features.recipe,
+        features.word_vectors,
+    )
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #log-kind
+def _log_kind(table):  # a `Table`
+    'Which log a table is, by its column: "candidates" or "article".'
+    for column in ("candidates", "article"):
+        if column in table:
+            return column
+    raise wrong(
+        "the columns user, time and article, or user, time, candidates and clicks",
+        ", ".join(map(str, table.frame))[:120],
+        where=table.name,
+        remedy="rename the columns; a folder in MIND's format is read by mind(path=…)",
+    )
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #count-log
+def _count_log(
+    log,  # `Behaviors`
+    rows,  # `Rows`
+    tables,  # (articles, log), each a `Table`
+    kind,  # of the log
+    empty_history,  # as for `custom`
+):  # notes of a data set
+    "How many impressions there are, and what was left out."
+    empty = log.histories.lengths[log.history] == 0
+    unread = [
+        column
+        for table, read in zip(tables, ("news", kind))
+        for column in sorted(map(str, table.frame))
+        if column not in READ[read]
+    ]
+    return {
+        "impressions": len(log),
+        "impressions with an empty history": int(empty.sum()),
+        "empty histories are": {"keep": "kept", "drop": "dropped"}[empty_history],
+        "unknown": {
+            "articles": len(rows.unknown),
+            "clicks in histories": int((log.histories.rows == rows.other).sum()),
+            "candidates": int((log.candidates == rows.other).sum()),
+        },
+        "rows left out": tables[0].left_out | tables[1].left_out,
+        "columns not read": unread,
+    }
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #build-custom
-def build_custom(news, behaviors, vectors, valid, test, alive, candidates, max_history, empty_history, malformed, seed, name,
-                 recipe): # as for `custom`
+def build_custom(
+    news,  # as for `custom`
+    behaviors,  # as for `custom`
+    vectors,  # as for `custom`
+    valid,  # as for `custom`
+    test,  # as for `custom`
+    alive,  # as for `custom`
+    candidates,  # as for `custom`
+    max_history,  # as for `custom`
+    empty_history,  # as for `custom`
+    malformed,  # as for `custom`
+    seed,  # as for `custom`
+    name,  # as for `custom`
+    recipe,  # as for `custom`
+):  # a `Dataset`
     "Reads, splits and encodes."
-    told, tables = {}, [Table(news, "news", malformed), Table(behaviors, "behaviors", malformed)]
+    tables = [Table(news, "news", malformed), Table(behaviors, "behaviors", malformed)]
     articles = read_articles(tables[0])
-    rows = Rows(a["id"] for a in articles)
-    kind = next((column for column in ("candidates", "article") if column in tables[1]), None)
-    if kind == "candidates": log, users, notes = read_impressions(tables[1], rows, max_history)
-    elif kind == "article":
-        log, users, notes = clicks_as_impressions(tables[1], articles, rows, alive, candidates, max_history, seed)
+    rows = Rows(article["id"] for article in articles)
+    kind = _log_kind(tables[1])
+    if kind == "candidates":
+        log, users, notes = read_impressions(tables[1], rows, max_history)
     else:
-        raise wrong("the columns user, time and article, or user, time, candidates and clicks",
-                    ", ".join(map(str, tables[1].frame))[:120], where=tables[1].name,
-                    remedy="rename the columns; a folder in MIND's format is read by mind(path=…)")
-    if not len(log): raise wrong("impressions", "none that can be used", where=tables[1].name)
-    empty = log.histories.lengths[log.history] == 0
-    notes |= {"impressions": len(log), "impressions with an empty history": int(empty.sum()),
-              "empty histories are": {"keep": "kept", "drop": "dropped"}[empty_history],
-              "unknown": {"articles": len(rows.unknown), "clicks in histories": int((log.histories.rows == rows.other).sum()),
-                          "candidates": int((log.candidates == rows.other).sum())},
-              "rows left out": tables[0].left_out | tables[1].left_out,
-              "columns not read": [c for table, read in zip(tables, ("news", kind)) for c in sorted(map(str, table.frame))
-                                   if c not in READ[read]]}
-    if empty_history == "drop": log = take(log, ~empty)
-    splits = [None, None, log] if log.labels is None else split_by_time(log, valid, test)
+        how = (alive, candidates, max_history, seed)
+        log, users, notes = clicks_as_impressions(tables[1], articles, rows, *how)
+    if not len(log):
+        raise wrong("impressions", "none that can be used", where=tables[1].name)
+    notes |= _count_log(log, rows, tables, kind, empty_history)
+    if empty_history == "drop":
+        log = take(log, log.histories.lengths[log.history] > 0)
+    splits = [None, None, log]
+    if log.labels is not None:
+        splits = split_by_time(log, valid, test)
     users, splits = order_users(users, splits)
     news = news_table(articles, unknown=bool(rows.unknown))
     features = Features(news, recipe)
-    if vectors is not None: notes["words with a vector"] = give_words(features, vectors, seed)
-    return Dataset(name, news, users, *splits, features, notes, content_key(news, users, splits, features))
+    if vectors is not None:
+        notes["words with a vector"] = give_words(features, vectors, seed)
+    key = content_key(news, users, splits, features)
+    return Dataset(name, news, users, *splits, features, notes, key)
 
-# %% ../../../nbs/data/sources/custom_log.ipynb #custom
-def custom(news=None, # a frame, .csv, .tsv or .parquet: id, and any of title abstract category subcategory entities published
-           behaviors=None, # the same: user time article, or user time candidates and any of clicks history id
-           *, vectors=None, # of words: a file, a slice (`save_vectors`), a pair (archive, member), or a name such as "glove.6B.100d"
-           valid="10%", # the impressions before the test: a share such as "10%", the time they start at, or None
-           test="10%", # the latest impressions: a share such as "10%", the time they start at, or None
-           alive="36h", # of a log of clicks: how long a publication or a click keeps an article among the candidates
-           candidates=20, # of a log of clicks: candidates of an impression, the clicked ones among them
-           max_history=100, # clicks kept of a history that is made of earlier clicks; None = all
-           empty_history="keep", # impressions without clicks before them: "keep" or "drop"
-           malformed="raise", # rows that cannot be read: "raise", or "skip" to leave them out and count them
-           cache=True, # whether to keep what was read from files in the usual folder, or a folder to keep it in
-           seed=42, # of the drawn candidates and of the vectors of missing words
-           name="custom", # what results call it
-           **recipe, # arguments of `feature_recipe`
-          ): # a `Dataset`
-    "A log of one's own as a data set."
+# %% ../../../nbs/data/sources/custom_log.ipynb #check-options
+def _check_options(
+    news,  # as for `custom`
+    behaviors,  # as for `custom`
+    candidates,  # as for `custom`
+    max_history,  # as for `custom`
+    empty_history,  # as for `custom`
+    malformed,  # as for `custom`
+):
+    "Raises the sentence about the first argument that is not legal."
     for table, what in ((news, "news"), (behaviors, "behaviors")):
-        if table is None: raise wrong(f"{what}=, a data frame or a .csv, .tsv or .parquet", "nothing")
+        if table is None:
+            raise wrong(f"{what}=, a data frame or a .csv, .tsv or .parquet", "nothing")
     one_of("empty_history", empty_history, ("keep", "drop"))
     one_of("malformed", malformed, ("raise", "skip"))
-    for what, value, least in (("candidates", candidates, 2), ("max_history", max_history, 1)):
-        if value is not None and (isinstance(value, bool) or value < least): raise wrong(f"{what} to be at least {least}", value)
-    recipe, files = read_recipe(recipe), all(isinstance(table, (str, os.PathLike)) for table in (news, behaviors))
-    options = valid, test, alive, candidates, max_history, empty_history, malformed, seed, name, recipe
+    limits = (("candidates", candidates, 2), ("max_history", max_history, 1))
+    for what, value, least in limits:
+        if value is not None and (isinstance(value, bool) or value < least):
+            raise wrong(f"{what} to be at least {least}", value)
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #hashes
+def _hashes(files):  # paths, or None where there is none
+    "What the files hold, in a form that tells them apart."
+    return [hash_of(file) for file in files if file is not None]
+
+
+def _warn_of_rows(notes):  # of a data set
+    "Warns about rows that were left out, for the caller of the caller."
+    for table, rows in notes["rows left out"].items():
+        first = ", ".join(map(str, rows["first"]))
+        sentence = f"{rows['rows']} rows of {table} were left out, the first: {first}."
+        warnings.warn(sentence, stacklevel=3)
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #custom
+def custom(
+    news=None,  # a frame, .csv, .tsv or .parquet: id, and any of title abstract category subcategory entities published
+    behaviors=None,  # the same: user time article, or user time candidates and any of clicks history id
+    *,
+    vectors=None,  # of words: a file, a slice (`save_vectors`), a pair (archive, member), or a name such as "glove.6B.100d"
+    valid="10%",  # the impressions before the test: a share such as "10%", the time they start at, or None
+    test="10%",  # the latest impressions: a share such as "10%", the time they start at, or None
+    alive="36h",  # of a log of clicks: how long a publication or a click keeps an article among the candidates
+    candidates=20,  # of a log of clicks: candidates of an impression, the clicked ones among them
+    max_history=100,  # clicks kept of a history that is made of earlier clicks; None = all
+    empty_history="keep",  # impressions without clicks before them: "keep" or "drop"
+    malformed="raise",  # rows that cannot be read: "raise", or "skip" to leave them out and count them
+    cache=True,  # whether to keep what was read from files in the usual folder, or a folder to keep it in
+    seed=42,  # of the drawn candidates and of the vectors of missing words
+    name="custom",  # what results call it
+    **recipe,  # arguments of `feature_recipe`
+):  # a `Dataset`
+    "A log of one's own as a data set."
+    _check_options(news, behaviors, candidates, max_history, empty_history, malformed)
+    recipe = read_recipe(recipe)
+    files = all(isinstance(table, (str, os.PathLike)) for table in (news, behaviors))
+    drawing = (alive, candidates, max_history, empty_history)
+    options = (valid, test, *drawing, malformed, seed, name, recipe)
     check_pieces(recipe["tokenizer"], vectors)
-    vectors, pieces = find_vectors(vectors, cache), recipe["tokenizer"] if recipe["tokenizer"].endswith(".model") else None
-    made_of = [hash_of(f) for f in (news, behaviors, vectors, pieces) if f is not None] if files else []
-    data = cached(cache_folder(cache) if files else None, "custom", fingerprint(__version__, made_of, options),
-                  lambda: build_custom(news, behaviors, vectors, *options))
-    for table, some in data.notes["rows left out"].items():
-        warnings.warn(f"{some['rows']} rows of {table} were left out, the first: {', '.join(map(str, some['first']))}.", stacklevel=2)
+    vectors = find_vectors(vectors, cache)
+    pieces = recipe["tokenizer"] if recipe["tokenizer"].endswith(".model") else None
+    made_of = _hashes([news, behaviors, vectors, pieces]) if files else []
+
+    def build():
+        return build_custom(news, behaviors, vectors, *options)
+
+    folder = cache_folder(cache) if files else None
+    data = cached(folder, "custom", fingerprint(__version__, made_of, options), build)
+    _warn_of_rows(data.notes)
     return data

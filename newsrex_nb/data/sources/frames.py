@@ -10,145 +10,309 @@ import os, re, warnings
 
 import numpy as np
 
-from ...core import wrong
+from ...core import patch_to, wrong
 from ..text import Numbering
 
+# %% ../../../nbs/data/sources/frames.ipynb #uneven-lines
+def _uneven_lines(
+    error,  # a `ParserError`, or a `ParserWarning` about lines that are too long
+):  # a few words for a message
+    "Why pandas could not cut a text file into columns."
+    import pandas as pd
+
+    if isinstance(error, pd.errors.ParserWarning):
+        return "lines are longer"
+    reason = str(error).removeprefix("Error tokenizing data. C error: ")
+    return reason.strip().rstrip(".")
+
+# %% ../../../nbs/data/sources/frames.ipynb #wrong-text
+def _wrong_text(
+    error,  # of pandas or of the decoder
+    path,  # of the file
+):  # an `InputError`
+    "The sentence about a text file that could not be read."
+    import pandas as pd
+
+    if isinstance(error, pd.errors.EmptyDataError):
+        expected = "names of columns in the first line"
+        return wrong(expected, "an empty file", path, "save the file again")
+    if isinstance(error, UnicodeDecodeError):
+        byte = f"the byte {error.object[error.start]:#x}"
+        return wrong("UTF-8", byte, path, "save the file as UTF-8")
+    return wrong(
+        "as many fields in every line as the first line names",
+        f"another number ({_uneven_lines(error)})",
+        path,
+        "put texts with separators, quotes or line breaks in double quotes, "
+        "and double the quotes inside them",
+    )
+
 # %% ../../../nbs/data/sources/frames.ipynb #read-text
-def read_text(path, kind): # "csv" or "tsv"
+def read_text(path, kind):  # "csv" or "tsv"
     "A text file with a header as a data frame of texts."
     import pandas as pd
-    how, copy = dict(sep="\t" if kind == "tsv" else ",", dtype=str, keep_default_na=False, index_col=False), "save the file again"
+
+    errors = pd.errors
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning) # lines that are longer than the header
-        try: return pd.read_csv(path, encoding="utf-8-sig", **how)
-        except pd.errors.EmptyDataError: raise wrong("names of columns in the first line", "an empty file", path, copy) from None
-        except UnicodeDecodeError as e:
-            raise wrong("UTF-8", f"the byte {e.object[e.start]:#x}", path, "save the file as UTF-8") from None
-        except (pd.errors.ParserError, pd.errors.ParserWarning) as e:
-            longer = isinstance(e, pd.errors.ParserWarning)
-            reason = "lines are longer" if longer else str(e).removeprefix("Error tokenizing data. C error: ").strip().rstrip(".")
-            remedy = "put texts with separators, quotes or line breaks in double quotes, and double the quotes inside them"
-            raise wrong("as many fields in every line as the first line names", f"another number ({reason})", path, remedy) from None
+        warnings.simplefilter("error", errors.ParserWarning)
+        try:
+            return pd.read_csv(
+                path,
+                encoding="utf-8-sig",
+                sep="\t" if kind == "tsv" else ",",
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+            )
+        except (errors.EmptyDataError, UnicodeDecodeError) as e:
+            raise _wrong_text(e, path) from None
+        except (errors.ParserError, errors.ParserWarning) as e:
+            raise _wrong_text(e, path) from None
+
+# %% ../../../nbs/data/sources/frames.ipynb #table-kind
+def _table_kind(
+    path,  # of a file
+    what,  # "news" or "behaviors", for messages
+):  # "csv", "tsv" or "parquet"
+    "How a file is read, by the end of its name."
+    ending = re.search(r"\.(csv|tsv|parquet)(\.(gz|bz2|xz|zip))?$", path)
+    if not ending:
+        expected = "a file that ends in .csv, .tsv or .parquet"
+        raise wrong(expected, repr(path), where=what)
+    if not os.path.isfile(path):
+        got = "a folder" if os.path.isdir(path) else "nothing"
+        raise wrong("a file", got, where=path, remedy="check the path")
+    return ending[1]
+
+# %% ../../../nbs/data/sources/frames.ipynb #read-parquet
+def _read_parquet(path):  # of the file
+    "A Parquet file as a data frame."
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise wrong(
+            "the package pyarrow, with which pandas reads Parquet",
+            "none",
+            where=path,
+            remedy="run pip install pyarrow, or pass a .csv or a data frame",
+        ) from None
+    except Exception as e:  # of whatever kind the engine raises
+        raise wrong(
+            "a whole Parquet file",
+            f"a broken one ({str(e).splitlines()[0]})",
+            where=path,
+            remedy="write it again",
+        ) from None
 
 # %% ../../../nbs/data/sources/frames.ipynb #read-frame
-def read_frame(source, # a data frame, or the path of a .csv, .tsv or .parquet
-               what, # "news" or "behaviors", for messages
-              ): # (data frame with the index 0, 1, …, what messages call it)
+def read_frame(
+    source,  # a data frame, or the path of a .csv, .tsv or .parquet
+    what,  # "news" or "behaviors", for messages
+):  # (data frame with the index 0, 1, …, what messages call it)
     "A table as pandas holds it."
     import pandas as pd
-    if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), what
+
+    if isinstance(source, pd.DataFrame):
+        return source.reset_index(drop=True), what
     if not isinstance(source, (str, os.PathLike)):
-        raise wrong("a data frame or the path of a file", type(source).__name__, where=what)
+        got = type(source).__name__
+        raise wrong("a data frame or the path of a file", got, where=what)
     path = os.fspath(source)
-    kind = re.search(r"\.(csv|tsv|parquet)(\.(gz|bz2|xz|zip))?$", path)
-    if not kind: raise wrong("a file that ends in .csv, .tsv or .parquet", repr(path), where=what)
-    if not os.path.isfile(path):
-        raise wrong("a file", "a folder" if os.path.isdir(path) else "nothing", where=path, remedy="check the path")
-    if kind[1] != "parquet": return read_text(path, kind[1]), path
-    try: return pd.read_parquet(path), path
-    except ImportError:
-        raise wrong("the package pyarrow, with which pandas reads Parquet", "none", where=path,
-                    remedy="run pip install pyarrow, or pass a .csv or a data frame") from None
-    except Exception as e: # of whatever kind the engine raises
-        raise wrong("a whole Parquet file", f"a broken one ({str(e).splitlines()[0]})", where=path, remedy="write it again") from None
+    kind = _table_kind(path, what)
+    if kind == "parquet":
+        return _read_parquet(path), path
+    return read_text(path, kind), path
 
 # %% ../../../nbs/data/sources/frames.ipynb #texts
-def as_texts(column): # a pandas Series
-    "The cells of a column as a list of texts, \"\" where there is nothing."
+def as_texts(column):  # a pandas Series
+    'The cells of a column as a list of texts, "" where there is nothing.'
+
     def text(cell):
-        if isinstance(cell, (float, np.floating)) and float(cell).is_integer(): return str(int(cell))
+        if isinstance(cell, (float, np.floating)) and float(cell).is_integer():
+            return str(int(cell))
         return str(cell)
-    return ["" if gone else text(cell) for cell, gone in zip(column.tolist(), column.isna().tolist())]
+
+    cells = zip(column.tolist(), column.isna().tolist())
+    return ["" if missing else text(cell) for cell, missing in cells]
+
+# %% ../../../nbs/data/sources/frames.ipynb #stamp-seconds
+def _stamp_seconds(stamps):  # pandas times in UTC
+    "Seconds since 1970: ((n,) int64, 0 where there is no time, where there is one)."
+    import pandas as pd
+
+    stamps = pd.DatetimeIndex(stamps).tz_localize(None)
+    known = ~stamps.isna()
+    whole = stamps[known].to_numpy().astype("datetime64[s]")
+    seconds = np.zeros(len(stamps), np.int64)
+    seconds[known] = whole.astype(np.int64)
+    return seconds, known
+
+# %% ../../../nbs/data/sources/frames.ipynb #are-dates
+def _are_dates(numbers):  # (n,) int64
+    "Which numbers read as year, month and day."
+    month = numbers // 100 % 100
+    day = numbers % 100
+    return (
+        (numbers >= 19000101)
+        & (numbers <= 21001231)
+        & (1 <= month)
+        & (month <= 12)
+        & (1 <= day)
+        & (day <= 31)
+    )
+
+# %% ../../../nbs/data/sources/frames.ipynb #number-seconds
+LATEST = 10**11  # seconds; what is more are milliseconds
+
+
+def _number_seconds(texts):  # a Series of texts
+    "((n,) int64 seconds, which texts are seconds, which are no numbers at all)."
+    import pandas as pd
+
+    numbers = pd.to_numeric(texts, errors="coerce").to_numpy(float)
+    known = np.isfinite(numbers) & (numbers >= 0) & (numbers < LATEST)
+    seconds = np.zeros(len(numbers), np.int64)
+    seconds[known] = numbers[known].astype(np.int64)
+    if known.any() and _are_dates(seconds[known]).all():
+        known[:] = False
+    return seconds, known, np.isnan(numbers)
 
 # %% ../../../nbs/data/sources/frames.ipynb #seconds-of
-LATEST = 10**11 # seconds; what is more are milliseconds
-
-def seconds_of(column): # a pandas Series
-    "Times as seconds since 1970: ((n,) int64, where nothing is given, where something is that is no time)."
+def seconds_of(column):  # a pandas Series
+    """Times as seconds since 1970: ((n,) int64, where nothing is given, where something
+    is that is no time)."""
     import pandas as pd
-    seconds, known = np.zeros(len(column), np.int64), np.zeros(len(column), bool)
-    def put(places, stamps): # a DatetimeIndex in UTC
-        there = ~stamps.isna()
-        seconds[places[there]] = stamps[there].to_numpy().astype("datetime64[s]").astype(np.int64)
-        known[places[there]] = True
+
     if pd.api.types.is_datetime64_any_dtype(column):
-        put(np.arange(len(column)), pd.DatetimeIndex(pd.to_datetime(column, utc=True)).tz_localize(None))
+        seconds, _ = _stamp_seconds(pd.to_datetime(column, utc=True))
         return seconds, column.isna().to_numpy(), np.zeros(len(column), bool)
     texts = pd.Series(as_texts(column), dtype=object)
     missing = (texts == "").to_numpy(bool)
-    numbers = pd.to_numeric(texts, errors="coerce").to_numpy(float)
-    known[:] = np.isfinite(numbers) & (numbers >= 0) & (numbers < LATEST)
-    seconds[known] = numbers[known].astype(np.int64)
-    day, month = seconds % 100, seconds // 100 % 100
-    dates = (seconds >= 19000101) & (seconds <= 21001231) & (1 <= month) & (month <= 12) & (1 <= day) & (day <= 31)
-    if known.any() and dates[known].all(): known[:] = False # 20191115
-    other = np.flatnonzero(~known & ~missing & np.isnan(numbers))
+    seconds, known, no_number = _number_seconds(texts)
+    other = np.flatnonzero(~known & ~missing & no_number)
     stamps = pd.to_datetime(texts[other], format="ISO8601", utc=True, errors="coerce")
-    put(other, pd.DatetimeIndex(stamps).tz_localize(None))
+    seconds[other], known[other] = _stamp_seconds(stamps)
     return seconds, missing, ~known & ~missing
 
-# %% ../../../nbs/data/sources/frames.ipynb #id-lists
-WORD = re.compile(r"[^\s,\[\]'\"]+") # an id in a text
+# %% ../../../nbs/data/sources/frames.ipynb #cell-key
+def _cell_key(cell):  # a text, a list of any kind, a number, or nothing
+    "What stands in a cell as a text or a tuple, so that equal cells are found."
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, (list, tuple, set, np.ndarray)):
+        return tuple(cell)
+    missing = cell is None or cell != cell
+    return "" if missing else str(cell)
 
-def id_lists(column): # a pandas Series
+# %% ../../../nbs/data/sources/frames.ipynb #id-lists
+WORD = re.compile(r"[^\s,\[\]'\"]+")  # an id in a text
+
+
+def id_lists(column):  # a pandas Series
     "Distinct lists of ids, the empty one first, and the number of each cell's list."
-    distinct, cells, number = Numbering({(): 0}), {}, np.zeros(len(column), np.int64)
+    distinct = Numbering({(): 0})
+    cells = {}
+    number = np.zeros(len(column), np.int64)
     for place, cell in enumerate(column.tolist()):
-        if not isinstance(cell, str):
-            if isinstance(cell, (list, tuple, set, np.ndarray)): cell = tuple(cell)
-            else: cell = "" if cell is None or cell != cell else str(cell)
-        if cell not in cells:
-            ids = WORD.findall(cell) if isinstance(cell, str) else map(str, cell)
-            cells[cell] = distinct[tuple(ids)]
-        number[place] = cells[cell]
+        key = _cell_key(cell)
+        if key not in cells:
+            ids = WORD.findall(key) if isinstance(key, str) else map(str, key)
+            cells[key] = distinct[tuple(ids)]
+        number[place] = cells[key]
     return list(distinct), number
 
 # %% ../../../nbs/data/sources/frames.ipynb #table
 class Table:
     "A data frame or a file, and which of its rows can be used."
-    def __init__(self, source, # a data frame or a path, see `read_frame`
-                 what, # "news" or "behaviors"
-                 malformed): # "raise" or "skip"
+
+    def __init__(
+        self,
+        source,  # a data frame or a path, see `read_frame`
+        what,  # "news" or "behaviors"
+        malformed,  # "raise" or "skip"
+    ):
         self.frame, self.name = read_frame(source, what)
-        self.malformed, self.used = malformed, np.ones(len(self.frame), bool)
-        if not len(self.frame): raise wrong("at least one row", "none", where=self.name)
+        self.malformed = malformed
+        self.used = np.ones(len(self.frame), bool)
+        if not len(self.frame):
+            raise wrong("at least one row", "none", where=self.name)
 
-    def __len__(self): return len(self.frame)
-    def __contains__(self, column): return column in self.frame.columns
+    def __len__(self):
+        return len(self.frame)
 
-    def need(self, *columns): # names
-        "Raises the sentence that names the columns there are unless `columns` are among them."
-        lack = [c for c in columns if c not in self]
-        if lack:
-            here = ", ".join(map(str, self.frame))[:120]
-            raise wrong(f"the column{'s' * (len(columns) > 1)} {', '.join(columns)}", f"no {lack[0]} among {here}", where=self.name,
-                        remedy="rename the columns; a folder in MIND's format is read by mind(path=…)")
-
-    def reject(self, bad, # (n,) rows that cannot be used
-               expected, # for the message
-               got): # for the message: a function of the row
-        "Raises the sentence about the first bad row, or leaves all of them out."
-        rows = np.flatnonzero(bad & self.used)
-        if len(rows) and self.malformed == "raise":
-            raise wrong(expected, got(rows[0]), where=f"{self.name}, row {rows[0] + 1}",
-                        remedy="mend the row, or pass malformed='skip' to leave such rows out and count them")
-        self.used[rows] = False
-
-    def texts(self, column): # a list of texts, "" where there is no such column
-        "A column of ids or texts."
-        return as_texts(self.frame[column]) if column in self else [""] * len(self)
-
-    def times(self, column, needed=True): # whether a row without a time is of no use
-        "(n,) int64 seconds, -1 where there is no time."
-        seconds, missing, bad = seconds_of(self.frame[column])
-        self.reject(bad | missing if needed else bad, "a time such as 2019-11-15 08:00:00, or seconds since 1970",
-                    lambda row: repr(str(self.frame[column].iloc[row])) if not missing[row] else "nothing")
-        return np.where(missing | bad, -1, seconds)
-
-    def lists(self, column): return id_lists(self.frame[column])
+    def __contains__(self, column):
+        return column in self.frame.columns
 
     @property
     def left_out(self):
         "{name: how many rows, and the first of them}, empty where every row was used."
         rows = 1 + np.flatnonzero(~self.used)
-        return {os.path.basename(self.name): dict(rows=len(rows), first=rows[:5].tolist())} if len(rows) else {}
+        if not len(rows):
+            return {}
+        record = dict(rows=len(rows), first=rows[:5].tolist())
+        return {os.path.basename(self.name): record}
+
+# %% ../../../nbs/data/sources/frames.ipynb #table-need
+@patch_to(Table)
+def need(self, *columns):  # names
+    "Raises the sentence that names the columns there are unless `columns` are there."
+    lack = [column for column in columns if column not in self]
+    if not lack:
+        return
+    present = ", ".join(map(str, self.frame))[:120]
+    raise wrong(
+        f"the column{'s' * (len(columns) > 1)} {', '.join(columns)}",
+        f"no {lack[0]} among {present}",
+        where=self.name,
+        remedy="rename the columns; a folder in MIND's format is read by mind(path=…)",
+    )
+
+# %% ../../../nbs/data/sources/frames.ipynb #table-reject
+@patch_to(Table)
+def reject(
+    self,
+    bad,  # (n,) rows that cannot be used
+    expected,  # for the message
+    got,  # for the message: a function of the row
+):
+    "Raises the sentence about the first bad row, or leaves all of them out."
+    rows = np.flatnonzero(bad & self.used)
+    if len(rows) and self.malformed == "raise":
+        raise wrong(
+            expected,
+            got(rows[0]),
+            where=f"{self.name}, row {rows[0] + 1}",
+            remedy="mend the row, or pass malformed='skip' to leave such rows out "
+            "and count them",
+        )
+    self.used[rows] = False
+
+# %% ../../../nbs/data/sources/frames.ipynb #table-texts
+@patch_to(Table)
+def texts(self, column):  # a list of texts, "" where there is no such column
+    "A column of ids or texts."
+    return as_texts(self.frame[column]) if column in self else [""] * len(self)
+
+
+@patch_to(Table)
+def lists(self, column):  # as `id_lists` returns it
+    "A column of lists of ids."
+    return id_lists(self.frame[column])
+
+# %% ../../../nbs/data/sources/frames.ipynb #table-times
+@patch_to(Table)
+def times(self, column, needed=True):  # whether a row without a time is of no use
+    "(n,) int64 seconds, -1 where there is no time."
+    seconds, missing, bad = seconds_of(self.frame[column])
+
+    def got(row):
+        return "nothing" if missing[row] else repr(str(self.frame[column].iloc[row]))
+
+    self.reject(
+        bad | missing if needed else bad,
+        "a time such as 2019-11-15 08:00:00, or seconds since 1970",
+        got,
+    )
+    return np.where(missing | bad, -1, seconds)

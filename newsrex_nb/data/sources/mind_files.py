@@ -10,196 +10,389 @@ __all__ = ['FILES', 'Source', 'sources', 'find_files', 'read_log', 'hold_out', '
 import dataclasses, re, warnings
 from pathlib import Path
 
-
 from ... import __version__
 from ...core import fingerprint, generator, one_of, wrong
 from ...files.archives import members, place
 from ..bpe import check_pieces
 from ..cache import cache_folder, cached, hash_of
 from ..features import Features, read_recipe
-from .mind_lines import Codes, Lines, Rows, parse_histories, read_behaviors, read_news
+from .mind_lines import Codes, Lines, Rows, parse_histories
+from .mind_lines import read_behaviors, read_news
 from ...files.mirrors import find_vectors, mind_folder
 from ..schema import Behaviors, Dataset, news_table, order_users, take
 from ..text import Numbering
 from ..vectors import give_words, read_entity_vectors
-from .xmind import check_language, read_translations, translate, translation_files
+from .xmind import check_language, read_translations, translate
+from .xmind import translation_files
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #source
 @dataclasses.dataclass(frozen=True, order=True)
 class Source:
     "One file of a split."
-    packed: int # 0 plain, 1 `.gz`, 2 in a `.zip`
-    name: str # the way from the folder to the file
-    file: object # what `open_bytes` takes
 
-    def __str__(self): return place(self.file)
+    packed: int  # 0 plain, 1 `.gz`, 2 in a `.zip`
+    name: str  # the way from the folder to the file
+    file: object  # what `open_bytes` takes
+
+    def __str__(self):
+        return place(self.file)
 
     @property
     def split(self):
-        "The split that the way to the file names, \"\" if it names none."
-        ways = re.findall(r"(?:^|[\W_])(train|dev|valid|test)(?:\.zip)?(?=/)", self.name.lower())
-        return {"valid": "dev"}.get(ways[0], ways[0]) if ways else ""
+        'The split that the way to the file names, "" if it names none.'
+        named = r"(?:^|[\W_])(train|dev|valid|test)(?:\.zip)?(?=/)"
+        splits = re.findall(named, self.name.lower())
+        if not splits:
+            return ""
+        return "dev" if splits[0] == "valid" else splits[0]
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #sources-of
+def _sources_of(
+    file,  # a `Path`
+    name,  # the way from the folder to it
+):  # list of `Source`
+    "What one file holds: itself, or the members of an archive."
+    if file.suffix == ".zip":
+        ways = members(file)
+        return [Source(2, "/".join([name, *way]), (str(file), *way)) for way in ways]
+    if file.is_file():
+        return [Source(int(file.suffix == ".gz"), name, str(file))]
+    return []
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #sources
-def sources(path): # a folder, or one archive
+def sources(path):  # a folder, or one archive
     "Every file of MIND's that lies under `path`, unpacked ones first."
-    root, found = Path(path), []
+    root = Path(path)
     if not root.exists():
-        raise wrong("a folder with MIND's files", "nothing", where=str(path),
-                    remedy="give the folder that holds train/ and, where there are any, dev/ and test/")
-    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-        name = file.relative_to(root if root.is_dir() else root.parent).as_posix()
-        if file.suffix == ".zip":
-            found += [Source(2, "/".join([name, *way]), (str(file), *way)) for way in members(file)]
-        elif file.is_file(): found.append(Source(int(file.suffix == ".gz"), name, str(file)))
-    return sorted(s for s in found if not re.search(r"(^|/)(\.|__MACOSX/)", s.name))
+        raise wrong(
+            "a folder with MIND's files",
+            "nothing",
+            where=str(path),
+            remedy="give the folder that holds train/ and, where there are any, "
+            "dev/ and test/",
+        )
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    base = root if root.is_dir() else root.parent
+    every = []
+    for file in files:
+        every += _sources_of(file, file.relative_to(base).as_posix())
+    return sorted(s for s in every if not re.search(r"(^|/)(\.|__MACOSX/)", s.name))
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #find-files
 FILES = "behaviors.tsv", "news.tsv", "entity_embedding.vec"
 
-def find_files(path): # a folder, or one archive
-    "The files of each split: {\"train\": {\"behaviors.tsv\": source, …}, …}."
+
+def find_files(path):  # a folder, or one archive
+    'The files of each split: {"train": {"behaviors.tsv": source, …}, …}.'
     splits = {}
     for source in sources(path):
         file = source.name.rsplit("/", 1)[-1].removesuffix(".gz")
-        if file not in FILES: continue
+        if file not in FILES:
+            continue
         files = splits.setdefault(source.split or "train", {})
         if file in files and files[file].packed == source.packed:
-            raise wrong(f"one {file} of a split", f"{files[file]} and {source}", remedy="give the folder of one data set")
+            raise wrong(
+                f"one {file} of a split",
+                f"{files[file]} and {source}",
+                remedy="give the folder of one data set",
+            )
         files.setdefault(file, source)
     return splits
 
-# %% ../../../nbs/data/sources/mind_files.ipynb #read-log
-def read_log(files, # splits with their files, as `find_files` returns them
-             lines, # `Lines`
-            ): # (news, users, logs by split, notes)
+# %% ../../../nbs/data/sources/mind_files.ipynb #read-splits
+def _read_splits(
+    files,  # as for `read_log`
+    lines,  # as for `read_log`
+):  # (articles, rows, ids of users, {split: what `read_behaviors` returns}, histories)
     "Reads the articles, then the impressions, of all splits."
-    articles, users, texts, read = {}, Numbering({b"": 0}), Numbering({b"": 0}), {}
-    for some in files.values():
-        if "news.tsv" in some: read_news(some["news.tsv"], lines, articles)
+    articles = {}
+    users = Numbering({b"": 0})
+    texts = Numbering({b"": 0})
+    for split_files in files.values():
+        if "news.tsv" in split_files:
+            read_news(split_files["news.tsv"], lines, articles)
     rows = Rows(articles)
     codes = Codes(rows)
-    for split, some in files.items():
-        read[split] = read_behaviors(some["behaviors.tsv"], lines, codes, users, texts)
-    histories = parse_histories(texts, rows)
-    logs = {split: take(Behaviors(**log, histories=histories), kept) for split, (log, kept) in read.items()}
+    read = {}
+    for split, split_files in files.items():
+        source = split_files["behaviors.tsv"]
+        read[split] = read_behaviors(source, lines, codes, users, texts)
+    return articles, rows, users, read, parse_histories(texts, rows)
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #count-log
+def _count_log(
+    logs,  # {split: `Behaviors`}
+    rows,  # `Rows`
+    histories,  # `Histories` of all splits
+    lines,  # `Lines`
+):  # notes of a data set
+    "How many impressions there are, and how many clicks lead nowhere."
+    unseen = [(log.candidates == rows.other).sum() for log in logs.values()]
+    empty = [(histories.lengths[log.history] == 0).sum() for log in logs.values()]
+    return {
+        "impressions": sum(map(len, logs.values())),
+        "impressions with an empty history": int(sum(empty)),
+        "unknown": {
+            "articles": len(rows.unknown),
+            "clicks in histories": int((histories.rows == rows.other).sum()),
+            "candidates": int(sum(unseen)),
+        },
+        "malformed lines": lines.skipped,
+    }
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #read-log
+def read_log(
+    files,  # splits with their files, as `find_files` returns them
+    lines,  # `Lines`
+):  # (news, users, logs by split, notes)
+    "Reads the articles, then the impressions, of all splits."
+    articles, rows, users, read, histories = _read_splits(files, lines)
+    logs = {}
+    for split, (fields, kept) in read.items():
+        logs[split] = take(Behaviors(**fields, histories=histories), kept)
     for split, log in logs.items():
-        if not len(log): raise wrong("impressions", "no line that can be read", where=str(files[split]["behaviors.tsv"]))
-    unknown = {"articles": len(rows.unknown), "clicks in histories": int((histories.rows == rows.other).sum()),
-               "candidates": int(sum((log.candidates == rows.other).sum() for log in logs.values()))}
-    empty = sum(int((histories.lengths[log.history] == 0).sum()) for log in logs.values())
-    notes = {"impressions": sum(map(len, logs.values())), "impressions with an empty history": empty, "unknown": unknown,
-             "malformed lines": lines.skipped}
+        if not len(log):
+            place_of_log = str(files[split]["behaviors.tsv"])
+            raise wrong("impressions", "no line that can be read", where=place_of_log)
+    notes = _count_log(logs, rows, histories, lines)
     ids = [id.decode(errors="backslashreplace") for id in users]
     return news_table(articles.values(), unknown=bool(rows.unknown)), ids, logs, notes
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #hold-out
-def hold_out(log, # a `Behaviors`
-             how, # "last_day" or "random"
-             seed, # of the random choice
-            ): # (the rest, what was held out)
+def hold_out(
+    log,  # a `Behaviors`
+    how,  # "last_day" or "random"
+    seed,  # of the random choice
+):  # (the rest, what was held out)
     "Holds out the last calendar day, or 5 % of the impressions."
-    if how == "random": held = generator(seed, "validation").permutation(len(log)) < max(1, round(len(log) * .05))
-    else: held = log.time // 86400 == (log.time // 86400).max(initial=0)
+    if how == "random":
+        order = generator(seed, "validation").permutation(len(log))
+        held = order < max(1, round(len(log) * 0.05))
+    else:
+        day = log.time // 86400
+        held = day == day.max(initial=0)
     if held.all():
-        raise wrong("impressions left to train on", f"{len(log)} in all, each of them held out", where="the training log",
-                    remedy="give a log of more calendar days, or choose validation='random' or None")
+        raise wrong(
+            "impressions left to train on",
+            f"{len(log)} in all, each of them held out",
+            where="the training log",
+            remedy="give a log of more calendar days, "
+            "or choose validation='random' or None",
+        )
     return take(log, ~held), take(log, held)
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #split-log
-def split_log(logs, # dict with train and perhaps dev or test: `Behaviors`
-              validation, # "last_day", "random", "dev" or None
-              seed, # of a random choice
-             ): # (train, valid, test), each a `Behaviors` or None
+def split_log(
+    logs,  # dict with train and perhaps dev or test: `Behaviors`
+    validation,  # "last_day", "random", "dev" or None
+    seed,  # of a random choice
+):  # (train, valid, test), each a `Behaviors` or None
     "The three splits of a log."
     train, dev, test = map(logs.get, ("train", "dev", "test"))
-    if validation == "dev": return train, dev, test
+    if validation == "dev":
+        return train, dev, test
     test = dev if dev is not None else test
-    if train is None: return None, None, test
-    if test is None: train, test = hold_out(train, "last_day", seed)
-    return (train, None, test) if validation is None else (*hold_out(train, validation, seed), test)
+    if train is None:
+        return None, None, test
+    if test is None:
+        train, test = hold_out(train, "last_day", seed)
+    if validation is None:
+        return train, None, test
+    return *hold_out(train, validation, seed), test
 
-# %% ../../../nbs/data/sources/mind_files.ipynb #wanted-files
-def wanted_files(path, # a folder, or one archive
-                 validation, # as for `mind`
-                ): # splits with their files, the training split first
-    "The files that are read."
+# %% ../../../nbs/data/sources/mind_files.ipynb #named-splits
+def _named_splits(
+    path,  # as for `wanted_files`
+    validation,  # as for `wanted_files`
+):  # splits with their files
+    "The splits that lie under `path`, the only one as the training split."
     files = find_files(path)
     if not files:
-        raise wrong("behaviors.tsv and news.tsv", "neither", where=str(path), remedy="give the folder that holds them")
-    if len(files) == 1: files = {"train": next(iter(files.values()))}
-    need = {"train"} | ({"dev"} if validation == "dev" else set())
-    for split in sorted(need - set(files)):
-        raise wrong(f"a folder or archive named {split}", ", ".join(sorted(files)), where=str(path),
-                    remedy="put the files there")
-    unread = {"test"} if "dev" in files and validation != "dev" else set()
-    files = {split: files[split] for split in ("train", "dev", "test") if split in files and split not in unread}
-    lack = [f"behaviors.tsv of {split}" for split, some in files.items() if "behaviors.tsv" not in some]
-    if not any("news.tsv" in some for some in files.values()): lack.append("news.tsv")
-    if lack: raise wrong("behaviors.tsv and news.tsv", f"no {lack[0]}", where=str(path), remedy="copy it there")
+        raise wrong(
+            "behaviors.tsv and news.tsv",
+            "neither",
+            where=str(path),
+            remedy="give the folder that holds them",
+        )
+    if len(files) == 1:
+        files = {"train": next(iter(files.values()))}
+    needed = {"train", "dev"} if validation == "dev" else {"train"}
+    for split in sorted(needed - set(files)):
+        raise wrong(
+            f"a folder or archive named {split}",
+            ", ".join(sorted(files)),
+            where=str(path),
+            remedy="put the files there",
+        )
     return files
 
+# %% ../../../nbs/data/sources/mind_files.ipynb #wanted-files
+def wanted_files(
+    path,  # a folder, or one archive
+    validation,  # as for `mind`
+):  # splits with their files, the training split first
+    "The files that are read."
+    files = _named_splits(path, validation)
+    splits = [split for split in ("train", "dev", "test") if split in files]
+    if "dev" in files and validation != "dev":
+        splits = [split for split in splits if split != "test"]
+    files = {split: files[split] for split in splits}
+    lack = [
+        f"behaviors.tsv of {split}"
+        for split, split_files in files.items()
+        if "behaviors.tsv" not in split_files
+    ]
+    if not any("news.tsv" in split_files for split_files in files.values()):
+        lack.append("news.tsv")
+    if lack:
+        expected = "behaviors.tsv and news.tsv"
+        raise wrong(expected, f"no {lack[0]}", where=str(path), remedy="copy it there")
+    return files
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #choose-logs
+def _choose_logs(
+    logs,  # {split: `Behaviors`}
+    empty_history,  # as for `mind`
+    place_of_log,  # of the training log, for messages
+):  # {split: `Behaviors`}
+    "The impressions that are used."
+    if empty_history == "drop":
+        logs = {
+            split: take(log, log.histories.lengths[log.history] > 0)
+            for split, log in logs.items()
+        }
+    if logs["train"].labels is not None:
+        return logs
+    if len(logs) > 1:
+        raise wrong("labelled candidates (-0 or -1)", "none", where=place_of_log)
+    return {"test": logs["train"]}
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #encode
+def _encode(
+    news,  # a `News`
+    files,  # as for `build_mind`
+    vectors,  # as for `mind`
+    seed,  # as for `mind`
+    recipe,  # as for `mind`
+    notes,  # of the data set, to be added to
+):  # `Features`
+    "The features of the articles, with the vectors of words and entities."
+    features = Features(news, recipe)
+    if vectors is not None:
+        notes["words with a vector"] = give_words(features, vectors, seed)
+    kind = FILES[2]
+    entity_files = [found[kind].file for found in files.values() if kind in found]
+    if entity_files:
+        entities = features.vocabulary["entities"]
+        features.entity_vectors = read_entity_vectors(entity_files, entities)
+    return features
+
 # %% ../../../nbs/data/sources/mind_files.ipynb #build-mind
-def build_mind(files, # as `wanted_files` returns them
-               texts, # files with titles and abstracts in another language
-               vectors, validation, empty_history, malformed, seed, name, recipe, key, # as for `mind`
-              ): # a `Dataset`
+def build_mind(
+    files,  # as `wanted_files` returns them
+    texts,  # files with titles and abstracts in another language
+    vectors,  # as for `mind`
+    validation,  # as for `mind`
+    empty_history,  # as for `mind`
+    malformed,  # as for `mind`
+    seed,  # as for `mind`
+    name,  # as for `mind`
+    recipe,  # as for `mind`
+    key,  # as for `mind`
+):  # a `Dataset`
     "Reads, splits and encodes."
     news, users, logs, notes = read_log(files, Lines(malformed))
     if texts:
         news, count = translate(news, read_translations(texts))
         notes["articles translated"] = f"{count} of {len(news) - 1}"
     notes["empty histories are"] = {"keep": "kept", "drop": "dropped"}[empty_history]
-    if empty_history == "drop":
-        logs = {split: take(log, log.histories.lengths[log.history] > 0) for split, log in logs.items()}
-    if logs["train"].labels is None and len(logs) > 1:
-        raise wrong("labelled candidates (-0 or -1)", "none", where=str(files["train"]["behaviors.tsv"]))
-    if logs["train"].labels is None: logs = {"test": logs["train"]}
+    logs = _choose_logs(logs, empty_history, str(files["train"]["behaviors.tsv"]))
     users, splits = order_users(users, split_log(logs, validation, seed))
-    features = Features(news, recipe)
-    if vectors is not None: notes["words with a vector"] = give_words(features, vectors, seed)
-    entity_files = [some[FILES[2]].file for some in files.values() if FILES[2] in some]
-    if entity_files: features.entity_vectors = read_entity_vectors(entity_files, features.vocabulary["entities"])
+    features = _encode(news, files, vectors, seed, recipe, notes)
     return Dataset(name, news, users, *splits, features, notes, key)
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #made-of
-def made_of(files, texts, vectors, # as for `build_mind`
-            recipe, # a whole one
-           ): # list of names and hashes
+def made_of(
+    files,  # as for `build_mind`
+    texts,  # as for `build_mind`
+    vectors,  # as for `build_mind`
+    recipe,  # a whole one
+):  # list of names and hashes
     "What files a data set is made of: the same files, the same list."
-    found = [(split, s.name, hash_of(s.file)) for split, some in files.items() for s in some.values()]
-    found += [] if vectors is None else [place(vectors), hash_of(vectors)]
-    return found + [hash_of(file) for file in texts] + [hash_of(t) for t in [recipe["tokenizer"]] if t.endswith(".model")]
+    parts = []
+    for split, split_files in files.items():
+        for source in split_files.values():
+            parts.append((split, source.name, hash_of(source.file)))
+    if vectors is not None:
+        parts += [place(vectors), hash_of(vectors)]
+    parts += [hash_of(file) for file in texts]
+    if recipe["tokenizer"].endswith(".model"):
+        parts.append(hash_of(recipe["tokenizer"]))
+    return parts
 
-# %% ../../../nbs/data/sources/mind_files.ipynb #mind
-def mind(size=None, # "demo", "small" or "large", downloaded once; None = what lies at `path`
-         *, path=None, # folder with train/ and perhaps dev/ and test/, or with the files themselves; or a `.zip`
-         language=None, # of titles and abstracts: one of xMIND's codes such as "jpn", or a folder with xMIND's files
-         vectors=None, # of words: a file, a slice (`save_vectors`), a pair (archive, member), or a name such as "glove.6B.100d"
-         validation="last_day", # held out of train/: "last_day", "random" (5 %) or None; "dev": dev/ validates, test/ tests
-         empty_history="keep", # impressions without clicks before them: "keep" or "drop"
-         malformed="raise", # lines that cannot be read: "raise", or "skip" to leave them out and count them
-         cache=True, # whether to keep the result in the usual folder, or a folder to keep it and downloads in
-         seed=42, # of the random validation split and of the vectors of missing words
-         name=None, # what results call it; None = MIND, with its size and language
-         **recipe, # arguments of `feature_recipe`
-        ): # a `Dataset`
-    "MIND, or a log in its format, as a data set."
+# %% ../../../nbs/data/sources/mind_files.ipynb #check-options
+def _check_options(
+    size,  # as for `mind`
+    path,  # as for `mind`
+    validation,  # as for `mind`
+    empty_history,  # as for `mind`
+    malformed,  # as for `mind`
+):
+    "Raises the sentence about the first argument that is not legal."
     if (size is None) == (path is None):
-        raise wrong("a size of MIND to download (demo, small or large), or path= with a folder of its files",
-                    "neither" if size is None else "both")
+        raise wrong(
+            "a size of MIND to download (demo, small or large), "
+            "or path= with a folder of its files",
+            "neither" if size is None else "both",
+        )
     one_of("validation", validation, ("last_day", "random", "dev", None))
     one_of("empty_history", empty_history, ("keep", "drop"))
     one_of("malformed", malformed, ("raise", "skip"))
-    recipe, test = read_recipe(recipe), validation == "dev"
-    check_language(language, recipe["tokenizer"]); check_pieces(recipe["tokenizer"], vectors)
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #warn-skipped
+def _warn_of_skipped(notes):  # of a data set
+    "Warns about lines that were left out, for the caller of the caller."
+    for file, numbers in notes["malformed lines"].items():
+        first = ", ".join(map(str, numbers[:5]))
+        more = " …" if len(numbers) > 5 else ""
+        sentence = (
+            f"{len(numbers)} malformed lines of {file} were left out: {first}{more}."
+        )
+        warnings.warn(sentence, stacklevel=3)
+
+# %% ../../../nbs/data/sources/mind_files.ipynb #mind
+def mind(
+    size=None,  # "demo", "small" or "large", downloaded once; None = what lies at `path`
+    *,
+    path=None,  # folder with train/ and perhaps dev/ and test/, or with the files themselves; or a `.zip`
+    language=None,  # of titles and abstracts: one of xMIND's codes such as "jpn", or a folder with xMIND's files
+    vectors=None,  # of words: a file, a slice (`save_vectors`), a pair (archive, member), or a name such as "glove.6B.100d"
+    validation="last_day",  # held out of train/: "last_day", "random" (5 %) or None; "dev": dev/ validates, test/ tests
+    empty_history="keep",  # impressions without clicks before them: "keep" or "drop"
+    malformed="raise",  # lines that cannot be read: "raise", or "skip" to leave them out and count them
+    cache=True,  # whether to keep the result in the usual folder, or a folder to keep it and downloads in
+    seed=42,  # of the random validation split and of the vectors of missing words
+    name=None,  # what results call it; None = MIND, with its size and language
+    **recipe,  # arguments of `feature_recipe`
+):  # a `Dataset`
+    "MIND, or a log in its format, as a data set."
+    _check_options(size, path, validation, empty_history, malformed)
+    recipe = read_recipe(recipe)
+    test = validation == "dev"
+    check_language(language, recipe["tokenizer"])
+    check_pieces(recipe["tokenizer"], vectors)
     files = wanted_files(mind_folder(size, test, cache) if size else path, validation)
     texts = translation_files(language, size, test, cache) if language else []
-    vectors, name = find_vectors(vectors, cache), name or "-".join(["MIND", *filter(None, [size, language and Path(language).name])])
-    key = fingerprint(__version__, made_of(files, texts, vectors, recipe), validation, empty_history, malformed, seed, name, recipe)
-    data = cached(cache_folder(cache), "mind", key, lambda: build_mind(
-        files, texts, vectors, validation, empty_history, malformed, seed, name, recipe, key))
-    for file, numbers in data.notes["malformed lines"].items():
-        warnings.warn(f"{len(numbers)} malformed lines of {file} were left out: {', '.join(map(str, numbers[:5]))}"
-                      f"{' …' if len(numbers) > 5 else ''}.", stacklevel=2)
+    vectors = find_vectors(vectors, cache)
+    if not name:
+        parts = ["MIND", size, language and Path(language).name]
+        name = "-".join(filter(None, parts))
+    options = (validation, empty_history, malformed, seed, name, recipe)
+    key = fingerprint(__version__, made_of(files, texts, vectors, recipe), *options)
+
+    def build():
+        return build_mind(files, texts, vectors, *options, key)
+
+    data = cached(cache_folder(cache), "mind", key, build)
+    _warn_of_skipped(data.notes)
     return data

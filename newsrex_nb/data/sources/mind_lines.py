@@ -13,90 +13,150 @@ from datetime import date
 
 import numpy as np
 
-from ...core import wrong
+from ...core import patch_to, wrong
 from ...files.archives import open_bytes
 from ..schema import Histories
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #lines
 class Lines:
     "Tab separated lines of files, and the record of those that could not be read."
-    def __init__(self, malformed): # "raise" or "skip"
-        self.malformed, self.skipped = malformed, {} # name of a file -> line numbers
 
-    def bad(self, source, number, expected, got):
-        "Raises the sentence about a line, or records the line."
-        if self.malformed == "raise":
-            raise wrong(expected, got, where=f"{source}, line {number}",
-                        remedy="mend the line, or pass malformed='skip' to leave such lines out and count them")
-        self.skipped.setdefault(source.name, []).append(number)
+    def __init__(self, malformed):  # "raise" or "skip"
+        self.malformed = malformed
+        self.skipped = {}  # name of a file -> line numbers
 
-    def read(self, source, columns, parse):
-        "Calls `parse(line number, fields)` for each line; a `ValueError` with (expected, got) marks the line as malformed."
-        number = 0
-        with open_bytes(source.file) as file:
-            for number, line in enumerate(file, 1):
-                fields = line.rstrip(b"\r\n").split(b"\t")
-                if len(fields) == columns:
-                    try: parse(number, fields)
-                    except ValueError as e: self.bad(source, number, *e.args[-2:])
-                elif fields != [b""]: self.bad(source, number, f"{columns} columns, tab separated", str(len(fields)))
-        if not number:
-            raise wrong("at least one line", "an empty file", where=str(source), remedy="copy or download it again")
+# %% ../../../nbs/data/sources/mind_lines.ipynb #lines-bad
+@patch_to(Lines)
+def bad(self, source, number, expected, got):
+    "Raises the sentence about a line, or records the line."
+    if self.malformed == "raise":
+        raise wrong(
+            expected,
+            got,
+            where=f"{source}, line {number}",
+            remedy="mend the line, or pass malformed='skip' to leave such lines out "
+            "and count them",
+        )
+    self.skipped.setdefault(source.name, []).append(number)
+
+# %% ../../../nbs/data/sources/mind_lines.ipynb #mistake
+def _mistake(number, fields, columns, parse):
+    "(expected, got) of a line that cannot be read, None of one that was."
+    if len(fields) != columns:
+        return f"{columns} columns, tab separated", str(len(fields))
+    try:
+        parse(number, fields)
+    except ValueError as e:
+        return e.args[-2:]
+
+# %% ../../../nbs/data/sources/mind_lines.ipynb #lines-read
+@patch_to(Lines)
+def read(self, source, columns, parse):
+    """Calls `parse(line number, fields)` for each line; a `ValueError` with
+    (expected, got) marks the line as malformed."""
+    number = 0
+    with open_bytes(source.file) as file:
+        for number, line in enumerate(file, 1):
+            fields = line.rstrip(b"\r\n").split(b"\t")
+            if fields == [b""] and columns > 1:
+                continue
+            mistake = _mistake(number, fields, columns, parse)
+            if mistake:
+                self.bad(source, number, *mistake)
+    if not number:
+        raise wrong(
+            "at least one line",
+            "an empty file",
+            where=str(source),
+            remedy="copy or download it again",
+        )
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #read-entities
-def read_entities(field): # JSON, b"" or b"[]"
+def read_entities(field):  # JSON, b"" or b"[]"
     "The Wikidata ids of a list of entities, in order of appearance."
-    if len(field) < 3: return []
-    try: named = sorted(json.loads(field), key=lambda e: min(e.get("OccurrenceOffsets") or [0]))
+    if len(field) < 3:
+        return []
+
+    def first_place(entity):
+        return min(entity.get("OccurrenceOffsets") or [0])
+
+    try:
+        named = sorted(json.loads(field), key=first_place)
     except (ValueError, TypeError, AttributeError):
-        raise ValueError("entities as a JSON list", field[:40].decode(errors="replace")) from None
+        start = field[:40].decode(errors="replace")
+        raise ValueError("entities as a JSON list", start) from None
     return list(dict.fromkeys(e["WikidataId"] for e in named if e.get("WikidataId")))
 
+# %% ../../../nbs/data/sources/mind_lines.ipynb #raw-article
+_TEXT_FIELDS = ("id", "category", "subcategory", "title", "abstract")
+
+
+def _raw_article(fields):  # eight columns as bytes
+    "The raw fields of an article."
+    if not fields[0]:
+        raise ValueError("an article id", "none")
+    try:
+        texts = [field.decode() for field in fields[:5]]
+    except UnicodeDecodeError as e:
+        raise ValueError("UTF-8", f"the byte {e.object[e.start]:#x}") from None
+    article = dict(zip(_TEXT_FIELDS, texts))
+    return article | dict(entities=read_entities(fields[6]))
+
 # %% ../../../nbs/data/sources/mind_lines.ipynb #read-news
-def read_news(source, # of a news.tsv
-              lines, # `Lines`
-              articles, # dict from id (bytes) to a dict of raw fields, to be added to
-             ):
+def read_news(
+    source,  # of a news.tsv
+    lines,  # `Lines`
+    articles,  # dict from id (bytes) to a dict of raw fields, to be added to
+):
     "Adds the articles of one file that are not there yet."
+
     def parse(number, fields):
-        if fields[0] in articles: return
-        if not fields[0]: raise ValueError("an article id", "none")
-        try: id, category, subcategory, title, abstract = (field.decode() for field in fields[:5])
-        except UnicodeDecodeError as e: raise ValueError("UTF-8", f"the byte {e.object[e.start]:#x}") from None
-        articles[fields[0]] = dict(id=id, category=category, subcategory=subcategory, title=title, abstract=abstract,
-                                   entities=read_entities(fields[6]))
+        if fields[0] not in articles:
+            articles[fields[0]] = _raw_article(fields)
+
     lines.read(source, 8, parse)
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #clock
 @functools.lru_cache(2**17)
-def clock(text): # b"9:05:58 AM"
+def clock(text):  # b"9:05:58 AM"
     "Seconds since midnight."
-    if not (m := re.fullmatch(rb"(\d\d?):(\d\d):(\d\d) ([AP])M", text)): raise ValueError
-    hour, minute, second = map(int, m.groups()[:3])
-    if not (1 <= hour <= 12 and minute < 60 and second < 60): raise ValueError
-    return (hour % 12 + 12 * (m[4] == b"P")) * 3600 + minute * 60 + second
+    parts = re.fullmatch(rb"(\d\d?):(\d\d):(\d\d) ([AP])M", text)
+    if not parts:
+        raise ValueError
+    hour, minute, second = map(int, parts.groups()[:3])
+    if not (1 <= hour <= 12 and minute < 60 and second < 60):
+        raise ValueError
+    afternoon = parts[4] == b"P"
+    return (hour % 12 + 12 * afternoon) * 3600 + minute * 60 + second
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #midnight
 @functools.lru_cache(2**17)
-def midnight(text): # b"11/15/2019"
+def midnight(text):  # b"11/15/2019"
     "Seconds since 1970."
-    if not (m := re.fullmatch(rb"(\d\d?)/(\d\d?)/(\d{4})", text)): raise ValueError
-    month, day, year = map(int, m.groups())
+    parts = re.fullmatch(rb"(\d\d?)/(\d\d?)/(\d{4})", text)
+    if not parts:
+        raise ValueError
+    month, day, year = map(int, parts.groups())
     return (date(year, month, day) - date(1970, 1, 1)).days * 86400
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #seconds
-def seconds(text): # b"11/15/2019 9:05:58 AM"
+def seconds(text):  # b"11/15/2019 9:05:58 AM"
     "A time in seconds since 1970."
     day, _, time = text.partition(b" ")
-    try: return midnight(day) + clock(time)
-    except ValueError: raise ValueError("a time like 11/15/2019 9:05:58 AM", repr(text.decode(errors="replace"))) from None
+    try:
+        return midnight(day) + clock(time)
+    except ValueError:
+        got = repr(text.decode(errors="replace"))
+        raise ValueError("a time like 11/15/2019 9:05:58 AM", got) from None
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #rows
 class Rows(dict):
     "Rows by article id; unknown ids share one row and are remembered."
+
     def __init__(self, ids):
         super().__init__((id, row) for row, id in enumerate(ids, 1))
-        self.other, self.unknown = len(self) + 1, set()
+        self.other = len(self) + 1
+        self.unknown = set()
 
     def __missing__(self, id):
         self.unknown.add(id)
@@ -105,53 +165,110 @@ class Rows(dict):
 # %% ../../../nbs/data/sources/mind_lines.ipynb #codes
 class Codes(dict):
     "Candidates as the file writes them -> 4 × row + label, where label 2 is none."
-    def __init__(self, rows): self.rows = rows
+
+    def __init__(self, rows):
+        self.rows = rows
 
     def __missing__(self, token):
         labelled = token[-2:] in (b"-0", b"-1") and token not in self.rows
-        code = self[token] = 4 * self.rows[token[:-2] if labelled else token] + (token[-1] - 48 if labelled else 2)
+        article = token[:-2] if labelled else token
+        label = token[-1] - ord("0") if labelled else 2
+        code = self[token] = 4 * self.rows[article] + label
         return code
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #tidy
-def tidy(ids): # list of bytes
+def tidy(ids):  # list of bytes
     "Impression ids as int64 where that loses nothing, as strings where it does."
-    plain = all(i.isdigit() and len(i) < 18 and (i == b"0" or i[0] != 48) for i in ids)
-    if plain: return np.array(ids, dtype="S").astype(np.int64)
+
+    def is_plain(id):
+        return id.isdigit() and len(id) < 18 and (id == b"0" or id[0] != ord("0"))
+
+    if all(map(is_plain, ids)):
+        return np.array(ids, dtype="S").astype(np.int64)
     return np.array([i.decode(errors="backslashreplace") for i in ids], dtype=str)
 
-# %% ../../../nbs/data/sources/mind_lines.ipynb #read-behaviors
-def read_behaviors(source, # of a behaviors.tsv
-                    lines, # `Lines`
-                    codes, # `Codes`
-                    users, # `Numbering` of user ids, to be added to
-                    histories, # `Numbering` of histories as texts, to be added to
-                   ): # dict of arrays: the fields of `Behaviors` but for the histories
-    "The impressions of one file, in its order."
-    ids, at, user, time, history, shown, ends = [], *map(array, "qiqiiq")
-    ends.append(0)
-    def parse(number, fields):
-        candidates = fields[4].split()
-        if not candidates: raise ValueError("candidates", "none")
-        time.append(seconds(fields[2]))
-        ids.append(fields[0]); at.append(number)
-        user.append(users[fields[1]]); history.append(histories[fields[3].strip()])
-        shown.extend(map(codes.__getitem__, candidates)); ends.append(len(shown))
-    lines.read(source, 5, parse)
-    shown, ends = np.array(shown), np.array(ends)
+# %% ../../../nbs/data/sources/mind_lines.ipynb #impressions
+class _Impressions:
+    "What the lines of a behaviors.tsv say, in flat arrays."
+
+    def __init__(
+        self,
+        codes,  # as for `read_behaviors`
+        users,  # as for `read_behaviors`
+        histories,  # as for `read_behaviors`
+    ):
+        self.codes, self.users, self.histories = codes, users, histories
+        self.ids = []
+        self.line = array("q")
+        self.user = array("i")
+        self.time = array("q")
+        self.history = array("i")
+        self.shown = array("i")
+        self.ends = array("q", [0])
+
+# %% ../../../nbs/data/sources/mind_lines.ipynb #impressions-add
+@patch_to(_Impressions)
+def add(self, number, fields):
+    "Takes one line up."
+    candidates = fields[4].split()
+    if not candidates:
+        raise ValueError("candidates", "none")
+    self.time.append(seconds(fields[2]))
+    self.ids.append(fields[0])
+    self.line.append(number)
+    self.user.append(self.users[fields[1]])
+    self.history.append(self.histories[fields[3].strip()])
+    self.shown.extend(map(self.codes.__getitem__, candidates))
+    self.ends.append(len(self.shown))
+
+# %% ../../../nbs/data/sources/mind_lines.ipynb #half-labelled
+def _half_labelled(
+    shown,  # (candidates,) codes
+    ends,  # (B + 1,) where the impressions end
+):  # places
+    "The impressions that lack a label in a file that has labels."
     unlabelled = shown & 3 == 2
-    log = dict(ids=tidy(ids), user=np.array(user), time=np.array(time), history=np.array(history), candidates=shown >> 2,
-               offsets=ends, labels=None if unlabelled.all() else (shown & 3).astype(np.int8))
-    bad = [] if unlabelled.all() else np.unique(np.searchsorted(ends, np.flatnonzero(unlabelled), "right") - 1)
-    for i in bad:
-        lines.bad(source, at[i], "a label for each candidate (-0 or -1), as in the other lines", "a candidate without one")
-    return log, np.delete(np.arange(len(ids)), bad)
+    if unlabelled.all():
+        return []
+    return np.unique(np.searchsorted(ends, np.flatnonzero(unlabelled), "right") - 1)
+
+# %% ../../../nbs/data/sources/mind_lines.ipynb #read-behaviors
+def read_behaviors(
+    source,  # of a behaviors.tsv
+    lines,  # `Lines`
+    codes,  # `Codes`
+    users,  # `Numbering` of user ids, to be added to
+    histories,  # `Numbering` of histories as texts, to be added to
+):  # (the fields of `Behaviors` but for the histories, the places that can be used)
+    "The impressions of one file, in its order."
+    impressions = _Impressions(codes, users, histories)
+    lines.read(source, 5, impressions.add)
+    shown = np.array(impressions.shown)
+    ends = np.array(impressions.ends)
+    has_labels = not (shown & 3 == 2).all()
+    log = dict(
+        ids=tidy(impressions.ids),
+        user=np.array(impressions.user),
+        time=np.array(impressions.time),
+        history=np.array(impressions.history),
+        candidates=shown >> 2,
+        offsets=ends,
+        labels=(shown & 3).astype(np.int8) if has_labels else None,
+    )
+    half_labelled = _half_labelled(shown, ends)
+    expected = "a label for each candidate (-0 or -1), as in the other lines"
+    for i in half_labelled:
+        lines.bad(source, impressions.line[i], expected, "a candidate without one")
+    return log, np.delete(np.arange(len(impressions.ids)), half_labelled)
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #histories-of
-def parse_histories(texts, # distinct histories as bytes, the empty one first
-                    rows, # `Rows`
-                   ): # `Histories`
+def parse_histories(
+    texts,  # distinct histories as bytes, the empty one first
+    rows,  # `Rows`
+):  # `Histories`
     "The rows of every history, at full length."
     flat, ends = array("i"), array("q", [0])
     for text in texts:
-        flat.extend(map(rows.__getitem__, text.split())); ends.append(len(flat))
+        flat.extend(map(rows.__getitem__, text.split()))
+        ends.append(len(flat))
     return Histories(np.array(flat), np.array(ends))

@@ -10,104 +10,235 @@ import dataclasses
 
 import numpy as np
 
+from ...core import patch_to
 from ..schema import News, owner
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #common
-CATEGORIES = ("news sports finance travel health movies music science weather food cars politics games family art nature "
-              "fashion history").split() # names of topics
-COMMON = {kind: words.split() for kind, words in {
-    "noun": "city team plan report season week crowd deal record town home leader law price road game study night world",
-    "verb": "wins opens finds faces loses shows says leaves meets takes brings calls joins wants ends keeps",
-    "adjective": "new big last first early rare final local old best young quiet the a another every",
-    "preposition": "in of for with at near against over",
-    "link": "and as after while but before"}.items()}
-GRAMMAR = ("noun", "verb", "adjective", "noun", "preposition", "noun", "link") # over and over
+CATEGORIES = (
+    "news sports finance travel health movies music science weather food cars politics "
+    "games family art nature fashion history"
+).split()  # names of topics
+_NOUNS = (
+    "city team plan report season week crowd deal record town home leader law "
+    "price road game study night world"
+)
+_VERBS = (
+    "wins opens finds faces loses shows says leaves meets takes brings calls "
+    "joins wants ends keeps"
+)
+_ADJECTIVES = (
+    "new big last first early rare final local old best young quiet the a another every"
+)
+COMMON = dict(
+    noun=_NOUNS.split(),
+    verb=_VERBS.split(),
+    adjective=_ADJECTIVES.split(),
+    preposition="in of for with at near against over".split(),
+    link="and as after while but before".split(),
+)
+_ORDER = "noun verb adjective noun preposition noun link"
+GRAMMAR = tuple(_ORDER.split())  # over and over
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #syllables
+def _syllables():
+    "Every syllable of the language."
+    onsets = "b d f g k l m n p r s t v z br kr tr st".split()
+    codas = ["", "", "n", "r", "", "l", "s"]
+    return [
+        onset + vowel + codas[(3 * i + j) % 7]
+        for i, onset in enumerate(onsets)
+        for j, vowel in enumerate("aeiou")
+    ]
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #words
-def invent_words(rng, n): # a NumPy generator, number of words
+def invent_words(rng, n):  # a NumPy generator, number of words
     "Distinct pronounceable words."
-    onsets, codas = "b d f g k l m n p r s t v z br kr tr st".split(), ["", "", "n", "r", "", "l", "s"]
-    syllables = [c + v + codas[(3 * i + j) % 7] for i, c in enumerate(onsets) for j, v in enumerate("aeiou")]
-    tails = [""] * 30 + syllables # a quarter of the words has two syllables, the others three
-    first, second, third = (rng.integers(len(kind), size=2 * n + 50) for kind in (syllables, syllables, tails))
-    words = dict.fromkeys(syllables[a] + syllables[b] + tails[c] for a, b, c in zip(first, second, third))
-    return list(words)[:n]
+    syllables = _syllables()
+    tails = [""] * 30 + syllables
+    drawn = [
+        rng.integers(len(kind), size=2 * n + 50)
+        for kind in (syllables, syllables, tails)
+    ]
+    words = [syllables[a] + syllables[b] + tails[c] for a, b, c in zip(*drawn)]
+    return list(dict.fromkeys(words))[:n]
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #cast
+def _cast(
+    words,  # twice as many as there are names
+):  # list of (Wikidata id, label)
+    "Names, numbered through."
+    labels = [
+        f"{first.capitalize()} {last.capitalize()}" if i % 3 else first.capitalize()
+        for i, (first, last) in enumerate(zip(words[::2], words[1::2]))
+    ]
+    return [(f"Q{1001 + i}", label) for i, label in enumerate(labels)]
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #lexicon
 @dataclasses.dataclass
 class Lexicon:
-    "All words of a world in pools that stand one after another: common words, topics, subtopics."
-    topic: np.ndarray # (subtopics,) topic of each subtopic
-    words: np.ndarray # (V,) words
-    sizes: np.ndarray # (pools,) words in each pool
-    subtopics: list # names of the subtopics
-    entities: list # for each subtopic a list of (Wikidata id, label)
+    "All words of a world in pools one after another: common words, topics, subtopics."
+
+    topic: np.ndarray  # (subtopics,) topic of each subtopic
+    words: np.ndarray  # (V,) words
+    sizes: np.ndarray  # (pools,) words in each pool
+    subtopics: list  # names of the subtopics
+    entities: list  # for each subtopic a list of (Wikidata id, label)
 
     @classmethod
-    def invent(cls, rng, topic, topic_words, subtopic_words, entities): # topic of each subtopic; words or names of each
+    def invent(
+        cls,
+        rng,  # a NumPy generator
+        topic,  # of each subtopic
+        topic_words,  # words of each topic
+        subtopic_words,  # words of each subtopic
+        entities,  # names of each subtopic
+    ):
         "Makes up every word and name of a world."
-        common, count = [w for words in COMMON.values() for w in words], len(topic)
-        pools = [*map(len, COMMON.values()), *[topic_words] * (int(topic.max()) + 1), *[subtopic_words] * count]
-        made = invent_words(rng, sum(pools) + count * (1 + 2 * entities))
-        words, titles, names = made[len(common):sum(pools)], made[sum(pools):][:count], made[sum(pools) + count:]
-        labels = [f"{a.capitalize()} {b.capitalize()}" if i % 3 else a.capitalize()
-                  for i, (a, b) in enumerate(zip(names[::2], names[1::2]))]
-        named = [(f"Q{1001 + i}", label) for i, label in enumerate(labels)]
-        return cls(topic, np.array(common + words, object), np.array(pools),
-                   [CATEGORIES[t] + w for t, w in zip(topic, titles)],
-                   [named[s * entities:(s + 1) * entities] for s in range(count)])
+        common = [word for words in COMMON.values() for word in words]
+        count = len(topic)
+        pools = [len(words) for words in COMMON.values()]
+        pools += [topic_words] * (int(topic.max()) + 1)
+        pools += [subtopic_words] * count
+        total = sum(pools)
+        invented = invent_words(rng, total + count * (1 + 2 * entities))
+        words = np.array(common + invented[len(common) : total], object)
+        titles = invented[total:][:count]
+        subtopics = [CATEGORIES[t] + title for t, title in zip(topic, titles)]
+        named = _cast(invented[total + count :])
+        casts = [named[s * entities : (s + 1) * entities] for s in range(count)]
+        return cls(topic, words, np.array(pools), subtopics, casts)
 
     @property
-    def starts(self): return np.cumsum(self.sizes) - self.sizes
+    def starts(self):
+        "(pools,) where each pool begins."
+        return np.cumsum(self.sizes) - self.sizes
 
-    def sentences(self, rng, subtopic, lengths, shift): # one entry per text; `shift` is where its grammar starts
-        "One list of words per text."
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        text, names = owner(offsets), list(COMMON)
-        place = np.arange(len(text)) - offsets[text] + shift[text]
-        pool = np.array([names.index(kind) for kind in GRAMMAR])[place % len(GRAMMAR)]
-        pool[offsets[1:][lengths > 0] - 1] = 0 # a noun at the end
-        source, topics = np.where(pool == 0, rng.random(len(text)), 1), int(self.topic.max()) + 1
-        pool = np.where(source < .8, len(COMMON) + self.topic[subtopic[text]], pool)
-        pool = np.where(source < .5, len(COMMON) + topics + subtopic[text], pool)
-        rank = (self.sizes[pool] * rng.random(len(text)) ** 1.7).astype(int)
-        words = self.words[self.starts[pool] + rank].tolist()
-        return [words[a:b] for a, b in zip(offsets.tolist(), offsets[1:].tolist())]
+# %% ../../../nbs/data/sources/toy_text.ipynb #noun-pools
+def _noun_pools(
+    pool,  # (words,) the pools of the grammar, 0 for nouns
+    topic,  # (words,) what each word's text is about
+    subtopic,  # (words,) what each word's text is about
+    topics,  # how many there are
+    luck,  # (words,) random numbers between 0 and 1
+):  # (words,) pools
+    "Gives most nouns a pool that tells what a text is about."
+    luck = np.where(pool == 0, luck, 1)
+    pool = np.where(luck < 0.8, len(COMMON) + topic, pool)
+    return np.where(luck < 0.5, len(COMMON) + topics + subtopic, pool)
 
-    def vectors(self, rng, words, width): # words from number 2 on, entries of a vector
-        "(V, width) float32: words of one subtopic, and of one topic, lie near each other."
-        topics, common = rng.standard_normal((int(self.topic.max()) + 1, width)), np.zeros((len(COMMON), width))
-        centres = np.concatenate([common, topics, topics[self.topic] + rng.standard_normal((len(self.topic), width))])
-        pool = {name.lower(): len(centres) - len(self.topic) + s
-                for s, cast in enumerate(self.entities) for _, label in cast for name in label.split()}
-        pool.update(zip(self.words, np.repeat(np.arange(len(self.sizes)), self.sizes).tolist()))
-        made = .1 * centres[[pool.get(w, 0) for w in words]] + .2 * rng.standard_normal((len(words), width))
-        return np.concatenate([np.zeros((2, width)), made]).astype(np.float32)
+# %% ../../../nbs/data/sources/toy_text.ipynb #lexicon-sentences
+@patch_to(Lexicon)
+def sentences(
+    self,
+    rng,  # a NumPy generator
+    subtopic,  # (texts,) what each is about
+    lengths,  # (texts,) in words
+    shift,  # (texts,) where the grammar of each starts
+):
+    "One list of words per text."
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    text = owner(offsets)
+    kinds = list(COMMON)
+    place = np.arange(len(text)) - offsets[text] + shift[text]
+    pool = np.array([kinds.index(kind) for kind in GRAMMAR])[place % len(GRAMMAR)]
+    pool[offsets[1:][lengths > 0] - 1] = 0  # a noun at the end
+    about = subtopic[text]
+    topics = int(self.topic.max()) + 1
+    luck = rng.random(len(text))
+    pool = _noun_pools(pool, self.topic[about], about, topics, luck)
+    rank = (self.sizes[pool] * rng.random(len(text)) ** 1.7).astype(int)
+    words = self.words[self.starts[pool] + rank].tolist()
+    return [words[a:b] for a, b in zip(offsets.tolist(), offsets[1:].tolist())]
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #centres
+def _centres(
+    rng,  # a NumPy generator
+    topic,  # (subtopics,) topic of each subtopic
+    width,  # entries of a vector
+):  # (pools, width)
+    "The centre of each pool; common words have theirs at the origin."
+    common = np.zeros((len(COMMON), width))
+    topics = rng.standard_normal((int(topic.max()) + 1, width))
+    subtopics = topics[topic] + rng.standard_normal((len(topic), width))
+    return np.concatenate([common, topics, subtopics])
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #pool-of-words
+@patch_to(Lexicon)
+def _pool_of_words(self):
+    "{word: number of its pool}, with the parts of names."
+    first = len(self.sizes) - len(self.topic)
+    pool = {
+        name.lower(): first + subtopic
+        for subtopic, cast in enumerate(self.entities)
+        for _, label in cast
+        for name in label.split()
+    }
+    pools = np.repeat(np.arange(len(self.sizes)), self.sizes).tolist()
+    return pool | dict(zip(self.words, pools))
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #lexicon-vectors
+@patch_to(Lexicon)
+def vectors(self, rng, words, width):  # words from number 2 on, entries of a vector
+    "(V, width) float32: words of one subtopic, and of one topic, lie near each other."
+    centres = _centres(rng, self.topic, width)
+    pool = self._pool_of_words()
+    own_centre = centres[[pool.get(word, 0) for word in words]]
+    spread = rng.standard_normal((len(words), width))
+    real = 0.1 * own_centre + 0.2 * spread
+    return np.concatenate([np.zeros((2, width)), real]).astype(np.float32)
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #text-lengths
 def text_lengths(rng, n, median, spread, least, most):
     "Whole log-normal numbers between two limits."
-    return np.clip(np.rint(median * np.exp(spread * rng.standard_normal(n))), least, most).astype(np.int64)
+    lengths = np.rint(median * np.exp(spread * rng.standard_normal(n)))
+    return np.clip(lengths, least, most).astype(np.int64)
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #put-names
+def _put_names(
+    words,  # of a title, to be changed
+    cast,  # of its subtopic: list of (Wikidata id, label)
+    shift,  # where its grammar starts
+    luck,  # (2,) whether one is named, and whether another one is
+    choice,  # (2,) who
+):  # the Wikidata ids of those who are named
+    "Names people in a title."
+    first, second = (cast[int(len(cast) * share)] for share in choice)
+    named = []
+    if luck[0] < 0.85:
+        words[int(shift == 2)] = first[1]
+        named.append(first[0])
+    if luck[1] < 0.3 and len(words) > 6 and second != first:
+        words[-1] = second[1]
+        named.append(second[0])
+    return named
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #toy-news
-def toy_news(rng, # a NumPy generator
-             lexicon, # a `Lexicon`
-             subtopic, # (articles,) what each article is about
-            ): # a `News`
+def _upper(text):
+    "The text with its first letter as a capital."
+    return text[:1].upper() + text[1:]
+
+
+def toy_news(
+    rng,  # a NumPy generator
+    lexicon,  # a `Lexicon`
+    subtopic,  # (articles,) what each article is about
+):  # a `News`
     "A news table: texts, and who is named in the titles."
-    n, shift = len(subtopic), rng.choice([0, 2, 3], len(subtopic))
-    titles = lexicon.sentences(rng, subtopic, text_lengths(rng, n, 10.5, .35, 3, 34), shift)
-    lengths = np.where(rng.random(n) < .05, 0, text_lengths(rng, n, 38, .45, 6, 140))
+    n = len(subtopic)
+    shift = rng.choice([0, 2, 3], n)
+    lengths = text_lengths(rng, n, 10.5, 0.35, 3, 34)
+    titles = lexicon.sentences(rng, subtopic, lengths, shift)
+    is_missing = rng.random(n) < 0.05
+    lengths = np.where(is_missing, 0, text_lengths(rng, n, 38, 0.45, 6, 140))
     abstracts = lexicon.sentences(rng, subtopic, lengths, shift)
-    named = []
-    for words, s, at, (one, two), which in zip(titles, subtopic, shift, rng.random((n, 2)).tolist(), rng.random((n, 2))):
-        first, second = (lexicon.entities[s][int(len(lexicon.entities[s]) * w)] for w in which)
-        places = [(int(at == 2), first)] * (one < .85) + [(-1, second)] * (two < .3 and len(words) > 6 and second != first)
-        for place, (_, label) in places: words[place] = label
-        named.append([entity for _, (entity, _) in places])
-    upper = lambda text: text[:1].upper() + text[1:]
-    return News(ids=np.array(["", *(f"N{10_000 + i}" for i in rng.permutation(n))]),
-                title=["", *(upper(" ".join(t)) for t in titles)],
-                abstract=["", *(upper(" ".join(t)) + "." if t else "" for t in abstracts)],
-                category=["", *(CATEGORIES[lexicon.topic[s]] for s in subtopic)],
-                subcategory=["", *(lexicon.subtopics[s] for s in subtopic)], entities=[[], *named])
+    luck, choice = rng.random((n, 2)), rng.random((n, 2))
+    casts = [lexicon.entities[s] for s in subtopic]
+    named = [*map(_put_names, titles, casts, shift, luck, choice)]
+    return News(
+        ids=np.array(["", *(f"N{10_000 + i}" for i in rng.permutation(n))]),
+        title=["", *(_upper(" ".join(t)) for t in titles)],
+        abstract=["", *(_upper(" ".join(t)) + "." if t else "" for t in abstracts)],
+        category=["", *(CATEGORIES[lexicon.topic[s]] for s in subtopic)],
+        subcategory=["", *(lexicon.subtopics[s] for s in subtopic)],
+        entities=[[], *named],
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core import atomic, fingerprint, generator, one_of, wrong
+from ...core import atomic, fingerprint, generator, one_of, patch_to, wrong
 from ..features import Features
 from ..schema import Behaviors, Dataset, Histories, owner, take
 from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
@@ -19,156 +19,260 @@ from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
 # %% ../../../nbs/data/sources/toy_world.ipynb #scales
 SCALES = {
     "small": dict(
-        articles=1000, fresh=.6, topics=8, subtopics=4, topic_words=20, subtopic_words=25, entities=4, days=5, users=300,
-        unseen=.1, returning=1., impressions=3000, valid=500, test=700, candidates=(12, .35, 2, 40), history=(13, .8, 1, 30),
-        empty=.02, daily=2),
+        articles=1000,
+        fresh=0.6,
+        topics=8,
+        subtopics=4,
+        topic_words=20,
+        subtopic_words=25,
+        entities=4,
+        days=5,
+        users=300,
+        unseen=0.1,
+        returning=1.0,
+        impressions=3000,
+        valid=500,
+        test=700,
+        candidates=(12, 0.35, 2, 40),
+        history=(13, 0.8, 1, 30),
+        empty=0.02,
+        daily=2,
+    ),
     "mind-small": dict(
-        articles=65_238, fresh=.37, topics=18, subtopics=15, topic_words=200, subtopic_words=110, entities=40, days=7,
-        users=94_057, unseen=.46841, returning=.11886, impressions=156_965, valid=0, test=73_152,
-        candidates=(24, .97, 2, 300), history=(19, 1.07, 1, 801), empty=.022, daily=0)}
+        articles=65_238,
+        fresh=0.37,
+        topics=18,
+        subtopics=15,
+        topic_words=200,
+        subtopic_words=110,
+        entities=40,
+        days=7,
+        users=94_057,
+        unseen=0.46841,
+        returning=0.11886,
+        impressions=156_965,
+        valid=0,
+        test=73_152,
+        candidates=(24, 0.97, 2, 300),
+        history=(19, 1.07, 1, 801),
+        empty=0.022,
+        daily=0,
+    ),
+}
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #sizes
 def _sizes(scale, changes):
     "The sizes of a scale with some of them changed."
     sizes = dict(SCALES[one_of("scale", scale, tuple(SCALES))])
-    for name in changes: one_of("a size of the toy world", name, tuple(sizes))
+    for name in changes:
+        one_of("a size of the toy world", name, tuple(sizes))
     sizes.update(changes)
-    if not 2 <= sizes["topics"] <= len(CATEGORIES): raise wrong(f"between 2 and {len(CATEGORIES)} topics", sizes["topics"])
+    if not 2 <= sizes["topics"] <= len(CATEGORIES):
+        raise wrong(f"between 2 and {len(CATEGORIES)} topics", sizes["topics"])
     least = 4 * sizes["topics"] * sizes["subtopics"]
-    if sizes["articles"] < least: raise wrong(f"at least {least} articles, 4 of each subtopic", sizes["articles"])
+    if sizes["articles"] < least:
+        raise wrong(f"at least {least} articles, 4 of each subtopic", sizes["articles"])
     return sizes
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #oracle
-_PARTS, _DAY = ("content", "popularity", "recency", "identity", "order"), 86_400 # seconds
+_PARTS = ("content", "popularity", "recency", "identity", "order")
+_DAY = 86_400  # seconds
+
 
 @dataclasses.dataclass
 class Oracle:
     "The utility behind the clicks of a toy world: no model can rank better."
-    topic: np.ndarray # (subtopics,) topic of each subtopic
-    subtopic: np.ndarray # (N,) subtopic of each article; row 0 is padding
-    published: np.ndarray # (N,) int64 seconds
-    quality: np.ndarray # (N,) between 0 and 1
-    peak: np.ndarray # (N,) hours from birth to peak
-    favourites: np.ndarray # (users + 1, 4) subtopics of lasting interest
-    hidden: np.ndarray # (users + 1, topics) 1 for topics of interest that no history shows
-    taste: np.ndarray # (users + 1,) for the popular
-    weights = dict(lasting=3., recent=7., popularity=2.4, recency=2.2, identity=1.7) # the w of the formula
-    shares = np.array([.4, .3, .2, .1]) # of the favourites in the lasting interest
+
+    topic: np.ndarray  # (subtopics,) topic of each subtopic
+    subtopic: np.ndarray  # (N,) subtopic of each article; row 0 is padding
+    published: np.ndarray  # (N,) int64 seconds
+    quality: np.ndarray  # (N,) between 0 and 1
+    peak: np.ndarray  # (N,) hours from birth to peak
+    favourites: np.ndarray  # (users + 1, 4) subtopics of lasting interest
+    hidden: np.ndarray  # (users + 1, topics) 1 for interests that no history shows
+    taste: np.ndarray  # (users + 1,) for the popular
+    weights = {  # the w of the formula
+        "lasting": 3.0,
+        "recent": 7.0,
+        "popularity": 2.4,
+        "recency": 2.2,
+        "identity": 1.7,
+    }
+    shares = np.array([0.4, 0.3, 0.2, 0.1])  # of the favourites in the lasting interest
 
     @property
     def kinship(self):
         "(subtopics, subtopics) how much an interest in one is an interest in another."
         same = self.topic[:, None] == self.topic
-        return .25 * same + .75 * np.eye(len(self.topic))
+        return 0.25 * same + 0.75 * np.eye(len(self.topic))
 
-    def popularity(self, rows, time): # article rows and seconds
-        "How popular articles are at a time, between 0 and 1."
-        age = (time - self.published[rows]) / 3600 / self.peak[rows]
-        return self.quality[rows] * np.maximum(age, 0) * np.exp(1 - age)
+# %% ../../../nbs/data/sources/toy_world.ipynb #oracle-popularity
+@patch_to(Oracle)
+def popularity(self, rows, time):  # article rows and seconds
+    "How popular articles are at a time, between 0 and 1."
+    age = (time - self.published[rows]) / 3600 / self.peak[rows]
+    return self.quality[rows] * np.maximum(age, 0) * np.exp(1 - age)
 
-    def mood(self, log, ordered):
-        "(impressions, subtopics) the recent interest, read from the last clicks or from all of them."
-        numbers, place = np.unique(log.history, return_inverse=True)
-        rows = log.histories.last(numbers, 12 if ordered else int(log.histories.lengths[numbers].max(initial=1)))
-        real = rows > 0
-        back = real.sum(1, keepdims=True) - 1 - np.arange(rows.shape[1])
-        weight = np.where(real, (.7 if ordered else 1.) ** np.maximum(back, 0), 0)
-        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
-        slot = np.arange(len(numbers))[:, None] * len(self.topic) + self.subtopic[rows]
-        table = np.bincount(slot.ravel(), weight.ravel(), len(numbers) * len(self.topic)).reshape(len(numbers), -1)
-        return (table @ self.kinship)[place]
+# %% ../../../nbs/data/sources/toy_world.ipynb #click-weights
+def _click_weights(
+    rows,  # (histories, clicks) article rows, 0 pads
+    ordered,  # whether late clicks weigh more
+):  # (histories, clicks), adding up to 1
+    "How much each click of a history tells about the mood."
+    real = rows > 0
+    back = real.sum(1, keepdims=True) - 1 - np.arange(rows.shape[1])
+    decay = 0.7 if ordered else 1.0
+    weight = np.where(real, decay ** np.maximum(back, 0), 0)
+    return weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
 
-    def parts(self, log, ordered=True): # a `Behaviors` of this world
-        "The parts of the utility, each flat like the candidates."
-        who, about, w = owner(log.offsets), self.subtopic[log.candidates], self.weights
-        lasting = np.einsum("j,bjs->bs", self.shares, self.kinship[self.favourites[log.user]])
-        time, user = log.time[who], log.user[who]
-        return dict(content=(w["lasting"] * lasting + w["recent"] * self.mood(log, ordered))[who, about],
-                    popularity=w["popularity"] * self.taste[user] * self.popularity(log.candidates, time),
-                    recency=w["recency"] * np.exp((self.published[log.candidates] - time) / 3600 / 12),
-                    identity=w["identity"] * self.hidden[user, self.topic[about]])
+# %% ../../../nbs/data/sources/toy_world.ipynb #oracle-mood
+@patch_to(Oracle)
+def mood(self, log, ordered):  # a `Behaviors`; whether the order of clicks is read
+    "(impressions, subtopics) recent interest, from the last clicks or all of them."
+    numbers, place = np.unique(log.history, return_inverse=True)
+    longest = int(log.histories.lengths[numbers].max(initial=1))
+    rows = log.histories.last(numbers, 12 if ordered else longest)
+    weight = _click_weights(rows, ordered)
+    count = len(self.topic)
+    slot = np.arange(len(numbers))[:, None] * count + self.subtopic[rows]
+    table = np.bincount(slot.ravel(), weight.ravel(), len(numbers) * count)
+    return (table.reshape(len(numbers), -1) @ self.kinship)[place]
 
-    def scores(self, log, # a `Behaviors` of this world
-               without=(), # parts to leave out: content, popularity, recency, identity, order
-              ): # (candidates,) expected utility
-        "The expected utility of every candidate, flat."
-        without = (without,) if isinstance(without, str) else without
-        for part in without: one_of("without", part, _PARTS)
-        scores = []
-        for start in range(0, len(log), 4096):
-            parts = self.parts(take(log, slice(start, start + 4096)), "order" not in without)
-            scores.append(sum((v for k, v in parts.items() if k not in without), np.zeros(len(parts["content"]))))
-        return np.concatenate(scores or [np.zeros(0)])
+# %% ../../../nbs/data/sources/toy_world.ipynb #oracle-parts
+@patch_to(Oracle)
+def parts(self, log, ordered=True):  # a `Behaviors` of this world
+    "The parts of the utility, each flat like the candidates."
+    who = owner(log.offsets)
+    rows = log.candidates
+    about = self.subtopic[rows]
+    user = log.user[who]
+    time = log.time[who]
+    weights = self.weights
+    likes = self.kinship[self.favourites[log.user]]
+    lasting = np.einsum("j,bjs->bs", self.shares, likes)
+    interest = weights["lasting"] * lasting + weights["recent"] * self.mood(
+        log, ordered
+    )
+    popularity = self.popularity(rows, time)
+    hours = (self.published[rows] - time) / 3600
+    return dict(
+        content=interest[who, about],
+        popularity=weights["popularity"] * self.taste[user] * popularity,
+        recency=weights["recency"] * np.exp(hours / 12),
+        identity=weights["identity"] * self.hidden[user, self.topic[about]],
+    )
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #oracle-scores
+@patch_to(Oracle)
+def scores(
+    self,
+    log,  # a `Behaviors` of this world
+    without=(),  # parts to leave out: content, popularity, recency, identity, order
+):  # (candidates,) expected utility
+    "The expected utility of every candidate, flat."
+    without = (without,) if isinstance(without, str) else without
+    for part in without:
+        one_of("without", part, _PARTS)
+    scores = []
+    for start in range(0, len(log), 4096):
+        block = take(log, slice(start, start + 4096))
+        parts = self.parts(block, "order" not in without)
+        total = np.zeros(len(parts["content"]))
+        for name, part in parts.items():
+            if name not in without:
+                total = total + part
+        scores.append(total)
+    return np.concatenate(scores or [np.zeros(0)])
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #subtopics-of-articles
+def _subtopics(rng, sizes):
+    "((subtopics,) topic of each, (articles,) subtopic of each): early ones are larger."
+    count = sizes["topics"] * sizes["subtopics"]
+    topic = np.repeat(np.arange(sizes["topics"]), sizes["subtopics"])
+    share = 1 / (3 + topic) / (2 + np.arange(count) % sizes["subtopics"])
+    return topic, rng.choice(count, sizes["articles"], p=share / share.sum())
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #articles
+def _row(column, first, dtype):
+    "A column with a row for the padding."
+    return np.concatenate([[first], column]).astype(dtype)
+
+
 def _articles(rng, sizes, start):
     "What an `Oracle` knows of articles."
-    subtopics, n = sizes["topics"] * sizes["subtopics"], sizes["articles"]
-    topic = np.repeat(np.arange(sizes["topics"]), sizes["subtopics"])
-    share = 1 / (3 + topic) / (2 + np.arange(subtopics) % sizes["subtopics"])
-    subtopic = rng.choice(subtopics, n, p=share / share.sum())
-    fresh = rng.random(n) < sizes["fresh"]
-    age = np.where(fresh, 1 - (sizes["days"] + 1) * rng.random(n), 1 + 27 * rng.random(n)) # days before the log starts
-    subtopic[:subtopics], age[:subtopics] = np.arange(subtopics), 28 # there is always something to read
+    n = sizes["articles"]
+    topic, subtopic = _subtopics(rng, sizes)
+    is_fresh = rng.random(n) < sizes["fresh"]
+    fresh = 1 - (sizes["days"] + 1) * rng.random(n)
+    age = np.where(is_fresh, fresh, 1 + 27 * rng.random(n))  # days before the log
+    subtopic[: len(topic)] = np.arange(len(topic))
+    age[: len(topic)] = 28  # there is always something to read
     late = np.argsort(age < 1 - sizes["days"], kind="stable")
     quality = 1 / (1 + np.exp(1 - 1.3 * rng.standard_normal(n)))
-    peak = np.clip(5 * np.exp(.7 * rng.standard_normal(n)), 1, 30)
-    row = lambda column, first, dtype: np.concatenate([[first], column]).astype(dtype)
-    return dict(topic=topic, subtopic=row(subtopic[late], 0, np.int64), quality=row(quality, 0, float),
-                peak=row(peak, 1, float), published=row(start - age[late] * _DAY, start - 30 * _DAY, np.int64))
+    peak = np.clip(5 * np.exp(0.7 * rng.standard_normal(n)), 1, 30)
+    return dict(
+        topic=topic,
+        subtopic=_row(subtopic[late], 0, np.int64),
+        quality=_row(quality, 0, float),
+        peak=_row(peak, 1, float),
+        published=_row(start - age[late] * _DAY, start - 30 * _DAY, np.int64),
+    )
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #traffic
 def _everybody(rng, who, n):
     "`n` visits by `who`: everyone once, if there is room, and eager users more often."
-    eager = rng.gamma(2., size=len(who))
+    eager = rng.gamma(2.0, size=len(who))
     more = rng.choice(who, max(n - len(who), 0), p=eager / eager.sum())
     return rng.permutation(np.concatenate([rng.permutation(who)[:n], more]))
 
-# %% ../../../nbs/data/sources/toy_world.ipynb #visits
-def _traffic(rng, sizes, start):
-    "Time, user and split of each impression; users are counted in the order of their first visit."
+# %% ../../../nbs/data/sources/toy_world.ipynb #late-users
+def _late_users(rng, sizes):
+    "(users of the first days, users of the last ones)."
     new = round(sizes["users"] * sizes["unseen"])
     old = np.arange(sizes["users"] - new)
-    late = np.concatenate([rng.permutation(old)[:round(len(old) * sizes["returning"])], len(old) + np.arange(new)])
-    counts = [sizes["impressions"], sizes["valid"], sizes["test"]]
-    days = [sizes["days"] - 1 - (counts[1] > 0), int(counts[1] > 0), 1]
-    user = np.concatenate([_everybody(rng, who, n) for who, n in zip((old, late, late), counts)])
+    back = rng.permutation(old)[: round(len(old) * sizes["returning"])]
+    return old, np.concatenate([back, len(old) + np.arange(new)])
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #visit-times
+def _visit_times(rng, counts, days, start):
+    "Sorted seconds of the visits of each part of the log."
     busy = 1.1 - np.cos((np.arange(24) - 4) / 24 * 2 * np.pi)
-    first, times = 0, []
-    for n, d in zip(counts, days):
-        hour = (first + rng.integers(max(d, 1), size=n)) * 24 + rng.choice(24, n, p=busy / busy.sum())
-        times.append(np.sort(start + hour * 3600 + rng.integers(3600, size=n)))
-        first += d
+    first = 0
+    times = []
+    for count, length in zip(counts, days):
+        day = first + rng.integers(max(length, 1), size=count)
+        hour = day * 24 + rng.choice(24, count, p=busy / busy.sum())
+        times.append(np.sort(start + hour * 3600 + rng.integers(3600, size=count)))
+        first += length
+    return times
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #visits
+def _traffic(rng, sizes, start):
+    "Time, user and split of each impression; users are counted by their first visit."
+    old, late = _late_users(rng, sizes)
+    counts = [sizes["impressions"], sizes["valid"], sizes["test"]]
+    has_valid = int(counts[1] > 0)
+    days = [sizes["days"] - 1 - has_valid, has_valid, 1]
+    visitors = zip((old, late, late), counts)
+    user = np.concatenate([_everybody(rng, who, n) for who, n in visitors])
+    times = np.concatenate(_visit_times(rng, counts, days, start))
     _, seen, user = np.unique(user, return_index=True, return_inverse=True)
-    return np.concatenate(times), np.argsort(np.argsort(seen))[user] + 1, np.repeat(np.arange(3), counts)
+    number = np.argsort(np.argsort(seen))[user] + 1
+    return times, number, np.repeat(np.arange(3), counts)
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #people
 def _people(rng, sizes, subtopic, users):
     "What an `Oracle` knows of users; row 0 is nobody."
-    favourites = rng.choice(subtopic[1:], (users + 1, 4)) # the more is written about it, the more like it
+    favourites = rng.choice(subtopic[1:], (users + 1, 4))
     near = rng.integers(sizes["subtopics"], size=users + 1)
-    favourites[:, 1] = favourites[:, 0] // sizes["subtopics"] * sizes["subtopics"] + near # two of one topic
+    topic = favourites[:, 0] // sizes["subtopics"]
+    favourites[:, 1] = topic * sizes["subtopics"] + near
+    everybody = np.arange(users + 1)
     hidden = np.zeros((users + 1, sizes["topics"]), np.float32)
-    for _ in range(2): hidden[np.arange(users + 1), rng.integers(sizes["topics"], size=users + 1)] = 1
-    return dict(favourites=favourites, hidden=hidden, taste=rng.gamma(2., .5, size=users + 1))
-
-# %% ../../../nbs/data/sources/toy_world.ipynb #past
-def _clicks(rng, oracle, user, when):
-    "The article that each click of the past went to; clicks of one user stand together."
-    mood = np.cumsum((rng.random(len(user)) < 1 / 8) | (np.diff(user, prepend=-1) != 0))
-    mood = oracle.subtopic[rng.integers(1, len(oracle.subtopic), int(mood.max(initial=0)) + 1)][mood]
-    own = oracle.favourites[user, rng.choice(4, len(user), p=oracle.shares)]
-    about = np.where(rng.random(len(user)) < .5, own, mood)
-    rows = 1 + np.lexsort((oracle.published[1:], oracle.subtopic[1:]))
-    span = 1 << 40 # more than any time
-    place = oracle.subtopic[rows] * span + oracle.published[rows]
-    fame = np.concatenate([[0], np.cumsum((oracle.quality[rows] / (1 - oracle.quality[rows])) ** 1.8)])
-    first, low, high = (np.searchsorted(place, about * span + t) for t in (0, when - 10 * _DAY, when))
-    low = np.where(low < high, low, first) # nothing new: anything older
-    target = fame[low] + rng.random(len(user)) * (fame[high] - fame[low])
-    found = np.clip(np.searchsorted(fame, target, side="right") - 1, low, high - 1)
-    again = _occurrence(user * len(rows) + found) # who has read it takes a neighbour
-    return rows[first + (found - first + again) % (high - first)]
+    for _ in range(2):
+        hidden[everybody, rng.integers(sizes["topics"], size=users + 1)] = 1
+    taste = rng.gamma(2.0, 0.5, size=users + 1)
+    return dict(favourites=favourites, hidden=hidden, taste=taste)
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #occurrence
 def _occurrence(keys):
@@ -180,61 +284,132 @@ def _occurrence(keys):
     count[order] = place - np.maximum.accumulate(np.where(new, place, 0))
     return count
 
+# %% ../../../nbs/data/sources/toy_world.ipynb #interests
+def _interests(
+    rng,
+    oracle,
+    user,  # of each click; clicks of one user stand together
+):  # (clicks,) subtopics
+    "What each click of the past was about."
+    other_user = np.diff(user, prepend=-1) != 0
+    mood = np.cumsum((rng.random(len(user)) < 1 / 8) | other_user)
+    count = int(mood.max(initial=0)) + 1
+    moods = oracle.subtopic[rng.integers(1, len(oracle.subtopic), count)]
+    favourite = rng.choice(4, len(user), p=oracle.shares)
+    lasting = oracle.favourites[user, favourite]
+    return np.where(rng.random(len(user)) < 0.5, lasting, moods[mood])
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #past-clicks
+def _clicks(rng, oracle, user, when):
+    "The article of each past click; clicks of one user stand together."
+    about = _interests(rng, oracle, user)
+    rows = 1 + np.lexsort((oracle.published[1:], oracle.subtopic[1:]))
+    span = 1 << 40  # more than any time
+    place = oracle.subtopic[rows] * span + oracle.published[rows]
+    odds = oracle.quality[rows] / (1 - oracle.quality[rows])
+    fame = np.concatenate([[0], np.cumsum(odds**1.8)])
+    first = np.searchsorted(place, about * span)
+    low = np.searchsorted(place, about * span + (when - 10 * _DAY))
+    high = np.searchsorted(place, about * span + when)
+    low = np.where(low < high, low, first)
+    target = fame[low] + rng.random(len(user)) * (fame[high] - fame[low])
+    chosen = np.searchsorted(fame, target, side="right") - 1
+    chosen = np.clip(chosen, low, high - 1)
+    again = _occurrence(user * len(rows) + chosen)
+    return rows[first + (chosen - first + again) % (high - first)]
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #past-distinct
+def _distinct(rng, rows, place, start, length):
+    """Each different stretch `rows[start:start + length]` once, in order of appearance,
+    and the number of each."""
+
+    def bits(n):
+        return rng.integers(1, 2**63, n, np.uint64)
+
+    of_row = bits(int(rows.max(initial=0)) + 1)
+    of_place = bits(int(place.max(initial=0)) + 1)
+    total = np.cumsum(np.append(np.uint64(0), of_row[rows] * of_place[place]))
+    code = np.append(np.uint64(0), total[start + length] - total[start])
+    _, first, number = np.unique(code, return_index=True, return_inverse=True)
+    picked = np.sort(first)[1:] - 1  # number 0 is the empty one
+    offsets = np.concatenate([[0, 0], np.cumsum(length[picked])])
+    shift = np.repeat(start[picked] - offsets[1:-1], length[picked])
+    flat = shift + np.arange(offsets[-1])
+    return Histories(rows[flat], offsets), np.argsort(np.argsort(first))[number][1:]
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #past-times
+def _past_times(rng, sizes, start, base, who, place):
+    "(clicks,) seconds of the clicks of histories that had `base` clicks at the start."
+    share = (place + rng.random(len(who))) / np.maximum(base[who], 1)
+    before = start - _DAY // 2 - 27 * _DAY * (1 - share)
+    day = (place - base[who]) // max(sizes["daily"], 1)
+    since = start + day * _DAY + _DAY // 2
+    return np.where(place < base[who], before, since).astype(np.int64)
+
 # %% ../../../nbs/data/sources/toy_world.ipynb #past-histories
 def _past(rng, oracle, sizes, start, time, user):
     "Histories, and the number of each impression's history."
-    users, steps = int(user.max()), sizes["days"] if sizes["daily"] else 1
-    base = np.where(rng.random(users + 1) < sizes["empty"], 0, text_lengths(rng, users + 1, *sizes["history"]))
+    users = int(user.max())
+    steps = sizes["days"] if sizes["daily"] else 1
+    is_empty = rng.random(users + 1) < sizes["empty"]
+    base = np.where(is_empty, 0, text_lengths(rng, users + 1, *sizes["history"]))
     length = np.where(base > 0, base + (steps - 1) * sizes["daily"], 0)
     offsets = np.concatenate([[0], np.cumsum(length)])
     who = owner(offsets)
     place = np.arange(len(who)) - offsets[who]
-    before = start - _DAY // 2 - 27 * _DAY * (1 - (place + rng.random(len(who))) / np.maximum(base[who], 1))
-    since = start + (place - base[who]) // max(sizes["daily"], 1) * _DAY + _DAY // 2
-    rows = _clicks(rng, oracle, who, np.where(place < base[who], before, since).astype(np.int64))
-    seen = np.where(base[user] > 0, base[user] + (time - start) // _DAY * sizes["daily"], 0)
+    when = _past_times(rng, sizes, start, base, who, place)
+    rows = _clicks(rng, oracle, who, when)
+    grown = base[user] + (time - start) // _DAY * sizes["daily"]
+    seen = np.where(base[user] > 0, grown, 0)
     return _distinct(rng, rows, place, offsets[user], seen)
 
-# %% ../../../nbs/data/sources/toy_world.ipynb #past-distinct
-def _distinct(rng, rows, place, start, length):
-    "Each different stretch `rows[start:start + length]` once, in order of appearance, and the number of each."
-    bits = lambda n: rng.integers(1, 2**63, n, np.uint64)
-    code = bits(int(rows.max(initial=0)) + 1)[rows] * bits(int(place.max(initial=0)) + 1)[place]
-    code = np.cumsum(np.append(np.uint64(0), code))
-    code = np.append(np.uint64(0), code[start + length] - code[start]) # of a stretch: the sum over its (row, place)
-    _, first, number = np.unique(code, return_index=True, return_inverse=True)
-    picked = np.sort(first)[1:] - 1 # number 0 is the empty one
-    offsets = np.concatenate([[0, 0], np.cumsum(length[picked])])
-    flat = np.repeat(start[picked] - offsets[1:-1], length[picked]) + np.arange(offsets[-1])
-    return Histories(rows[flat], offsets), np.argsort(np.argsort(first))[number][1:]
+# %% ../../../nbs/data/sources/toy_world.ipynb #drawn-in-hour
+def _drawn_in_hour(rng, oracle, hour, wanted):
+    "(sum of wanted,) articles for the impressions of one hour, perhaps repeated."
+    now = hour * 3600
+    age = now - oracle.published
+    alive = np.flatnonzero((age >= 0) & (age < 2 * _DAY))
+    fame = 0.03 + oracle.popularity(alive, now) ** 1.5
+    weight = np.cumsum(fame * np.exp(-age[alive] / 36_000))
+    luck = rng.random(wanted.sum()) * weight[-1]
+    drawn = alive[np.searchsorted(weight, luck)]
+    last = np.cumsum(wanted) - 1
+    any_two = rng.integers(len(alive), size=len(wanted))
+    drawn[last] = alive[any_two]
+    drawn[last - 1] = alive[any_two - 1]
+    return drawn
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #candidates
 def _candidates(rng, oracle, time, size):
     "Distinct candidates of each impression in random order, and their offsets."
-    drawn, wanted, n = [], size + size // 2 + 4, len(oracle.published)
+    wanted = size + size // 2 + 4
     hour, begin = np.unique(time // 3600, return_index=True)
-    for h, a, b in zip(hour, begin, [*begin[1:], len(time)]):
-        age = h * 3600 - oracle.published
-        alive = np.flatnonzero((age >= 0) & (age < 2 * _DAY))
-        weight = np.cumsum((.03 + oracle.popularity(alive, h * 3600) ** 1.5) * np.exp(-age[alive] / 36_000))
-        draw = alive[np.searchsorted(weight, rng.random(wanted[a:b].sum()) * weight[-1])]
-        last, any_two = np.cumsum(wanted[a:b]) - 1, rng.integers(len(alive), size=b - a)
-        draw[last], draw[last - 1] = alive[any_two], alive[any_two - 1] # never fewer than two different ones
-        drawn.append(draw)
-    who, article = np.repeat(np.arange(len(time)), wanted), np.concatenate(drawn)
-    _, new = np.unique(who * n + article, return_index=True)
+    drawn = [
+        _drawn_in_hour(rng, oracle, h, wanted[a:b])
+        for h, a, b in zip(hour, begin, [*begin[1:], len(time)])
+    ]
+    who = np.repeat(np.arange(len(time)), wanted)
+    article = np.concatenate(drawn)
+    pair = who * len(oracle.published) + article
+    _, new = np.unique(pair, return_index=True)
     new.sort()
-    who, article = who[new], article[new]
+    who = who[new]
+    article = article[new]
     place = np.arange(len(who)) - np.searchsorted(who, np.arange(len(time)))[who]
-    who, article = who[place < size[who]], article[place < size[who]]
-    return article[np.argsort(who + rng.random(len(who)))], np.searchsorted(who, np.arange(len(time) + 1))
+    kept = place < size[who]
+    who = who[kept]
+    article = article[kept]
+    order = np.argsort(who + rng.random(len(who)))
+    return article[order], np.searchsorted(who, np.arange(len(time) + 1))
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #labels
 def _labels(rng, utility, offsets):
     "1 for the clicked candidates: the best of each impression after Gumbel noise."
-    who, size = owner(offsets), np.diff(offsets)
-    clicks = np.minimum(rng.geometric(.67, len(size)), size - 1)
-    order = np.argsort(who * 1e4 - utility - rng.gumbel(size=len(utility))) # far more than utilities differ
+    who = owner(offsets)
+    size = np.diff(offsets)
+    clicks = np.minimum(rng.geometric(0.67, len(size)), size - 1)
+    noisy = who * 1e4 - utility - rng.gumbel(size=len(utility))
+    order = np.argsort(noisy)  # 1e4 is far more than utilities differ
     labels = np.zeros(len(utility), np.int8)
     labels[order[np.arange(len(who)) - offsets[who] < clicks[who]]] = 1
     return labels
@@ -243,8 +418,10 @@ def _labels(rng, utility, offsets):
 def _damaged(line, way):
     "A line that no reader can read: too short, without a time, or without candidates."
     fields = line.split("\t")
-    if len(fields) != 5 or way == 0: return "\t".join(fields[:3])
-    if way == 1: return "\t".join([*fields[:2], "yesterday", *fields[3:]])
+    if len(fields) != 5 or way == 0:
+        return "\t".join(fields[:3])
+    if way == 1:
+        return "\t".join([*fields[:2], "yesterday", *fields[3:]])
     return "\t".join([*fields[:4], ""])
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #write-lines
@@ -255,96 +432,174 @@ def _write(path, lines, malformed=0):
         at = len(lines) * (i + 1) // (malformed + 1)
         lines.insert(at, _damaged(lines[at - 1], i % 3))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary: temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    text = "".join(f"{line}\n" for line in lines)
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #clock-text
+def _clock(time):  # seconds
+    "A time as MIND writes it."
+    at = datetime.datetime.fromtimestamp(time, datetime.timezone.utc)
+    half = "AM" if at.hour < 12 else "PM"
+    return f"{at:%m/%d/%Y} {(at.hour - 1) % 12 + 1}:{at:%M:%S} {half}"
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #behavior-lines
 def _behavior_lines(data, log, labels):
     "The lines of a behaviors.tsv."
-    ids, rows, o = data.news.ids.tolist(), log.candidates.tolist(), log.offsets.tolist()
-    shown = [[f"{i}-0" for i in ids], [f"{i}-1" for i in ids]] if labels else [ids, ids]
+    ids = data.news.ids.tolist()
+    rows = log.candidates.tolist()
+    ends = log.offsets.tolist()
     clicked = log.labels.tolist()
-    pasts = {h: " ".join(ids[r] for r in log.histories[h].tolist()) for h in np.unique(log.history).tolist()}
-    for i, (name, user, time, history) in enumerate(zip(log.ids, log.user, log.time.tolist(), log.history.tolist())):
-        at = datetime.datetime.fromtimestamp(time, datetime.timezone.utc)
-        clock = f"{at:%m/%d/%Y} {(at.hour - 1) % 12 + 1}:{at:%M:%S} {'AM' if at.hour < 12 else 'PM'}"
-        impression = " ".join([shown[clicked[k]][rows[k]] for k in range(o[i], o[i + 1])])
-        yield f"{name}\t{data.users[user]}\t{clock}\t{pasts[history]}\t{impression}"
+    shown = [[f"{i}-0" for i in ids], [f"{i}-1" for i in ids]] if labels else [ids, ids]
+    pasts = {
+        number: " ".join(ids[r] for r in log.histories[number].tolist())
+        for number in np.unique(log.history).tolist()
+    }
+    columns = zip(log.ids, log.user, log.time.tolist(), log.history.tolist())
+    for i, (name, user, time, history) in enumerate(columns):
+        places = range(ends[i], ends[i + 1])
+        candidates = " ".join([shown[clicked[k]][rows[k]] for k in places])
+        past = pasts[history]
+        yield f"{name}\t{data.users[user]}\t{_clock(time)}\t{past}\t{candidates}"
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #entities
+def _entity(id, label, title):
+    "An entity of a title, as MIND describes it."
+    return dict(
+        Label=label,
+        Type="C",
+        WikidataId=id,
+        Confidence=1.0,
+        OccurrenceOffsets=[title.find(label)],
+        SurfaceForms=[label],
+    )
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #news-lines
 def _news_lines(data, rows):
     "The lines of a news.tsv."
-    n = data.news
-    for r in rows.tolist():
-        labels = [data.entity_names[e] for e in n.entities[r]]
-        named = [dict(Label=label, Type="C", WikidataId=e, Confidence=1.0, OccurrenceOffsets=[n.title[r].find(label)],
-                      SurfaceForms=[label]) for e, label in zip(n.entities[r], labels)]
-        yield "\t".join([n.ids[r], n.category[r], n.subcategory[r], n.title[r], n.abstract[r],
-                         f"https://example.org/{n.ids[r]}.html", json.dumps(named), "[]"])
+    news = data.news
+    for row in rows.tolist():
+        id, title = news.ids[row], news.title[row]
+        named = [_entity(e, data.entity_names[e], title) for e in news.entities[row]]
+        kinds = (news.category[row], news.subcategory[row])
+        address = f"https://example.org/{id}.html"
+        texts = (title, news.abstract[row], address, json.dumps(named), "[]")
+        yield "\t".join([id, *kinds, *texts])
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #vector-lines
-def _vector_lines(data, rows):
-    "The lines of an entity_embedding.vec: entities of one subcategory lie near each other."
-    home = {e: data.news.subcategory[r] for r in rows.tolist() for e in data.news.entities[r]}
-    return (_vector_line(entity, ("entity", entity), ("subcategory", subcategory)) for entity, subcategory in home.items())
-
 def _vector_line(name, *purposes):
     "A name and its vector, a sum of random ones."
-    vector = sum(.1 * generator(*purpose).standard_normal(100) for purpose in purposes)
+    vector = sum(0.1 * generator(*purpose).standard_normal(100) for purpose in purposes)
     return "\t".join([name, *(f"{v:.6f}" for v in vector)])
+
+
+def _vector_lines(data, rows):
+    "The lines of an entity_embedding.vec."
+    home = {
+        entity: data.news.subcategory[row]
+        for row in rows.tolist()
+        for entity in data.news.entities[row]
+    }
+    for entity, subcategory in home.items():
+        yield _vector_line(entity, ("entity", entity), ("subcategory", subcategory))
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #toy-data
 @dataclasses.dataclass
 class ToyData(Dataset):
-    "A toy world as a data set: `oracle` knows its utility, `write_mind` writes it as files."
-    entity_names: dict = dataclasses.field(default_factory=dict) # Wikidata id -> label
+    """A toy world as a data set: `oracle` knows its utility, `write_mind` writes it as
+    files."""
 
-    def write_mind(self, folder, # where train/, dev/ and perhaps test/ are written
-                   malformed=0, # broken lines to add to each behaviors.tsv and news.tsv
-                   unlabelled=False, # whether to write the test split once more, without labels, to test/
-                  ): # the folder, a `Path`
-        "Writes the world in MIND's file format."
-        parts = dict(train=[s for s in (self.train, self.valid) if s is not None])
-        if self.test is not None: parts["dev"] = [self.test]
-        if unlabelled: parts["test"] = [self.split("test")]
-        late = self.oracle.published >= (self.test.time.min() // _DAY * _DAY if self.test is not None else np.inf)
-        for name, logs in parts.items():
-            used = [r for s in logs for r in (s.candidates, *(s.histories[h] for h in np.unique(s.history)))]
-            wanted = ~late if name == "train" else late.copy()
-            wanted[np.concatenate(used)], wanted[0] = True, False
-            rows, at = np.flatnonzero(wanted), Path(folder) / name
-            _write(at / "behaviors.tsv", (l for s in logs for l in _behavior_lines(self, s, name != "test")), malformed)
-            _write(at / "news.tsv", _news_lines(self, rows), malformed)
-            _write(at / "entity_embedding.vec", _vector_lines(self, rows))
-            _write(at / "relation_embedding.vec", (_vector_line(f"P{i}", ("relation", i)) for i in range(1, 21)))
-        return Path(folder)
+    entity_names: dict = dataclasses.field(default_factory=dict)  # Wikidata id -> label
 
-# %% ../../../nbs/data/sources/toy_world.ipynb #toy
-def toy(scale="small", # "small" for examples, "mind-small" for MIND-small's counts
-        seed=0, # every array is a function of it
-        vectors=None, # width of word vectors that know the topics; None = no word vectors
-        recipe={}, # how texts become numbers, see `data.features`
-        **sizes, # other sizes than the scale's, such as `articles`, `users`, `impressions`, `valid`, `test`
-       ): # a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
-    "A data set from a world whose best reachable AUC is known."
-    made = _sizes(scale, sizes)
-    rng = lambda purpose: generator(seed, "toy", purpose)
-    start = int(datetime.datetime(2019, 11, 16, tzinfo=datetime.timezone.utc).timestamp()) - made["days"] * _DAY
-    world = _articles(rng("articles"), made, start)
-    lexicon = Lexicon.invent(rng("words"), world["topic"], *(made[k] for k in ("topic_words", "subtopic_words", "entities")))
-    news = toy_news(rng("news"), lexicon, world["subtopic"][1:])
+    def _article_rows(self, name, logs):
+        "The rows of the articles that go into one part's file."
+        day = np.inf if self.test is None else self.test.time.min() // _DAY * _DAY
+        is_late = self.oracle.published >= day
+        wanted = ~is_late if name == "train" else is_late
+        for log in logs:
+            wanted[log.candidates] = True
+            for number in np.unique(log.history):
+                wanted[log.histories[number]] = True
+        wanted[0] = False
+        return np.flatnonzero(wanted)
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #write-mind
+@patch_to(ToyData)
+def write_mind(
+    self,
+    folder,  # where train/, dev/ and perhaps test/ are written
+    malformed=0,  # broken lines to add to each behaviors.tsv and news.tsv
+    unlabelled=False,  # whether to write the test split once more, without labels, to test/
+):  # the folder, a `Path`
+    "Writes the world in MIND's file format."
+    parts = dict(train=[s for s in (self.train, self.valid) if s is not None])
+    if self.test is not None:
+        parts["dev"] = [self.test]
+    if unlabelled:
+        parts["test"] = [self.split("test")]
+    relations = [_vector_line(f"P{i}", ("relation", i)) for i in range(1, 21)]
+    for name, logs in parts.items():
+        rows = self._article_rows(name, logs)
+        part = Path(folder) / name
+        lines = []
+        for log in logs:
+            lines += _behavior_lines(self, log, name != "test")
+        _write(part / "behaviors.tsv", lines, malformed)
+        _write(part / "news.tsv", _news_lines(self, rows), malformed)
+        _write(part / "entity_embedding.vec", _vector_lines(self, rows))
+        _write(part / "relation_embedding.vec", relations)
+    return Path(folder)
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #draw-log
+def _draw_log(rng, made, start, world):
+    "(`Oracle`, `Behaviors` of all splits, split of each impression)."
     time, user, split = _traffic(rng("traffic"), made, start)
-    users = int(user.max())
-    oracle = Oracle(**world, **_people(rng("people"), made, world["subtopic"], users))
+    people = _people(rng("people"), made, world["subtopic"], int(user.max()))
+    oracle = Oracle(**world, **people)
     histories, history = _past(rng("past"), oracle, made, start, time, user)
-    shown = text_lengths(rng("sizes"), len(time), *made["candidates"])
-    candidates, offsets = _candidates(rng("candidates"), oracle, time, shown)
-    ids = np.arange(len(time)) - np.where(split == 2, (split < 2).sum(), 0) + 1 # counted anew in MIND's second file
+    size = text_lengths(rng("sizes"), len(time), *made["candidates"])
+    candidates, offsets = _candidates(rng("candidates"), oracle, time, size)
+    before = np.where(split == 2, (split < 2).sum(), 0)
+    ids = np.arange(len(time)) - before + 1  # counted anew in MIND's second file
     log = Behaviors(ids, user, time, history, candidates, offsets, None, histories)
     log.labels = _labels(rng("clicks"), oracle.scores(log), offsets)
-    train, valid, test = (take(log, split == s) if (split == s).any() else None for s in range(3))
+    return oracle, log, split
+
+# %% ../../../nbs/data/sources/toy_world.ipynb #toy
+def toy(
+    scale="small",  # "small" for examples, "mind-small" for MIND-small's counts
+    seed=0,  # every array is a function of it
+    vectors=None,  # width of word vectors that know the topics; None = no word vectors
+    recipe={},  # how texts become numbers, see `data.features`
+    **sizes,  # other sizes than the scale's, such as `articles`, `users`, `impressions`, `valid`, `test`
+):  # a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
+    "A data set from a world whose best reachable AUC is known."
+    made = _sizes(scale, sizes)
+
+    def rng(purpose):
+        return generator(seed, "toy", purpose)
+
+    end = datetime.datetime(2019, 11, 16, tzinfo=datetime.timezone.utc)
+    start = int(end.timestamp()) - made["days"] * _DAY
+    world = _articles(rng("articles"), made, start)
+    pools = (made[k] for k in ("topic_words", "subtopic_words", "entities"))
+    lexicon = Lexicon.invent(rng("words"), world["topic"], *pools)
+    news = toy_news(rng("news"), lexicon, world["subtopic"][1:])
+    oracle, log, split = _draw_log(rng, made, start, world)
+    splits = [take(log, split == s) if (split == s).any() else None for s in range(3)]
     features = Features(news, recipe)
-    if vectors: features.word_vectors = lexicon.vectors(rng("vectors"), features.vocabulary["words"], vectors)
+    if vectors:
+        words = features.vocabulary["words"]
+        features.word_vectors = lexicon.vectors(rng("vectors"), words, vectors)
+    users = int(log.user.max())
     names = np.array(["", *(f"U{u:0{len(str(users))}}" for u in range(1, users + 1))])
-    return ToyData(f"toy-{scale}", news, names, train, valid, test, features, oracle=oracle,
-                   key=fingerprint("toy", seed, made, vectors, features.recipe),
-                   entity_names=dict(pair for cast in lexicon.entities for pair in cast))
+    return ToyData(
+        f"toy-{scale}",
+        news,
+        names,
+        *splits,
+        features,
+        oracle=oracle,
+        key=fingerprint("toy", seed, made, vectors, features.recipe),
+        entity_names=dict(pair for cast in lexicon.entities for pair in cast),
+    )

@@ -13,63 +13,124 @@ from ...core import one_of, wrong
 from ...files.archives import members, open_bytes
 from ...files.mirrors import LANGUAGES, UNSPACED, xmind_files
 
-# %% ../../../nbs/data/sources/xmind.ipynb #translation-files
-def translation_files(language, # one of xMIND's codes, or a folder or file with its files
-                      size, # of MIND: "demo", "small", "large", or None where MIND came from a path
-                      test=False, # whether the articles of the large test set are wanted too
-                      cache=True, # as for `downloads_folder`
-                     ): # list of what `open_bytes` takes
-    "The files that hold one language."
+# %% ../../../nbs/data/sources/xmind.ipynb #paths-of
+def _paths_of(
+    language,  # as for `translation_files`
+    size,  # as for `translation_files`
+    test,  # as for `translation_files`
+    cache,  # as for `translation_files`
+):  # list of paths
+    "The .zip and .tsv files of a language, downloaded where it is a code."
     root = Path(language)
-    if str(language) in LANGUAGES or not root.exists(): paths = xmind_files(language, size, test, cache)
-    else: paths = sorted(p for p in root.rglob("*") if p.suffix in (".zip", ".tsv")) if root.is_dir() else [root]
-    packed = {path: members(path) if path.suffix == ".zip" else None for path in paths}
-    found = [(str(path), *way) for path, ways in packed.items() for way in ways or () if way[-1].endswith(".tsv")]
-    found += [str(path) for path, ways in packed.items() if ways is None]
-    if not found: raise wrong("xMIND's .tsv or .zip files", "none", where=str(language), remedy="copy them there")
-    return found
+    if str(language) in LANGUAGES or not root.exists():
+        return xmind_files(language, size, test, cache)
+    if not root.is_dir():
+        return [root]
+    return sorted(p for p in root.rglob("*") if p.suffix in (".zip", ".tsv"))
+
+# %% ../../../nbs/data/sources/xmind.ipynb #translation-files
+def translation_files(
+    language,  # one of xMIND's codes, or a folder or file with its files
+    size,  # of MIND: "demo", "small", "large", or None where MIND came from a path
+    test=False,  # whether the articles of the large test set are wanted too
+    cache=True,  # as for `downloads_folder`
+):  # list of what `open_bytes` takes
+    "The files that hold one language."
+    packed = []
+    plain = []
+    for path in _paths_of(language, size, test, cache):
+        if path.suffix != ".zip":
+            plain.append(str(path))
+            continue
+        tables = [way for way in members(path) if way[-1].endswith(".tsv")]
+        packed += [(str(path), *way) for way in tables]
+    if not packed + plain:
+        raise wrong(
+            "xMIND's .tsv or .zip files",
+            "none",
+            where=str(language),
+            remedy="copy them there",
+        )
+    return packed + plain
 
 # %% ../../../nbs/data/sources/xmind.ipynb #unquote
-def unquote(field): # one column of a line
+def unquote(field):  # one column of a line
     "The field without the quotes that a spreadsheet puts around it."
     inner = field[1:-1]
-    quoted = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if quoted else field
+    in_quotes = len(field) > 1 and field[0] == field[-1] == '"'
+    if in_quotes and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return field
+
+# %% ../../../nbs/data/sources/xmind.ipynb #translation
+def _translation(
+    line,  # bytes
+    number,  # of the line, from 1
+    file,  # for messages
+):  # (id, (title, abstract)), None for a line that holds nothing
+    "What one line says."
+    text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    fields = text.split("\t")
+    if fields == [""] or number == 1 and fields[0] in ("nid", "id"):
+        return None
+    if len(fields) not in (2, 3) or not fields[0]:
+        raise wrong(
+            "id, title and abstract, tab separated",
+            f"{len(fields)} columns",
+            where=f"{file}, line {number}",
+            remedy="download the file again",
+        )
+    abstract = unquote(fields[2]) if len(fields) > 2 else ""
+    return fields[0], (unquote(fields[1]), abstract)
 
 # %% ../../../nbs/data/sources/xmind.ipynb #read-translations
-def read_translations(files, # what `open_bytes` takes
-                     ): # {id: (title, abstract)}
-    "The titles and abstracts of some files; where an id occurs twice, the first counts."
-    found = {}
+def read_translations(
+    files,  # what `open_bytes` takes
+):  # {id: (title, abstract)}
+    "The titles and abstracts of some files; the first of two with one id counts."
+    texts = {}
     for file in files:
         with open_bytes(file) as lines:
             for number, line in enumerate(lines, 1):
-                fields = line.decode("utf-8-sig", errors="replace").rstrip("\r\n").split("\t")
-                if fields == [""] or number == 1 and fields[0] in ("nid", "id"): continue
-                if len(fields) not in (2, 3) or not fields[0]:
-                    raise wrong("id, title and abstract, tab separated", f"{len(fields)} columns", where=f"{file}, line {number}",
-                                remedy="download the file again")
-                found.setdefault(fields[0], (unquote(fields[1]), unquote(fields[2]) if len(fields) > 2 else ""))
-    return found
+                translation = _translation(line, number, file)
+                if translation:
+                    texts.setdefault(*translation)
+    return texts
 
 # %% ../../../nbs/data/sources/xmind.ipynb #translate
-def translate(news, # a `News`
-              found, # {id: (title, abstract)}
-             ): # (`News` with other texts, count of the articles that have them)
+def translate(
+    news,  # a `News`
+    found,  # {id: (title, abstract)}
+):  # (`News` with other texts, count of the articles that have them)
     "The articles in another language."
-    texts = [found.get(id, own) for id, own in zip(news.ids.tolist(), zip(news.title, news.abstract))]
-    count = sum(id in found for id in news.ids.tolist())
-    if not count: raise wrong(f"translations of some of {len(news) - 1} articles", "none of them", where=f"{len(found)} translations",
-                              remedy="give the files of the same MIND")
-    return dataclasses.replace(news, title=[title for title, _ in texts], abstract=[abstract for _, abstract in texts]), count
+    ids = news.ids.tolist()
+    originals = zip(news.title, news.abstract)
+    texts = [found.get(id, original) for id, original in zip(ids, originals)]
+    count = sum(id in found for id in ids)
+    if not count:
+        raise wrong(
+            f"translations of some of {len(news) - 1} articles",
+            "none of them",
+            where=f"{len(found)} translations",
+            remedy="give the files of the same MIND",
+        )
+    titles = [title for title, _ in texts]
+    abstracts = [abstract for _, abstract in texts]
+    return dataclasses.replace(news, title=titles, abstract=abstracts), count
 
 # %% ../../../nbs/data/sources/xmind.ipynb #check-language
-def check_language(language, # as for `translation_files`
-                   tokenizer, # of the recipe
-                  ):
-    "Raises the sentence that lists the languages, or names the tokenizer to take where the default one cannot cut the language."
-    if language and not Path(language).exists(): one_of("language", str(language), tuple(LANGUAGES))
+def check_language(
+    language,  # as for `translation_files`
+    tokenizer,  # of the recipe
+):
+    "Raises the sentence that lists the languages, or names a tokenizer that fits one."
+    if language and not Path(language).exists():
+        one_of("language", str(language), tuple(LANGUAGES))
     if str(language) in UNSPACED and tokenizer == "word":
         code = LANGUAGES[str(language)]
-        raise wrong(f"a tokenizer of pieces for {language}, which is written without spaces", repr(tokenizer),
-                    remedy=f"pass for instance tokenizer='bpemb.{code}.10000', vectors='bpemb.{code}.10000.100d'")
+        raise wrong(
+            f"a tokenizer of pieces for {language}, which is written without spaces",
+            repr(tokenizer),
+            remedy=f"pass for instance tokenizer='bpemb.{code}.10000', "
+            f"vectors='bpemb.{code}.10000.100d'",
+        )
