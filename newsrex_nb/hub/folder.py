@@ -128,7 +128,7 @@ def find_class(
 FORMAT = 1  # of the folder; a reader refuses newer ones
 NEEDED = "config.json", "features.json", "model.safetensors"
 MORE = "test_results.json", "training_run_summary.json", "README.md"
-ASKED = "users.json", "articles.jsonl"  # see `share`
+ASKED = "users.json", "articles.jsonl"  # see `hub.publish`
 
 # %% ../../nbs/hub/folder.ipynb #write-weights
 def _write_weights(folder, model, features):
@@ -326,7 +326,7 @@ def upload(
     private=None,  # whether a new repository is; None = as the organisation has it
     token=None,  # of the hub; None = the one that is logged in
 ):  # the handle
-    "Puts a folder on the hub; what it may hold is checked by `share`, not here."
+    "Puts a folder on the hub; what it may hold is checked by `hub.publish`, not here."
     from huggingface_hub import HfApi
 
     repository, revision, inner = read_handle(f"hf://{str(to).removeprefix('hf://')}")

@@ -12,7 +12,7 @@ from ..core import wrong
 from .pictures import COLORS
 
 # %% ../../nbs/viz/attention.ipynb #word-figure
-def word_figure(texts, # [(words, weights)], of `explain.word_weights`
+def word_figure(texts, # [(words, weights)], of `evaluate.explain.word_weights`
                 title="Attention over words"):
     "Words in cells whose colour is their weight, 1 if all words of the text had the same; a row per text."
     import matplotlib.pyplot as plt

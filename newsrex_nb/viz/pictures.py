@@ -156,7 +156,7 @@ def t_quantile(freedom): # n - 1
     return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
 
 # %% ../../nbs/viz/pictures.ipynb #seed-figure
-def seed_figure(rows, # {name: values, one per seed}, or the rows of `results.comparison`
+def seed_figure(rows, # {name: values, one per seed}, or the rows of `metrics.results.comparison`
                 metric="auc", # what was measured
                 intervals=None, # {name: (low, high)}, if not Student's over seeds
                ): # a figure
