@@ -133,7 +133,8 @@ def patch_to(cls):  # a class of the same module
 
     def patch(function):
         setattr(cls, function.__name__, function)
-        return function
+        # what the module itself calls by this name, an import for instance, stays
+        return function.__globals__.get(function.__name__, function)
 
     return patch
 

@@ -10,118 +10,247 @@ import math
 
 from keras import ops
 
-from ..core import Seeds, one_of, register
+from ..core import Seeds, one_of, patch_to, register
 from ..layers.attention import ConfiguredLayer
 from ..layers.entities import EntityNews
-from ..layers.popularity import BinEmbedding, DenseStack, PopularityUser, age_index
+from ..layers.popularity import BinEmbedding, DenseStack, PopularityUser
+from ..layers.popularity import age_index
 from .base import NewsRecommender
 
 # %% ../../nbs/models/pprec.ipynb #time-aware-popularity
 @register
 class TimeAwarePopularity(ConfiguredLayer):
     "How popular articles are at an hour: by content, age and click rate."
-    def __init__(self, input_dim, # D, width of the popularity encoder
-                 ages=1500, # ages that are told apart
-                 age_dim=100, # width of an age's vector
-                 recency=True, # whether the age is read
-                 ctr=True, # whether the click rate is read
-                 seed=0, # initial values
-                 **kwargs):
+
+    def __init__(
+        self,
+        input_dim,  # D, width of the popularity encoder
+        ages=1500,  # ages that are told apart
+        age_dim=100,  # width of an age's vector
+        recency=True,  # whether the age is read
+        ctr=True,  # whether the click rate is read
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        stack = lambda *what, **more: DenseStack(*what, **more, seed=next(seeds), **policy)
-        self.content = stack(input_dim, (256, 256, 128, 1), ("tanh", "tanh", "linear", "linear"), last_bias=False)
-        self.ctr_weight = self.weight("ctr_weight", (1,)) if ctr else None
-        if ctr: self.ctr_weight.assign([19.0])
-        self.ages = BinEmbedding(ages, age_dim, seed=next(seeds), **policy) if recency else None
-        if not recency: return
-        self.recency = stack(age_dim, (64, 64, 1), ("tanh", "tanh", "linear"), last_bias=False)
-        self.gate_news = stack(input_dim, (128,), ("linear",)) # the first layer of the gate, in two parts
-        self.gate_age = stack(age_dim, (128,), ("linear",), last_bias=False)
-        self.gate = stack(128, (64, 1), ("tanh", "sigmoid"))
+        self._make_layers(Seeds(seed))
 
-    def known(self, z): # (R, D) -> what the hour does not change, leading axis R
-        "The part of the popularity that the article alone decides."
-        return dict(content=self.content(z)[..., 0]) | (dict(gate=self.gate_news(z)) if self.ages else {})
+    def call(
+        self,
+        known,  # of the method `known`, leading axes (B, C)
+        age,  # (B, C) index of the age; None without recency
+        ctr,  # (B, C) click rate; None without it
+    ):
+        score = known["content"] if self.ages is None else self._mixed(known, age)
+        if self.ctr_weight is None:
+            return score
+        return score + self.ctr_weight * ops.cast(ctr, score.dtype)
 
-    def call(self, known, # as above, leading axes (B, C)
-             age, # (B, C) index of the age; None without recency
-             ctr): # (B, C) click rate; None without it
-        score = known["content"]
-        if self.ages is not None:
-            count, pairs = self.arguments["ages"], math.prod(ops.shape(age))
-            vectors = self.ages(ops.arange(count) if pairs > count else age)
-            fresh, part = self.recency(vectors)[..., 0], self.gate_age(vectors)
-            if pairs > count: fresh, part = (ops.take(v, age, axis=0) for v in (fresh, part))
-            share = self.gate(ops.tanh(known["gate"] + part))[..., 0]
-            score = (1 - share) * score + share * fresh
-        return score if self.ctr_weight is None else score + self.ctr_weight * ops.cast(ctr, score.dtype)
+# %% ../../nbs/models/pprec.ipynb #stack
+@patch_to(TimeAwarePopularity)
+def _stack(self, seeds, width, dims, activations, last_bias=True):
+    "A dense network with the next seed."
+    options = dict(seed=next(seeds), dtype=self.dtype_policy)
+    return DenseStack(width, dims, activations, last_bias, **options)
+
+# %% ../../nbs/models/pprec.ipynb #make-ages
+@patch_to(TimeAwarePopularity)
+def _make_ages(self, seeds):
+    "Makes what reads the age: its vectors, the recency score and the gate."
+    width, dim = self.arguments["input_dim"], self.arguments["age_dim"]
+    bins = dict(bins=self.arguments["ages"], dim=dim)
+    self.ages = BinEmbedding(**bins, seed=next(seeds), dtype=self.dtype_policy)
+    activations = ("tanh", "tanh", "linear")
+    self.recency = self._stack(seeds, dim, (64, 64, 1), activations, False)
+    self.gate_news = self._stack(seeds, width, (128,), ("linear",))
+    self.gate_age = self._stack(seeds, dim, (128,), ("linear",), False)
+    self.gate = self._stack(seeds, 128, (64, 1), ("tanh", "sigmoid"))
+
+# %% ../../nbs/models/pprec.ipynb #make-popularity
+@patch_to(TimeAwarePopularity)
+def _make_layers(self, seeds):
+    "Makes the content score, and what reads click rate and age."
+    dims, activations = (256, 256, 128, 1), ("tanh", "tanh", "linear", "linear")
+    width = self.arguments["input_dim"]
+    self.content = self._stack(seeds, width, dims, activations, False)
+    self.ctr_weight, self.ages = None, None
+    if self.arguments["ctr"]:
+        self.ctr_weight = self.weight("ctr_weight", (1,))
+        self.ctr_weight.assign([19.0])
+    if self.arguments["recency"]:
+        self._make_ages(seeds)
+
+# %% ../../nbs/models/pprec.ipynb #known
+@patch_to(TimeAwarePopularity)
+def known(
+    self,
+    z,  # (R, D)
+):  # what the hour does not change, leading axis R
+    "The part of the popularity that the article alone decides."
+    parts = dict(content=self.content(z)[..., 0])
+    if self.ages:
+        parts["gate"] = self.gate_news(z)
+    return parts
+
+# %% ../../nbs/models/pprec.ipynb #by-age
+@patch_to(TimeAwarePopularity)
+def _by_age(
+    self,
+    age,  # (B, C) index of the age
+):  # recency scores (B, C), and the age's part of the gate (B, C, 128)
+    "What ages contribute, each computed once where that is less work."
+    count, pairs = self.arguments["ages"], math.prod(ops.shape(age))
+    vectors = self.ages(ops.arange(count) if pairs > count else age)
+    fresh, gate = self.recency(vectors)[..., 0], self.gate_age(vectors)
+    if pairs > count:
+        fresh, gate = (ops.take(of_ages, age, axis=0) for of_ages in (fresh, gate))
+    return fresh, gate
+
+# %% ../../nbs/models/pprec.ipynb #mixed
+@patch_to(TimeAwarePopularity)
+def _mixed(
+    self,
+    known,  # of the method `known`, leading axes (B, C)
+    age,  # (B, C) index of the age
+):  # (B, C)
+    "Content and recency, mixed by the gate."
+    fresh, gate_of_age = self._by_age(age)
+    share = self.gate(ops.tanh(known["gate"] + gate_of_age))[..., 0]
+    return (1 - share) * known["content"] + share * fresh
 
 # %% ../../nbs/models/pprec.ipynb #wirings
 def wirings():
-    "How the sources of PP-Rec differ: switches of attentions and poolings, and of the model; all with masks."
-    own = dict(floor=False, share=False, initial=True) # bins rounded down; shared tables; given entity vectors used
-    return {"paper": ({}, own), "official": ({}, dict(floor=True, share=False, initial=False)),
-            "newsrex": (dict(projected=True, score_bias=False), own | dict(share=True))}
+    """How the sources of PP-Rec differ: switches of attentions and poolings, and of the
+    model; all with masks."""
+    paper = dict(floor=False, share=False, initial=True)
+    return {
+        "paper": ({}, paper),
+        "official": ({}, dict(floor=True, share=False, initial=False)),
+        "newsrex": (dict(projected=True, score_bias=False), paper | dict(share=True)),
+    }
 
 # %% ../../nbs/models/pprec.ipynb #pprec
 @register
 class PPRec(NewsRecommender):
-    "PP-Rec (Qi et al., ACL 2021): personal interest and time-aware popularity, mixed by a gate of the user."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 num_heads=20, # heads of the self-attentions
-                 head_dim=20, # width of such a head
-                 co_heads=5, # heads between words and entities
-                 co_dim=40, # width of such a head
-                 query_dim=200, # width of the poolings' hidden layers
-                 word_dim=300, # width of a word vector
-                 entity_dim=100, # width of an entity vector
-                 category_dim=200, # width of a category's vector; 0: categories are not read
-                 age_dim=100, # width of an age's vector
-                 ages=1500, # ages that are told apart
-                 age_hours=2, # hours of an age
-                 title_length=30, # words read of a title
-                 title_entities=5, # entities read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped
-                 recency=True, # whether popularity reads the age of an article
-                 ctr=True, # whether popularity reads the click rate of an article
-                 history_ctr=True, # whether the user encoder reads the click rates of the clicks
-                 eta=None, # fixed share of the interest, from 0 to 1; None: a gate computed from the user
-                 wiring="paper", # "paper", "official" or "newsrex"
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 entity_vectors=None, # initial entity vectors (entities + 1, entity_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    "PP-Rec (Qi et al., ACL 2021): interest and popularity, mixed by a gate of the user."
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        num_heads=20,  # heads of the self-attentions
+        head_dim=20,  # width of such a head
+        co_heads=5,  # heads between words and entities
+        co_dim=40,  # width of such a head
+        query_dim=200,  # width of the poolings' hidden layers
+        word_dim=300,  # width of a word vector
+        entity_dim=100,  # width of an entity vector
+        category_dim=200,  # width of a category's vector; 0: categories are not read
+        age_dim=100,  # width of an age's vector
+        ages=1500,  # ages that are told apart
+        age_hours=2,  # hours of an age
+        title_length=30,  # words read of a title
+        title_entities=5,  # entities read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped
+        recency=True,  # whether popularity reads the age of an article
+        ctr=True,  # whether popularity reads the click rate of an article
+        history_ctr=True,  # whether the user encoder reads the click rates of the clicks
+        eta=None,  # fixed share of the interest, from 0 to 1; None: a gate computed from the user
+        wiring="paper",  # "paper", "official" or "newsrex"
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        entity_vectors=None,  # initial entity vectors (entities + 1, entity_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
         form, self.wired = wirings()[one_of("wiring", wiring, wirings())]
-        seeds, policy, width = self.seeds, dict(dtype=self.dtype_policy), num_heads * head_dim
-        given = self.sizes, seeds, word_vectors, entity_vectors if self.wired["initial"] else None
-        encoder = lambda: EntityNews(num_heads, head_dim, co_heads, co_dim, query_dim, word_dim, entity_dim, category_dim,
-                                     title_length, title_entities, dropout, **form)
-        self.news_encoder = encoder().prepare(*given)
-        self.popularity_encoder = encoder().prepare(*given, share=self.news_encoder if self.wired["share"] else None)
-        self.user = PopularityUser(width, num_heads, head_dim, query_dim, dropout, 200 if history_ctr else None, **form,
-                                   seed=next(seeds), **policy)
-        self.popularity = TimeAwarePopularity(width, ages, age_dim, recency, ctr, seed=next(seeds), **policy)
-        self.gate = DenseStack(width, (64, 1), ("tanh", "sigmoid"), seed=next(seeds), **policy) if eta is None else None
-        self.hourly = ("ctr",) * ctr + ("ctr_bin",) * history_ctr
-        self.reads = self.news_encoder.reads | dict.fromkeys(self.hourly) | (dict(published_hour=None) if recency else {})
+        self._make_encoders(form, word_vectors, entity_vectors)
+        self._make_user(form)
+        hourly = dict(ctr=ctr, ctr_bin=history_ctr)
+        self.hourly = tuple(column for column, is_read in hourly.items() if is_read)
+        reads = self.news_encoder.reads | dict.fromkeys(self.hourly)
+        self.reads = reads | (dict(published_hour=None) if recency else {})
         self.state_key = ("history", "hour") if history_ctr else ("history",)
 
-    def encode_news(self, news, training=False): return self.news_encoder(news, training=training)
+# %% ../../nbs/models/pprec.ipynb #make-encoders
+@patch_to(PPRec)
+def _make_encoders(
+    self,
+    form,  # switches of attentions and poolings
+    word_vectors,  # initial word vectors, or None
+    entity_vectors,  # initial entity vectors, or None
+):
+    "Makes the news encoder and the popularity encoder."
+    names = ("num_heads", "head_dim", "co_heads", "co_dim", "query_dim", "word_dim")
+    names += ("entity_dim", "category_dim", "title_length", "title_entities", "dropout")
+    shape = {name: self.configuration[name] for name in names}
+    entity_vectors = entity_vectors if self.wired["initial"] else None
+    given = (self.sizes, self.seeds, word_vectors, entity_vectors)
+    self.news_encoder = EntityNews(**shape, **form).prepare(*given)
+    tables = self.news_encoder if self.wired["share"] else None
+    encoder = EntityNews(**shape, **form)
+    self.popularity_encoder = encoder.prepare(*given, share=tables)
 
-    def encode_candidate(self, news, encoded, context, training=False):
-        return {"news": encoded, **self.popularity.known(self.popularity_encoder(news, training=training))}
+# %% ../../nbs/models/pprec.ipynb #make-user
+@patch_to(PPRec)
+def _make_user(
+    self,
+    form,  # switches of attentions and poolings
+):
+    "Makes the user encoder, the popularity and the gate."
+    options, seeds = self.configuration, self.seeds
+    policy = dict(dtype=self.dtype_policy)
+    width = options["num_heads"] * options["head_dim"]
+    names = ("num_heads", "head_dim", "query_dim", "dropout")
+    user = {name: options[name] for name in names} | form
+    bins = 200 if options["history_ctr"] else None
+    self.user = PopularityUser(width, bins=bins, **user, seed=next(seeds), **policy)
+    popularity = {name: options[name] for name in ("ages", "age_dim", "recency", "ctr")}
+    self.popularity = TimeAwarePopularity(
+        width, **popularity, seed=next(seeds), **policy
+    )
+    self.gate = None
+    if options["eta"] is None:
+        layers = ((64, 1), ("tanh", "sigmoid"))
+        self.gate = DenseStack(width, *layers, seed=next(seeds), **policy)
 
-    def encode_user(self, clicked, mask, context, training=False):
-        bins = ops.cast(context["clicked"]["ctr_bin"], "int32") if self.user.bins else None
-        if bins is not None and self.wired["floor"]: bins = ops.maximum(bins - 1, 0)
-        user = self.user(clicked, mask, bins, training=training)
-        return {"user": user, "eta": self.gate(user) if self.gate else ops.full_like(user[:, :1], self.configuration["eta"])}
+# %% ../../nbs/models/pprec.ipynb #encode-news
+@patch_to(PPRec)
+def encode_news(self, news, training=False):
+    "Columns (R, …) to news vectors (R, D)."
+    return self.news_encoder(news, training=training)
 
-    def score(self, state, candidates, context, training=False):
-        columns, a, age = context["candidates"], self.configuration, None
-        if a["recency"]: age = age_index(context["hour"][:, None], columns["published_hour"], a["ages"], a["age_hours"])
-        popularity = self.popularity({k: v for k, v in candidates.items() if k != "news"}, age, columns.get("ctr"))
-        return 2 * (state["eta"] * ops.einsum("bd,bcd->bc", state["user"], candidates["news"]) + (1 - state["eta"]) * popularity)
+# %% ../../nbs/models/pprec.ipynb #encode-candidate
+@patch_to(PPRec)
+def encode_candidate(self, news, encoded, context, training=False):
+    "News vectors (R, D), and beside them what popularity takes from the article."
+    z = self.popularity_encoder(news, training=training)
+    return {"news": encoded, **self.popularity.known(z)}
+
+# %% ../../nbs/models/pprec.ipynb #encode-user
+@patch_to(PPRec)
+def encode_user(self, clicked, mask, context, training=False):
+    "The user's vector (B, D) and the share of interest (B, 1)."
+    bins = None
+    if self.user.bins:
+        bins = ops.cast(context["clicked"]["ctr_bin"], "int32")
+        if self.wired["floor"]:
+            bins = ops.maximum(bins - 1, 0)
+    user = self.user(clicked, mask, bins, training=training)
+    if self.gate:
+        return {"user": user, "eta": self.gate(user)}
+    return {"user": user, "eta": ops.full_like(user[:, :1], self.configuration["eta"])}
+
+# %% ../../nbs/models/pprec.ipynb #score
+@patch_to(PPRec)
+def score(self, state, candidates, context, training=False):
+    "Interest and popularity, mixed: logits (B, C)."
+    news, options, age = context["candidates"], self.configuration, None
+    if options["recency"]:
+        steps = (options["ages"], options["age_hours"])
+        age = age_index(context["hour"][:, None], news["published_hour"], *steps)
+    known = {name: part for name, part in candidates.items() if name != "news"}
+    popularity = self.popularity(known, age, news.get("ctr"))
+    interest = ops.einsum("bd,bcd->bc", state["user"], candidates["news"])
+    eta = state["eta"]
+    return 2 * (eta * interest + (1 - eta) * popularity)

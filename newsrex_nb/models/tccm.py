@@ -10,77 +10,130 @@ import math
 
 from keras import ops
 
-from ..core import Seeds, one_of, register
+from ..core import Seeds, one_of, patch_to, register
 from ..layers.attention import ConfiguredLayer
 from ..layers.entities import CoAttention, EntityNews
-from ..layers.popularity import BinEmbedding, DenseStack, PopularityUser, age_index
+from ..layers.popularity import BinEmbedding, DenseStack, PopularityUser
+from ..layers.popularity import age_index
 from .base import NewsRecommender
 
 # %% ../../nbs/models/tccm.ipynb #content-popularity
 @register
 class ContentPopularity(ConfiguredLayer):
-    "How popular the words and entities of a title were: bins (R, n) and (R, m) to numbers (R,) between 0 and 1."
-    def __init__(self, width=400, # of the popularity vector
-                 token_dim=200, # width of a bin's vector
-                 heads=1, # heads of the attentions, together as wide as the result
-                 dropout=0.2, # dropout rate
-                 projected=False, # whether attentions have biases and projections
-                 bins=200, # bins of a click rate
-                 seed=0, # initial values and dropout
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        seeds, policy, inner = Seeds(seed), dict(dtype=self.dtype_policy), width if projected else token_dim
-        self.bins = BinEmbedding(bins, token_dim, seed=next(seeds), **policy)
-        lift = lambda: DenseStack(token_dim, (width,), ("linear",), seed=next(seeds), **policy) if projected else None
-        self.word_lift, self.entity_lift = lift(), lift()
-        self.text = CoAttention(inner, inner, heads, width // heads, heads, width // heads, width, dropout, "add",
-                                projected=projected, score_bias=False, seed=next(seeds), **policy)
-        self.scale = DenseStack(width, (256, 256, 128, 1), ("tanh", "linear", "linear", "sigmoid"), seed=next(seeds), **policy)
-        self.drop_words, self.drop_entities = self.dropout(dropout, seeds), self.dropout(dropout, seeds)
+    "How popular words (R, n) and entities (R, m) were: numbers (R,) between 0 and 1."
 
-    def call(self, words, # (R, n) bins of words
-             word_mask, # (R, n), True for words
-             entities, # (R, m) bins of entities
-             entity_mask, # (R, m)
-             training=False): # (R,)
-        x, y = self.drop_words(self.bins(words), training=training), self.drop_entities(self.bins(entities), training=training)
-        if self.word_lift: x, y = self.word_lift(x), self.entity_lift(y)
-        return self.scale(self.text(x, word_mask, y, entity_mask, training=training))[..., 0]
+    def __init__(
+        self,
+        width=400,  # of the popularity vector
+        token_dim=200,  # width of a bin's vector
+        heads=1,  # heads of the attentions, together as wide as the result
+        dropout=0.2,  # dropout rate
+        projected=False,  # whether attentions have biases and projections
+        bins=200,  # bins of a click rate
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        self._make_layers(Seeds(seed))
+
+    def call(
+        self,
+        words,  # (R, n) bins of words
+        word_mask,  # (R, n), True for words
+        entities,  # (R, m) bins of entities
+        entity_mask,  # (R, m)
+        training=False,
+    ):  # (R,)
+        p = self._vector(words, word_mask, entities, entity_mask, training)
+        return self.scale(p)[..., 0]
+
+# %% ../../nbs/models/tccm.ipynb #vector
+@patch_to(ContentPopularity)
+def _vector(self, words, word_mask, entities, entity_mask, training):
+    "The popularity vectors (R, width) of titles."
+    x = self.drop_words(self.bins(words), training=training)
+    y = self.drop_entities(self.bins(entities), training=training)
+    if self.word_lift:
+        x, y = self.word_lift(x), self.entity_lift(y)
+    return self.text(x, word_mask, y, entity_mask, training=training)
+
+# %% ../../nbs/models/tccm.ipynb #make-layers
+@patch_to(ContentPopularity)
+def _make_layers(self, seeds):
+    "Makes the bins' vectors, the attentions and the dense network behind them."
+    options, policy = self.arguments, dict(dtype=self.dtype_policy)
+    width, token_dim = options["width"], options["token_dim"]
+    heads, projected = options["heads"], options["projected"]
+    self.bins = BinEmbedding(options["bins"], token_dim, seed=next(seeds), **policy)
+    self.word_lift, self.entity_lift = None, None
+    if projected:
+        lift = (token_dim, (width,), ("linear",))
+        self.word_lift = DenseStack(*lift, seed=next(seeds), **policy)
+        self.entity_lift = DenseStack(*lift, seed=next(seeds), **policy)
+    inner, look = width if projected else token_dim, (heads, width // heads)
+    form = dict(join="add", projected=projected, score_bias=False)
+    shape = (inner, inner, *look, *look, width, options["dropout"])
+    self.text = CoAttention(*shape, **form, seed=next(seeds), **policy)
+    dims, activations = (256, 256, 128, 1), ("tanh", "linear", "linear", "sigmoid")
+    self.scale = DenseStack(width, dims, activations, seed=next(seeds), **policy)
+    self.drop_words = self.dropout(options["dropout"], seeds)
+    self.drop_entities = self.dropout(options["dropout"], seeds)
 
 # %% ../../nbs/models/tccm.ipynb #time-factor
 @register
 class TimeFactor(ConfiguredLayer):
-    "What age makes of popularity: ages (R,) to factors (R,) between 1 and floor ** -exponent, in float32."
-    def __init__(self, ages=505, # ages that are told apart
-                 age_dim=100, # width of an age's vector
-                 exponent=2.0, # how strongly it acts; 0: not at all
-                 floor=0.1, # smallest number that is raised to the negative exponent; 0: none
-                 seed=0, # initial values
-                 **kwargs):
+    "What age makes of popularity: ages (R,) to factors (R,) of 1 or more, in float32."
+
+    def __init__(
+        self,
+        ages=505,  # ages that are told apart
+        age_dim=100,  # width of an age's vector
+        exponent=2.0,  # how strongly it acts; 0: not at all
+        floor=0.1,  # smallest number that is raised to the negative exponent; 0: none
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
         self.ages = BinEmbedding(ages, age_dim, seed=next(seeds), **policy)
-        self.scale = DenseStack(age_dim, (64, 64, 1), ("tanh", "linear", "linear"), seed=next(seeds), **policy)
+        layers = ((64, 64, 1), ("tanh", "linear", "linear"))
+        self.scale = DenseStack(age_dim, *layers, seed=next(seeds), **policy)
 
-    def call(self, ages): # (R,) integers
-        a, logits = self.arguments, ops.cast(self.scale(self.ages(ages))[..., 0], "float32")
-        least = math.log(a["floor"]) if a["floor"] else -math.inf
-        return ops.exp(-a["exponent"] * ops.maximum(ops.log_sigmoid(logits), least))
+    def call(self, ages):  # (R,) integers
+        exponent, floor = self.arguments["exponent"], self.arguments["floor"]
+        logits = ops.cast(self.scale(self.ages(ages))[..., 0], "float32")
+        least = math.log(floor) if floor else -math.inf
+        return ops.exp(-exponent * ops.maximum(ops.log_sigmoid(logits), least))
 
 # %% ../../nbs/models/tccm.ipynb #wirings
-def wirings(width): # of a news vector
-    "How the sources of TCCM differ: the news encoder, attentions and poolings of user and content, heads, time's floor; all with masks."
+def wirings(width):  # of a news vector
+    """How the sources of TCCM differ: the news encoder, attentions and poolings of user
+    and content, heads, time's floor; all with masks."""
     projected = dict(projected=True, score_bias=False)
-    added = lambda heads, head_dim: dict(co_heads=heads, co_dim=head_dim, query_dim=width, join="add", score_bias=False)
-    return {"paper": (lambda *heads: {}, {}, 1, 0.1), "official": (added, {}, width, 0.0),
-            "newsrex": (lambda *heads: projected, projected, 1, 1e-6)}
+
+    def as_pprec(num_heads, head_dim):
+        return {}
+
+    def added(num_heads, head_dim):
+        looks = dict(co_heads=num_heads, co_dim=head_dim)
+        return dict(**looks, query_dim=width, join="add", score_bias=False)
+
+    def with_projections(num_heads, head_dim):
+        return projected
+
+    return {
+        "paper": (as_pprec, {}, 1, 0.1),
+        "official": (added, {}, width, 0.0),
+        "newsrex": (with_projections, projected, 1, 1e-6),
+    }
 
 # %% ../../nbs/models/tccm.ipynb #bins-at
-def bins_at(table, # (hours, size) bins of words or entities
-            hour, # (R,) int32
-            ids, # (R, n) their numbers
-           ): # their bins (R, n), and which of them are there (R, n)
-    "Bins of words or entities at an hour; the table's last hour stands for all later ones."
+def bins_at(
+    table,  # (hours, size) bins of words or entities
+    hour,  # (R,) int32
+    ids,  # (R, n) their numbers
+):  # their bins (R, n), and which of them are there (R, n)
+    "Bins of words or entities at an hour."
     hours, size = ops.shape(table)
     start = ops.minimum(ops.maximum(hour, 0), hours - 1) * size
     return ops.take(ops.reshape(table, (-1,)), start[:, None] + ids, axis=0), ids > 0
@@ -88,60 +141,125 @@ def bins_at(table, # (hours, size) bins of words or entities
 # %% ../../nbs/models/tccm.ipynb #tccm
 @register
 class TCCM(NewsRecommender):
-    "TCCM (CIKM 2023): interest, and a popularity predicted from words, entities and age that can be set from outside."
+    "TCCM (CIKM 2023): interest, and a popularity that can be set from outside."
+
     state_key, candidate_key = ("history", "hour"), ("row", "hour")
     hourly, tables = ("ctr_bin",), ("word_ctr", "entity_ctr")
 
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 num_heads=20, # heads of the self-attentions
-                 head_dim=20, # width of such a head
-                 co_heads=5, # heads between words and entities; "official": as those of the self-attentions
-                 co_dim=40, # width of such a head; "official": likewise
-                 query_dim=200, # width of the poolings' hidden layers; "official": of the user's alone
-                 word_dim=300, # width of a word vector
-                 entity_dim=100, # width of an entity vector
-                 token_dim=200, # width of the vector of a word's or an entity's bin
-                 age_dim=100, # width of an age's vector
-                 ages=505, # ages in hours that are told apart
-                 exponent=2.0, # how strongly the time factor acts; 0: not at all
-                 title_length=30, # words read of a title
-                 title_entities=5, # entities read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped
-                 intervention=None, # what is set when ranking: None, "s_p" (popularity of the content) or "pop" (all of it)
-                 intervention_value=0.5, # what it is set to
-                 wiring="paper", # "paper", "official" or "newsrex"
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 entity_vectors=None, # initial entity vectors (entities + 1, entity_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        num_heads=20,  # heads of the self-attentions
+        head_dim=20,  # width of such a head
+        co_heads=5,  # heads between words and entities; "official": as those of the self-attentions
+        co_dim=40,  # width of such a head; "official": likewise
+        query_dim=200,  # width of the poolings' hidden layers; "official": of the user's alone
+        word_dim=300,  # width of a word vector
+        entity_dim=100,  # width of an entity vector
+        token_dim=200,  # width of the vector of a word's or an entity's bin
+        age_dim=100,  # width of an age's vector
+        ages=505,  # ages in hours that are told apart
+        exponent=2.0,  # how strongly the time factor acts; 0: not at all
+        title_length=30,  # words read of a title
+        title_entities=5,  # entities read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped
+        intervention=None,  # what is set when ranking: None, "s_p" (popularity of the content) or "pop" (all of it)
+        intervention_value=0.5,  # what it is set to
+        wiring="paper",  # "paper", "official" or "newsrex"
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        entity_vectors=None,  # initial entity vectors (entities + 1, entity_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
-        seeds, policy, width = self.seeds, dict(dtype=self.dtype_policy), num_heads * head_dim
-        news, form, heads, floor = wirings(width)[one_of("wiring", wiring, wirings(width))]
-        shape = dict(co_heads=co_heads, co_dim=co_dim, query_dim=query_dim, word_dim=word_dim, entity_dim=entity_dim,
-                     title_length=title_length, title_entities=title_entities, dropout=dropout) | news(num_heads, head_dim)
-        self.news_encoder = EntityNews(num_heads, head_dim, **shape).prepare(self.sizes, seeds, word_vectors, entity_vectors)
-        self.user = PopularityUser(width, num_heads, head_dim, query_dim, dropout, **form, seed=next(seeds), **policy)
-        self.content = ContentPopularity(width, token_dim, heads, dropout, "projected" in form, seed=next(seeds), **policy)
-        self.time = TimeFactor(ages, age_dim, exponent, floor, seed=next(seeds), **policy)
-        self.gate = DenseStack(width, (128, 64, 1), ("tanh", "linear", "sigmoid"), seed=next(seeds), **policy)
+        width = num_heads * head_dim
+        legal = wirings(width)
+        news, form, heads, floor = legal[one_of("wiring", wiring, legal)]
+        self._make_news(news(num_heads, head_dim), word_vectors, entity_vectors)
+        self._make_user(width, form, heads, floor)
         self.intervention = one_of("intervention", intervention, (None, "s_p", "pop"))
         self.reads = self.news_encoder.reads | dict(ctr_bin=None, published_hour=None)
 
-    def encode_news(self, news, training=False): return self.news_encoder(news, training=training)
+# %% ../../nbs/models/tccm.ipynb #make-news
+@patch_to(TCCM)
+def _make_news(
+    self,
+    form,  # what the wiring says of the news encoder
+    word_vectors,  # initial word vectors, or None
+    entity_vectors,  # initial entity vectors, or None
+):
+    "Makes the news encoder."
+    names = ("num_heads", "head_dim", "co_heads", "co_dim", "query_dim", "word_dim")
+    names += ("entity_dim", "title_length", "title_entities", "dropout")
+    shape = {name: self.configuration[name] for name in names} | form
+    given = (self.sizes, self.seeds, word_vectors, entity_vectors)
+    self.news_encoder = EntityNews(**shape).prepare(*given)
 
-    def encode_candidate(self, news, encoded, context, training=False):
-        hour, tables, a = context["hour"], context["tables"], self.configuration
-        fixed, value = None if training else self.intervention, ops.full(ops.shape(hour), a["intervention_value"], "float32")
-        if fixed == "pop": return {"news": encoded, "popularity": value}
-        tokens = *bins_at(tables["word_ctr"], hour, news["title"]), *bins_at(tables["entity_ctr"], hour, news["entities"])
-        s = value if fixed else ops.cast(self.content(*tokens, training=training), "float32")
-        return {"news": encoded, "popularity": s * self.time(age_index(hour, news["published_hour"], a["ages"]))}
+# %% ../../nbs/models/tccm.ipynb #make-user
+@patch_to(TCCM)
+def _make_user(
+    self,
+    width,  # D
+    form,  # what the wiring says of the attentions of user and content
+    heads,  # over the bins
+    floor,  # of the time factor
+):
+    "Makes the user encoder, the popularity and the gate."
+    options, seeds = self.configuration, self.seeds
+    policy = dict(dtype=self.dtype_policy)
+    names = ("num_heads", "head_dim", "query_dim", "dropout")
+    user = {name: options[name] for name in names} | form
+    self.user = PopularityUser(width, **user, seed=next(seeds), **policy)
+    content = (width, options["token_dim"], heads, options["dropout"])
+    self.content = ContentPopularity(
+        *content, "projected" in form, seed=next(seeds), **policy
+    )
+    time = (options["ages"], options["age_dim"], options["exponent"], floor)
+    self.time = TimeFactor(*time, seed=next(seeds), **policy)
+    gate = (width, (128, 64, 1), ("tanh", "linear", "sigmoid"))
+    self.gate = DenseStack(*gate, seed=next(seeds), **policy)
 
-    def encode_user(self, clicked, mask, context, training=False):
-        user = self.user(clicked, mask, context["clicked"]["ctr_bin"], training=training)
-        return {"user": user, "eta": self.gate(user)}
+# %% ../../nbs/models/tccm.ipynb #encode-news
+@patch_to(TCCM)
+def encode_news(self, news, training=False):
+    "Columns (R, …) to news vectors (R, D)."
+    return self.news_encoder(news, training=training)
 
-    def score(self, state, candidates, context, training=False):
-        interest = ops.einsum("bd,bcd->bc", state["user"], candidates["news"])
-        return 2 * (state["eta"] * interest + (1 - state["eta"]) * ops.cast(candidates["popularity"], interest.dtype))
+# %% ../../nbs/models/tccm.ipynb #content-at
+@patch_to(TCCM)
+def _content_at(self, hour, tables, news, training):
+    "How popular the words and entities of articles (R, …) were at hours (R,): (R,)."
+    words = bins_at(tables["word_ctr"], hour, news["title"])
+    entities = bins_at(tables["entity_ctr"], hour, news["entities"])
+    return ops.cast(self.content(*words, *entities, training=training), "float32")
+
+# %% ../../nbs/models/tccm.ipynb #encode-candidate
+@patch_to(TCCM)
+def encode_candidate(self, news, encoded, context, training=False):
+    "News vectors (R, D), and beside them the popularity (R,) at hours (R,)."
+    hour, options = context["hour"], self.configuration
+    fixed = None if training else self.intervention
+    value = ops.full(ops.shape(hour), options["intervention_value"], "float32")
+    if fixed == "pop":
+        return {"news": encoded, "popularity": value}
+    if not fixed:
+        value = self._content_at(hour, context["tables"], news, training)
+    age = age_index(hour, news["published_hour"], options["ages"])
+    return {"news": encoded, "popularity": value * self.time(age)}
+
+# %% ../../nbs/models/tccm.ipynb #encode-user
+@patch_to(TCCM)
+def encode_user(self, clicked, mask, context, training=False):
+    "The user's vector (B, D) and the share of interest (B, 1)."
+    bins = context["clicked"]["ctr_bin"]
+    user = self.user(clicked, mask, bins, training=training)
+    return {"user": user, "eta": self.gate(user)}
+
+# %% ../../nbs/models/tccm.ipynb #score
+@patch_to(TCCM)
+def score(self, state, candidates, context, training=False):
+    "Interest and popularity, mixed: logits (B, C)."
+    interest = ops.einsum("bd,bcd->bc", state["user"], candidates["news"])
+    popularity = ops.cast(candidates["popularity"], interest.dtype)
+    return 2 * (state["eta"] * interest + (1 - state["eta"]) * popularity)

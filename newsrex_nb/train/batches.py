@@ -10,203 +10,341 @@ import types
 
 import numpy as np
 
-from ..core import generator, one_of, wrong
+from ..core import generator, one_of, patch_to, wrong
 from ..data.features import COLUMNS, PLANNERS
-from ..engine.plans import allocate, choose_blocks, choose_capacities, choose_widths, demand, distinct, group_of
+from ..engine.plans import allocate, choose_blocks, choose_capacities
+from ..engine.plans import choose_widths, demand, distinct, group_of
 from ..data.samples import arrange, draw_negatives, training_samples
 
 # %% ../../nbs/train/batches.ipynb #batches
 class Batches:
-    "The training batches of all epochs: shapes counted in advance, plans made chunk by chunk."
-    runs = 1 # that share the epochs among them
+    "The training batches of all epochs: shapes counted in advance, plans by the chunk."
 
-    def __init__(self, model, # a `NewsRecommender`, asked only what it reads
-                 data, # a `Dataset`
-                 behaviors, # labelled `Behaviors`
-                 batch_size, negatives, seed, epochs, order="random", shuffle=True,
-                 chunk=16, # steps of a dispatch
-                 window=None, # steps among which samples are dealt; None: 64, or 256 in a long run
-                 groups=None, # text widths, at most; None: 4, or 6 in a long run
-                 blocks=2, # history widths, at most
-                 buckets=3): # node counts of subgraphs, at most
+    runs = 1  # that share the epochs among them
+
+    def __init__(
+        self,
+        model,  # a `NewsRecommender`, asked only what it reads
+        data,  # a `Dataset`
+        behaviors,  # labelled `Behaviors`
+        batch_size,
+        negatives,
+        seed,
+        epochs,
+        order="random",
+        shuffle=True,
+        chunk=16,  # steps of a dispatch
+        window=None,  # steps among which samples are dealt; None: 64, or 256 in a long run
+        groups=None,  # text widths, at most; None: 4, or 6 in a long run
+        blocks=2,  # history widths, at most
+        buckets=3,  # node counts of subgraphs, at most
+    ):
         one_of("order", order, ("random", "positive_first"))
-        for name, value in dict(batch_size=batch_size, negatives=negatives, epochs=epochs, chunk=chunk).items():
-            if value < 1: raise wrong(f"{name} to be at least 1", value)
-        self.model, self.data, self.behaviors, self.samples = model, data, behaviors, training_samples(behaviors)
-        self.batch_size, self.negatives, self.seed, self.epochs = batch_size, negatives, seed, epochs
-        self.order, self.shuffle = order, shuffle
+        counts = dict(batch_size=batch_size, negatives=negatives, epochs=epochs)
+        for name, value in {**counts, "chunk": chunk}.items():
+            if value < 1:
+                raise wrong(f"{name} to be at least 1", value)
+        self.batch_size, self.negatives, self.epochs = batch_size, negatives, epochs
+        self.seed, self.order, self.shuffle = seed, order, shuffle
+        self.model, self.data, self.behaviors = model, data, behaviors
+        self.samples = training_samples(behaviors)
         self.long = len(self.samples) * epochs // self.runs >= 100_000
-        self.groups, self.window = groups or (6 if self.long else 4), window or (256 if self.long else 64)
+        self.groups = groups or (6 if self.long else 4)
+        self.window = window or (256 if self.long else 64)
         self.steps = -(-len(self.samples) // batch_size)
         self.chunk = min(chunk, self.steps)
-        self.hours = data.hour(behaviors.time)
-        self.users = np.where(behaviors.user <= model.sizes.users, behaviors.user, 0).astype(np.int32)
-        self.planner = data.features.planner(model.graph) if model.graph in PLANNERS else None
-        self.counted = hasattr(self.planner, "count") # whether subgraphs can be had in fewer places
+        self._read()
         self._measure()
         self._epoch = None
         self._count(blocks, buckets)
 
-    def epoch(self, number): # 0, 1, …
-        "Order, candidates and targets of one epoch; the latest is kept."
-        if self._epoch is None or self._epoch.number != number:
-            rng = lambda what: generator(self.seed, what, number)
-            drawn = draw_negatives(self.samples, self.negatives, rng("negatives"))
-            flat = np.concatenate([self.samples.clicked[:, None], drawn], axis=1)
-            target = np.zeros(len(flat), np.int32)
-            if self.order == "random":
-                target = rng("position").integers(0, flat.shape[1], len(flat)).astype(np.int32)
-                rows = np.arange(len(flat))
-                flat[rows, 0], flat[rows, target] = flat[rows, target], flat[rows, 0]
-            candidates = self.behaviors.candidates[flat]
-            order = arrange(self.lengths, self.batch_size, self.window, rng("order") if self.shuffle else None,
-                            self.loads + self.words[candidates].sum(axis=1) if self.long else None)
-            self._epoch = types.SimpleNamespace(number=number, order=order, target=target, candidates=candidates)
-        return self._epoch
-
     @property
-    def chunks(self): return -(-self.steps // self.chunk)
+    def chunks(self):
+        return -(-self.steps // self.chunk)
+
+# %% ../../nbs/train/batches.ipynb #read
+@patch_to(Batches)
+def _read(self):
+    "Hours and users of the impressions, and the planner of graphs."
+    users = self.behaviors.user
+    self.hours = self.data.hour(self.behaviors.time)
+    self.users = np.where(users <= self.model.sizes.users, users, 0).astype(np.int32)
+    planned = self.model.graph in PLANNERS
+    self.planner = self.data.features.planner(self.model.graph) if planned else None
+    # whether subgraphs can be had in fewer places
+    self.counted = hasattr(self.planner, "count")
+
+# %% ../../nbs/train/batches.ipynb #weigh
+@patch_to(Batches)
+def _weigh(self, words):
+    "`lengths` and `loads` of the samples, each history measured once."
+    histories = self.behaviors.histories
+    numbers = self.behaviors.history[self.samples.impression]
+    used, place = np.unique(numbers, return_inverse=True)
+    measured = []
+    for part in np.array_split(used, -(-len(used) // 1024)):
+        rows = histories.last(part, self.model.history_length)
+        if self.counted:
+            lengths = self.planner.count(rows)
+            loads = lengths * words.mean()
+        else:
+            lengths = np.minimum(histories.lengths[part], rows.shape[1])
+            loads = words[rows].sum(axis=1)
+        measured.append((lengths, loads))
+    self.lengths, self.loads = (np.concatenate(a)[place] for a in zip(*measured))
 
 # %% ../../nbs/train/batches.ipynb #measure
+@patch_to(Batches)
 def _measure(self):
-    "What samples are dealt by: `texts`, words of each article by column; `lengths` and `loads` of samples; `words` of candidates."
-    self.texts = {name: np.count_nonzero(self.data.features[name][:, :width], axis=1)
-                  for name, width in self.model.reads.items() if COLUMNS[name].text}
-    words = sum(self.texts.values()) if self.texts else np.minimum(np.arange(len(self.data.news)), 1) # row 0 is no article
-    histories, found = self.behaviors.histories, []
-    used, place = np.unique(self.behaviors.history[self.samples.impression], return_inverse=True)
-    for some in np.array_split(used, -(-len(used) // 1024)):
-        rows = histories.last(some, self.model.history_length)
-        if self.counted: lengths = self.planner.count(rows); loads = lengths * words.mean()
-        else: lengths, loads = np.minimum(histories.lengths[some], rows.shape[1]), words[rows].sum(axis=1)
-        found.append((lengths, loads))
-    self.lengths, self.loads = (np.concatenate(a)[place] for a in zip(*found))
-    near = self.model.graph and not self.planner # candidates bring neighbours along
-    self.words = words + words[self.data.features[self.model.graph]].sum(axis=1) if near else words
+    """What samples are dealt by: `texts`, words of each article by column; `lengths`
+    and `loads` of samples; `words` of candidates."""
+    self.texts = {
+        name: np.count_nonzero(self.data.features[name][:, :width], axis=1)
+        for name, width in self.model.reads.items()
+        if COLUMNS[name].text
+    }
+    # without texts an article counts as one word, and row 0 is no article
+    textless = np.minimum(np.arange(len(self.data.news)), 1)
+    words = sum(self.texts.values()) if self.texts else textless
+    self._weigh(words)
+    self.words = words
+    if self.model.graph and not self.planner:
+        neighbours = self.data.features[self.model.graph]
+        self.words = words + words[neighbours].sum(axis=1)
 
-Batches._measure = _measure
+# %% ../../nbs/train/batches.ipynb #draw
+@patch_to(Batches)
+def _draw(self, number):
+    "Draws one epoch, as a function of the seed and its number."
+    rng = generator(self.seed, "negatives", number)
+    drawn = draw_negatives(self.samples, self.negatives, rng)
+    flat = np.concatenate([self.samples.clicked[:, None], drawn], axis=1)
+    target = np.zeros(len(flat), np.int32)
+    if self.order == "random":
+        rng = generator(self.seed, "position", number)
+        target = rng.integers(0, flat.shape[1], len(flat)).astype(np.int32)
+        rows = np.arange(len(flat))
+        flat[rows, 0], flat[rows, target] = flat[rows, target], flat[rows, 0]
+    candidates = self.behaviors.candidates[flat]
+    rng = generator(self.seed, "order", number) if self.shuffle else None
+    loads = self.loads + self.words[candidates].sum(axis=1) if self.long else None
+    order = arrange(self.lengths, self.batch_size, self.window, rng, loads)
+    return types.SimpleNamespace(
+        number=number, order=order, target=target, candidates=candidates
+    )
 
-# %% ../../nbs/train/batches.ipynb #slots
-def slots_of(batches, # `Batches`
-             epoch, # number
-             chunk, # number of the chunk
-             edges=True, # whether the edges of subgraphs are wanted, where a planner can do without
-            ): # a namespace of arrays with a leading axis of steps
-    "What every slot of a chunk names."
-    e, model = batches.epoch(epoch), batches.model
-    numbers = e.order[chunk * batches.chunk:(chunk + 1) * batches.chunk]
+# %% ../../nbs/train/batches.ipynb #epoch
+@patch_to(Batches)
+def epoch(self, number):  # 0, 1, …
+    "Order, candidates and targets of one epoch; the latest is kept."
+    if self._epoch is None or self._epoch.number != number:
+        self._epoch = self._draw(number)
+    return self._epoch
+
+# %% ../../nbs/train/batches.ipynb #chunk-samples
+def _chunk_samples(batches, epoch, chunk):
+    "Histories, candidates, targets and the rest of the samples of a chunk."
+    drawn = batches.epoch(epoch)
+    numbers = drawn.order[chunk * batches.chunk : (chunk + 1) * batches.chunk]
     real = numbers >= 0
     impression = batches.samples.impression[numbers]
     history = np.where(real, batches.behaviors.history[impression], 0)
-    clicked = batches.behaviors.histories.last(history.ravel(), model.history_length).reshape(*real.shape, -1)
-    candidates = np.where(real[..., None], e.candidates[numbers], 0)
-    s = types.SimpleNamespace(
-        clicked=clicked, candidates=candidates.astype(np.int32), target=np.where(real, e.target[numbers], 0).astype(np.int32),
-        weight=real.astype(np.float32), user=np.where(real, batches.users[impression], 0).astype(np.int32),
-        hour=np.where(real, batches.hours[impression], 0).astype(np.int32), history=history, neighbours=None, subgraph=None)
-    if model.graph:
-        if planner := batches.planner:
-            asked = history.ravel(), clicked.reshape(-1, clicked.shape[-1])
-            if edges or not batches.counted: s.subgraph = planner.plan(*asked)
-            s.neighbours = (s.subgraph[0] if s.subgraph else planner.members(*asked)).reshape(*real.shape, -1)
-        else: s.neighbours = batches.data.features[model.graph][s.candidates]
-    n = len(numbers)
-    parts = [s.clicked, s.candidates, *([s.neighbours] if s.neighbours is not None else [])]
-    s.slots = np.concatenate([*(p.reshape(n, -1) for p in parts), np.zeros((n, 1), np.int32)], axis=1)
+    histories = batches.behaviors.histories
+    clicked = histories.last(history.ravel(), batches.model.history_length)
+    candidates = np.where(real[..., None], drawn.candidates[numbers], 0)
+    return types.SimpleNamespace(
+        clicked=clicked.reshape(*real.shape, -1),
+        candidates=candidates.astype(np.int32),
+        target=np.where(real, drawn.target[numbers], 0).astype(np.int32),
+        weight=real.astype(np.float32),
+        user=np.where(real, batches.users[impression], 0).astype(np.int32),
+        hour=np.where(real, batches.hours[impression], 0).astype(np.int32),
+        history=history,
+        neighbours=None,
+        subgraph=None,
+    )
+
+# %% ../../nbs/train/batches.ipynb #neighbours
+def _add_neighbours(batches, s, edges):
+    "Adds the rows that a graph names, and subgraphs where a planner makes them."
+    planner = batches.planner
+    if not planner:
+        s.neighbours = batches.data.features[batches.model.graph][s.candidates]
+        return
+    asked = s.history.ravel(), s.clicked.reshape(-1, s.clicked.shape[-1])
+    if edges or not batches.counted:
+        s.subgraph = planner.plan(*asked)
+    nodes = s.subgraph[0] if s.subgraph else planner.members(*asked)
+    s.neighbours = nodes.reshape(*s.history.shape, -1)
+
+# %% ../../nbs/train/batches.ipynb #slots
+def slots_of(
+    batches,  # `Batches`
+    epoch,  # number
+    chunk,  # number of the chunk
+    edges=True,  # whether the edges of subgraphs are wanted, where a planner can do without
+):  # a namespace of arrays with a leading axis of steps
+    "What every slot of a chunk names."
+    s = _chunk_samples(batches, epoch, chunk)
+    parts = [s.clicked, s.candidates]
+    if batches.model.graph:
+        _add_neighbours(batches, s, edges)
+        parts.append(s.neighbours)
+    steps = len(s.clicked)
+    padding = np.zeros((steps, 1), np.int32)
+    named = [part.reshape(steps, -1) for part in parts]
+    s.slots = np.concatenate([*named, padding], axis=1)
     s.named = s.clicked[0].size + s.candidates[0].size
     return s
 
 # %% ../../nbs/train/batches.ipynb #key-slots
 def key_slots(batches, slots):
     "The candidate keys of a chunk as integers (S, B·C): row, or row and hour."
-    hours = int(batches.hours.max(initial=0)) + 1 if "hour" in batches.model.candidate_key else 1
+    by_hour = "hour" in batches.model.candidate_key
+    hours = int(batches.hours.max(initial=0)) + 1 if by_hour else 1
     hour = slots.hour[..., None] if hours > 1 else 0
-    return (slots.candidates.astype(np.int64) * hours + hour).reshape(len(slots.candidates), -1), hours
+    key = slots.candidates.astype(np.int64) * hours + hour
+    return key.reshape(len(slots.candidates), -1), hours
+
+# %% ../../nbs/train/batches.ipynb #cut
+@patch_to(Batches)
+def _cut(self, longest, blocks, buckets):
+    "Fixes `blocks`, the history width of each place, and `nodes`, those of its graph."
+    cut = [(self.batch_size, None)]
+    if self.counted:
+        cut = choose_blocks(longest, buckets if self.shuffle else 1, power=2)
+    if self.shuffle and not self.model.graph and blocks > 1:
+        self.blocks = choose_blocks(longest, blocks)
+    else:
+        self.blocks = [(samples, self.model.history_length) for samples, _ in cut]
+    self.nodes = [nodes for _, nodes in cut]  # M of each block's subgraphs
 
 # %% ../../nbs/train/batches.ipynb #count
+@patch_to(Batches)
 def _count(self, blocks, buckets):
     "Fixes the shapes of all batches: `widths`, `places`, `blocks`, `nodes`, `keys`."
-    lengths = np.stack([*self.texts.values()], axis=1) if self.texts else np.ones((len(self.data.news), 1), int)
-    needs, self.keys = [], 1
+    columns = [*self.texts.values()]
+    textless = np.ones((len(self.data.news), 1), int)
+    lengths = np.stack(columns, axis=1) if columns else textless
+    needs = []
+    self.keys = 1
     longest = np.zeros(self.batch_size, int)
-    for epoch in range(self.epochs):
-        for chunk in range(self.chunks):
-            s = slots_of(self, epoch, chunk, edges=False)
-            values, _, first = distinct(s.slots)
-            if not needs:
-                widths = choose_widths(lengths, 1e-6 + np.bincount(values[first], minlength=len(lengths)), self.groups)
-                self.group = group_of(lengths, widths)
-            needs.append(demand(values, first, self.group, len(widths)))
-            longest = np.maximum(longest, np.count_nonzero(s.neighbours if self.counted else s.clicked, axis=2).max(axis=0))
-            if self.model.keyed: self.keys = max(self.keys, int(distinct(key_slots(self, s)[0])[2].sum(axis=1).max()))
+    chunks = [(e, chunk) for e in range(self.epochs) for chunk in range(self.chunks)]
+    for number, chunk in chunks:
+        s = slots_of(self, number, chunk, edges=False)
+        values, _, first = distinct(s.slots)
+        if not needs:
+            often = 1e-6 + np.bincount(values[first], minlength=len(lengths))
+            widths = choose_widths(lengths, often, self.groups)
+            self.group = group_of(lengths, widths)
+        needs.append(demand(values, first, self.group, len(widths)))
+        rows = s.neighbours if self.counted else s.clicked
+        longest = np.maximum(longest, np.count_nonzero(rows, axis=2).max(axis=0))
+        if self.model.keyed:
+            _, _, new = distinct(key_slots(self, s)[0])
+            self.keys = max(self.keys, int(new.sum(axis=1).max()))
+    needs = np.concatenate(needs)
     self.widths = [dict(zip(self.texts, map(int, w))) for w in widths]
-    self.places = choose_capacities(np.concatenate(needs), widths.sum(axis=1))
-    self.needs = np.concatenate(needs).mean(axis=0)
-    uneven = self.shuffle and not self.model.graph and blocks > 1
-    cut = choose_blocks(longest, buckets if self.shuffle else 1, power=2) if self.counted else [(self.batch_size, None)]
-    self.blocks = choose_blocks(longest, blocks) if uneven else [(samples, self.model.history_length) for samples, _ in cut]
-    self.nodes = [nodes for _, nodes in cut] # M of each block's subgraphs
+    self.places = choose_capacities(needs, widths.sum(axis=1))
+    self.needs = needs.mean(axis=0)
+    self._cut(longest, blocks, buckets)
 
-Batches._count = _count
-
-# %% ../../nbs/train/batches.ipynb #plan
-def plan(batches, # `Batches`
-         epoch, # 0, 1, …
-         chunk, # number of the chunk in the epoch
-        ): # (plan, steps): arrays with a leading axis of `batches.chunk` steps, and how many of them are real
-    "Everything that one dispatch needs, as arrays."
-    s = slots_of(batches, epoch, chunk, edges=False)
-    made = allocate(s.slots, batches.group, batches.places)
-    steps = len(s.clicked)
-    cut = np.split(made.position[:, :-1], np.cumsum([s.clicked[0].size, s.candidates[0].size]), axis=1)
-    clicked, candidates = cut[0].reshape(s.clicked.shape), cut[1].reshape(s.candidates.shape)
-    out = dict(rows=made.rows, count=_occurrences(made, s), user=s.user, hour=s.hour, target=s.target, weight=s.weight,
-               candidates=candidates)
-    out["clicked"], start = [], 0
-    for places, width in batches.blocks:
-        out["clicked"].append(clicked[:, start:start + places, :width]); start += places
-    out["clicked"] = tuple(out["clicked"])
-    if s.neighbours is not None: out["neighbours"] = cut[2].reshape(s.neighbours.shape)
-    if batches.planner: out |= _subgraphs(batches, s, out["neighbours"])
-    if batches.model.keyed: out |= _keys(batches, s, candidates)
-    short = batches.chunk - steps
-    grow = lambda a: np.concatenate([a, np.zeros((short, *a.shape[1:]), a.dtype)]) if short else a
-    return {k: tuple(map(grow, v)) if isinstance(v, tuple) else grow(v) for k, v in out.items()}, steps
+# %% ../../nbs/train/batches.ipynb #occurrences
+def _occurrences(allocated, slots):
+    "How often each placed row is clicked or candidate, per group; padding never is."
+    steps = len(allocated.position)
+    sizes = [rows.shape[1] for rows in allocated.rows]
+    total = sum(sizes)
+    start = np.arange(steps)[:, None] * total
+    named = allocated.position[:, : slots.named] + start
+    count = np.bincount(named.ravel(), minlength=steps * total)
+    count = count.reshape(steps, total).astype(np.int32)
+    parts = np.split(count, np.cumsum(sizes)[:-1], axis=1)
+    return tuple(np.where(rows > 0, c, 0) for rows, c in zip(allocated.rows, parts))
 
 # %% ../../nbs/train/batches.ipynb #subgraphs
 def _subgraphs(batches, slots, position):
-    "Nodes, edges and places of clicks, for each block of samples as wide as its largest graph."
-    out, start = [], 0
+    "Nodes, edges and places of clicks, for each block as wide as its largest graph."
+    steps = len(slots.clicked)
+    plans = []
+    start = 0
     for (samples, _), nodes in zip(batches.blocks, batches.nodes):
-        part, where = slice(start, start + samples), (len(slots.clicked), samples)
+        part = slice(start, start + samples)
         start += samples
-        if slots.subgraph: made = [a.reshape(len(slots.clicked), -1, *a.shape[1:])[:, part] for a in slots.subgraph[1:]]
+        if slots.subgraph:
+            whole = (a.reshape(steps, -1, *a.shape[1:]) for a in slots.subgraph[1:])
+            arrays = [a[:, part] for a in whole]
         else:
-            asked = slots.history[:, part].ravel(), slots.clicked[:, part].reshape(samples * where[0], -1)
-            made = [a.reshape(*where, *a.shape[1:]) for a in batches.planner.plan(*asked, nodes)[1:]]
-        out.append((position[:, part, :nodes], *made))
-    return dict(zip(("neighbours", "adjacency", "mapping"), zip(*out)))
-
-# %% ../../nbs/train/batches.ipynb #occurrences
-def _occurrences(made, slots):
-    "How often each placed row occurs as clicked or candidate, per group; 0 for padding and filler."
-    steps, total = len(made.position), sum(r.shape[1] for r in made.rows)
-    named = made.position[:, :slots.named] + np.arange(steps)[:, None] * total
-    count = np.bincount(named.ravel(), minlength=steps * total).reshape(steps, total).astype(np.int32)
-    ends = np.cumsum([r.shape[1] for r in made.rows])
-    return tuple(np.where(rows > 0, c, 0) for rows, c in zip(made.rows, np.split(count, ends[:-1], axis=1)))
+            clicked = slots.clicked[:, part].reshape(samples * steps, -1)
+            asked = slots.history[:, part].ravel(), clicked
+            flat = batches.planner.plan(*asked, nodes)[1:]
+            arrays = [a.reshape(steps, samples, *a.shape[1:]) for a in flat]
+        plans.append((position[:, part, :nodes], *arrays))
+    return dict(zip(("neighbours", "adjacency", "mapping"), zip(*plans)))
 
 # %% ../../nbs/train/batches.ipynb #keys
 def _keys(batches, slots, position):
-    "Candidate keys of each step, each once: where to find its row, its hour; and the key number of every candidate."
+    """Candidate keys of each step, each once: where to find its row, its hour; and the
+    key number of every candidate."""
     key, hours = key_slots(batches, slots)
     values, place, first = distinct(key)
     number = np.cumsum(first, axis=1) - 1
-    of = np.empty(key.shape, np.int32)
-    np.put_along_axis(of, place, number.astype(np.int32), axis=1)
-    out = np.zeros((2, len(key), batches.keys), np.int32)
+    of_candidate = np.empty(key.shape, np.int32)
+    np.put_along_axis(of_candidate, place, number.astype(np.int32), axis=1)
     step, column = np.nonzero(first)
+    at = step, number[first]
+    row = np.zeros((len(key), batches.keys), np.int32)
     flat = position.reshape(len(key), -1)
-    out[0][step, number[first]] = np.take_along_axis(flat, place, axis=1)[first]
-    out[1][step, number[first]] = (values % hours)[first] if hours > 1 else 0
-    return dict(key=out[0], key_hour=out[1], candidates=of.reshape(slots.candidates.shape))
+    row[at] = np.take_along_axis(flat, place, axis=1)[first]
+    hour = np.zeros((len(key), batches.keys), np.int32)
+    hour[at] = (values % hours)[first] if hours > 1 else 0
+    candidates = of_candidate.reshape(slots.candidates.shape)
+    return dict(key=row, key_hour=hour, candidates=candidates)
+
+# %% ../../nbs/train/batches.ipynb #chunk-plan
+def _chunk_plan(batches, s):
+    "The plan of the steps that a chunk has."
+    allocated = allocate(s.slots, batches.group, batches.places)
+    ends = np.cumsum([s.clicked[0].size, s.candidates[0].size])
+    parts = np.split(allocated.position[:, :-1], ends, axis=1)
+    clicked = parts[0].reshape(s.clicked.shape)
+    candidates = parts[1].reshape(s.candidates.shape)
+    arrays = dict(rows=allocated.rows, count=_occurrences(allocated, s))
+    arrays |= dict(user=s.user, hour=s.hour, target=s.target, weight=s.weight)
+    arrays |= dict(candidates=candidates)
+    starts = np.cumsum([0, *(samples for samples, _ in batches.blocks)])
+    arrays["clicked"] = tuple(
+        clicked[:, start : start + samples, :width]
+        for start, (samples, width) in zip(starts, batches.blocks)
+    )
+    if s.neighbours is not None:
+        arrays["neighbours"] = parts[2].reshape(s.neighbours.shape)
+    if batches.planner:
+        arrays |= _subgraphs(batches, s, arrays["neighbours"])
+    if batches.model.keyed:
+        arrays |= _keys(batches, s, candidates)
+    return arrays
+
+# %% ../../nbs/train/batches.ipynb #filled
+def _filled(array, steps):
+    "An array with empty steps behind those that it has, `steps` in all."
+    missing = steps - len(array)
+    if not missing:
+        return array
+    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+
+# %% ../../nbs/train/batches.ipynb #plan
+def plan(
+    batches,  # `Batches`
+    epoch,  # 0, 1, …
+    chunk,  # number of the chunk in the epoch
+):  # (plan, steps): arrays with a leading axis of `batches.chunk` steps, and how many of them are real
+    "Everything that one dispatch needs, as arrays."
+    s = slots_of(batches, epoch, chunk, edges=False)
+    arrays = {}
+    for name, value in _chunk_plan(batches, s).items():
+        if isinstance(value, tuple):
+            arrays[name] = tuple(_filled(array, batches.chunk) for array in value)
+        else:
+            arrays[name] = _filled(value, batches.chunk)
+    return arrays, len(s.clicked)

@@ -11,65 +11,119 @@ import numpy as np
 from ..core import wrong
 from .pictures import COLORS
 
+# %% ../../nbs/viz/attention.ipynb #column-widths
+def _column_widths(texts):
+    "The room of each column, in letters: its longest word and a margin."
+    longest = max(len(words) for words, _ in texts)
+    return [
+        max(len(words[i]) for words, _ in texts if i < len(words)) + 2
+        for i in range(longest)
+    ]
+
+# %% ../../nbs/viz/attention.ipynb #word-row
+def _word_row(axis, y, words, lightness, shades, left, widths, size):
+    "Draws the words of one text at the height `y`."
+    import matplotlib.pyplot as plt
+
+    for word, value, x, width in zip(words, lightness, left, widths):
+        look = dict(facecolor=shades(value), edgecolor="white")
+        axis.add_patch(plt.Rectangle((x, y - 0.45), width, 0.9, **look))
+        text = dict(ha="center", va="center", fontsize=size)
+        axis.text(x + width / 2, y, word, **text, color="w" if value > 0.6 else "k")
+
 # %% ../../nbs/viz/attention.ipynb #word-figure
-def word_figure(texts, # [(words, weights)], of `evaluate.explain.word_weights`
-                title="Attention over words"):
-    "Words in cells whose colour is their weight, 1 if all words of the text had the same; a row per text."
+def word_figure(
+    texts,  # [(words, weights)], of `evaluate.explain.word_weights`
+    title="Attention over words",
+):
+    "Words in cells whose colour is their weight in equal shares; a row per text."
     import matplotlib.pyplot as plt
     from matplotlib import colors
-    texts = [(words, np.asarray(weights) * len(words)) for words, weights in texts] # 1: an equal share, however long a text is
-    longest, most = max(len(words) for words, _ in texts), max(float(np.max(w, initial=0)) for _, w in texts)
+
+    texts = [(words, np.asarray(weights) * len(words)) for words, weights in texts]
+    most = max(float(np.max(w, initial=0)) for _, w in texts)
     scale, shades = colors.Normalize(0, max(most, 2)), plt.get_cmap("Blues")
-    widths = [max(len(words[i]) for words, _ in texts if i < len(words)) + 2 for i in range(longest)]
+    widths = _column_widths(texts)
     left = np.cumsum([0, *widths])
-    figure, axis = plt.subplots(figsize=(min(1.2 + .085 * left[-1], 14), .9 + .34 * len(texts)), layout="constrained")
-    size = min(9, 8 * 14 / max(.085 * left[-1], 14))
+    inches = 0.085 * left[-1]
+    figsize = min(1.2 + inches, 14), 0.9 + 0.34 * len(texts)
+    figure, axis = plt.subplots(figsize=figsize, layout="constrained")
+    size = min(9, 8 * 14 / max(inches, 14))
     for y, (words, weights) in enumerate(texts):
-        for word, weight, x, width in zip(words, weights, left, widths):
-            axis.add_patch(plt.Rectangle((x, y - .45), width, .9, facecolor=shades(scale(weight)), edgecolor="white"))
-            axis.text(x + width / 2, y, word, ha="center", va="center", fontsize=size, color="w" if scale(weight) > .6 else "k")
-    axis.set(xlim=(0, left[-1]), ylim=(len(texts) - .5, -.5), xticks=(), yticks=range(len(texts)), yticklabels=range(1, 1 + len(texts)),
-             ylabel="text", title=title)
+        lightness = [scale(weight) for weight in weights]
+        _word_row(axis, y, words, lightness, shades, left, widths, size)
+    axis.set(xlim=(0, left[-1]), ylim=(len(texts) - 0.5, -0.5), xticks=())
+    axis.set(yticks=range(len(texts)), yticklabels=range(1, 1 + len(texts)))
+    axis.set(ylabel="text", title=title)
     axis.spines[:].set_visible(False)
-    figure.colorbar(plt.cm.ScalarMappable(scale, shades), ax=axis, label="weight, in equal shares", pad=.01)
+    colours = plt.cm.ScalarMappable(scale, shades)
+    figure.colorbar(colours, ax=axis, label="weight, in equal shares", pad=0.01)
     return figure
 
-# %% ../../nbs/viz/attention.ipynb #click-figure
-def shortened(text, length=48): return text if len(text) <= length else text[:length - 1].rstrip() + "…"
+# %% ../../nbs/viz/attention.ipynb #shortened
+def shortened(text, length=48):
+    "A text, or its beginning and three dots where it is longer than `length`."
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
-def click_figure(titles, # of the clicked articles, oldest first
-                 weights, # (H,)
-                 title="Attention over clicks"):
+# %% ../../nbs/viz/attention.ipynb #click-figure
+def click_figure(
+    titles,  # of the clicked articles, oldest first
+    weights,  # (H,)
+    title="Attention over clicks",
+):
     "The weight of every click of a history."
     import matplotlib.pyplot as plt
-    if len(titles) != len(weights): raise wrong(f"a title for each of {len(weights)} weights", f"{len(titles)} titles")
-    figure, axis = plt.subplots(figsize=(8, 1 + .24 * len(titles)), layout="constrained")
-    axis.barh(range(len(titles)), weights, color=COLORS[0], height=.7)
-    axis.axvline(1 / len(titles), color=COLORS[1], ls="--", lw=1, label=f"equal weights, 1/{len(titles)}")
-    axis.set(yticks=range(len(titles)), ylim=(len(titles) - .4, -.6), xlabel="weight in the history", title=title)
+
+    count = len(titles)
+    if count != len(weights):
+        raise wrong(f"a title for each of {len(weights)} weights", f"{count} titles")
+    size = 8, 1 + 0.24 * count
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    axis.barh(range(count), weights, color=COLORS[0], height=0.7)
+    line = dict(color=COLORS[1], ls="--", lw=1)
+    axis.axvline(1 / count, **line, label=f"equal weights, 1/{count}")
+    axis.set(yticks=range(count), ylim=(count - 0.4, -0.6))
+    axis.set(xlabel="weight in the history", title=title)
     axis.set_yticklabels([shortened(t) for t in titles], fontsize=8)
     axis.set_ylabel("click, oldest first")
     figure.legend(loc="outside lower right", frameon=False, fontsize=8)
     return figure
 
+# %% ../../nbs/viz/attention.ipynb #cell-texts
+def _cell_texts(axis, marks, dark):
+    "Writes a text into each cell, white where the cell is dark."
+    for (r, c), text in np.ndenumerate(np.asarray(marks, object)):
+        look = dict(ha="center", va="center", fontsize=7)
+        axis.text(c, r, str(text), **look, color="w" if dark[r, c] else "k")
+
 # %% ../../nbs/viz/attention.ipynb #grid-figure
-def grid_figure(values, # (R, C)
-                rows, columns, # R and C names
-                title, label, # of the picture; of what the colour says, with its unit
-                marks=None, # (R, C) texts in the cells, or None
-                names=("", "")): # of the two axes: rows, columns
+def grid_figure(
+    values,  # (R, C)
+    rows,  # R names
+    columns,  # C names
+    title,  # of the picture
+    label,  # of what the colour says, with its unit
+    marks=None,  # (R, C) texts in the cells, or None
+    names=("", ""),  # of the two axes: rows, columns
+):
     "Numbers as colours; two-sided ones around white."
     import matplotlib.pyplot as plt
+
     values, signed = np.asarray(values, float), np.min(values) < 0
     most = np.abs(values).max() or 1
-    figure, axis = plt.subplots(figsize=(min(5.2 + .5 * len(columns), 13), 1.5 + .26 * len(rows)), layout="constrained")
-    drawn = axis.imshow(values, cmap="PuOr_r" if signed else "Blues", vmin=-most if signed else 0, vmax=most, aspect="auto")
+    size = min(5.2 + 0.5 * len(columns), 13), 1.5 + 0.26 * len(rows)
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    colours = dict(cmap="PuOr_r" if signed else "Blues", vmin=-most if signed else 0)
+    drawn = axis.imshow(values, **colours, vmax=most, aspect="auto")
     figure.suptitle(title, fontsize=11)
-    axis.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=names[1], ylabel=names[0])
-    long = max(map(len, map(str, columns))) > 4
-    axis.set_xticklabels(columns, fontsize=8, rotation=30 if long else 0, ha="right" if long else "center")
+    axis.set(xticks=range(len(columns)), yticks=range(len(rows)))
+    axis.set(xlabel=names[1], ylabel=names[0])
+    turned = dict(rotation=0, ha="center")
+    if max(map(len, map(str, columns))) > 4:
+        turned = dict(rotation=30, ha="right")
+    axis.set_xticklabels(columns, fontsize=8, **turned)
     axis.set_yticklabels([shortened(str(r)) for r in rows], fontsize=8)
-    for (r, c), text in np.ndenumerate(np.asarray(marks, object)) if marks is not None else ():
-        axis.text(c, r, str(text), ha="center", va="center", fontsize=7, color="w" if abs(values[r, c]) > .65 * most else "k")
-    figure.colorbar(drawn, ax=axis, label=label, pad=.01)
+    if marks is not None:
+        _cell_texts(axis, marks, np.abs(values) > 0.65 * most)
+    figure.colorbar(drawn, ax=axis, label=label, pad=0.01)
     return figure

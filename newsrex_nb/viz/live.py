@@ -11,7 +11,7 @@ import dataclasses, io, sys, time
 import keras
 import numpy as np
 
-from ..core import wrong
+from ..core import patch_to, wrong
 from ..data.schema import take
 from ..metrics.ranking import per_impression
 from ..metrics.results import heading
@@ -22,133 +22,214 @@ from .pictures import COLORS, log_of
 def notebook_display():
     "`IPython.display` where a notebook is listening, else None."
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return sys.modules["IPython"].display if getattr(shell, "kernel", None) is not None else None
+    if getattr(shell, "kernel", None) is None:
+        return None
+    return sys.modules["IPython"].display
 
 # %% ../../nbs/viz/live.ipynb #canvas
 class Canvas:
-    "One output of a notebook cell that is drawn again and again; nothing outside a notebook."
-    def __init__(self): self.handle, self.drawn = None, 0
+    "One output of a notebook cell that is drawn again and again; nothing elsewhere."
 
-    def draw(self, make): # a function without arguments that returns a figure; called in a notebook only
+    def __init__(self):
+        self.handle, self.drawn = None, 0
+
+    def draw(
+        self,
+        make,  # a function without arguments that returns a figure; called in a notebook only
+    ):
         "Shows the figure in place of the one before."
-        if not (notebook := notebook_display()): return
+        if not (notebook := notebook_display()):
+            return
         picture = io.BytesIO()
         make().savefig(picture, format="png", dpi=100)
         image = notebook.Image(data=picture.getvalue(), format="png")
-        if self.handle is None: self.handle = notebook.display(image, display_id=True)
-        else: self.handle.update(image)
+        if self.handle is None:
+            self.handle = notebook.display(image, display_id=True)
+        else:
+            self.handle.update(image)
         self.drawn += 1
 
 # %% ../../nbs/viz/live.ipynb #clock
 @dataclasses.dataclass
 class Clock:
     "A metric by the hour of the log."
-    hour: np.ndarray # (T,) datetime64[h], hours with impressions, ascending
-    count: np.ndarray # (T,) impressions
-    mean: np.ndarray # (T,) of the hour
-    so_far: np.ndarray # (T,) of all impressions up to the end of the hour
+
+    hour: np.ndarray  # (T,) datetime64[h], hours with impressions, ascending
+    count: np.ndarray  # (T,) impressions
+    mean: np.ndarray  # (T,) of the hour
+    so_far: np.ndarray  # (T,) of all impressions up to the end of the hour
 
     @classmethod
-    def of(cls, seconds, # (B,) times of impressions
-           values): # (B,) a metric of each, NaN where there is none
+    def of(
+        cls,
+        seconds,  # (B,) times of impressions
+        values,  # (B,) a metric of each, NaN where there is none
+    ):
         "Counts by the hour."
         there = ~np.isnan(values)
-        hour, index = np.unique(np.asarray(seconds, np.int64)[there] // 3600, return_inverse=True)
+        hours = np.asarray(seconds, np.int64)[there] // 3600
+        hour, index = np.unique(hours, return_inverse=True)
         count, total = np.bincount(index), np.bincount(index, values[there])
-        return cls(hour.astype("datetime64[h]"), count, total / np.maximum(count, 1), np.cumsum(total) / np.cumsum(count))
+        mean = total / np.maximum(count, 1)
+        so_far = np.cumsum(total) / np.cumsum(count)
+        return cls(hour.astype("datetime64[h]"), count, mean, so_far)
+
+# %% ../../nbs/viz/live.ipynb #clock-line
+def _clock_line(
+    axis,
+    name,  # of the clock
+    clock,  # a `Clock`
+    style,  # of the line
+    points,  # whether each hour is a point
+):
+    "Draws one clock."
+    end = (clock.hour + np.timedelta64(1, "h")).astype("datetime64[ms]").astype(object)
+    if points and len(end):
+        area = 8 + 60 * clock.count / clock.count.max()
+        label = "one hour (size: impressions)"
+        axis.scatter(end, clock.mean, area, color=COLORS[5], lw=0, label=label)
+    label = f"so far{name and ', '}{name}"
+    axis.plot(end, clock.so_far, **style, label=label)
 
 # %% ../../nbs/viz/live.ipynb #clock-panel
-def clock_panel(axis, clocks, # {name: `Clock`}, the last one drawn in full
-                metric): # what was measured
-    "Metric so far as a line for each clock; of the last one also the metric of each hour, larger where there are more impressions."
+def clock_panel(
+    axis,  # of matplotlib
+    clocks,  # {name: `Clock`}, the last one drawn in full
+    metric,  # what was measured
+):
+    "A line for each clock, and of the last one a point for each hour too."
     import matplotlib.dates as dates
-    others = [COLORS[i] for i in (0, 2, 3, 6)]
+
+    colours = [COLORS[i] for i in (0, 2, 3, 6)]
     for number, (name, clock) in enumerate(clocks.items(), 1):
-        last = number == len(clocks)
-        at = (clock.hour + np.timedelta64(1, "h")).astype("datetime64[ms]").astype(object) # what is known at the end of the hour
-        if last and len(at):
-            axis.scatter(at, clock.mean, 8 + 60 * clock.count / clock.count.max(), color=COLORS[5], lw=0, label="one hour (size: impressions)")
-        axis.plot(at, clock.so_far, color=COLORS[1] if last else others[number % 4], lw=2 if last else 1.2, ls="-" if last else ("--", "-.", ":")[number % 3],
-                  label=f"so far{name and ', '}{name}")
+        style = dict(color=COLORS[1], lw=2, ls="-")
+        if number < len(clocks):
+            dashes = ("--", "-.", ":")[number % 3]
+            style = dict(color=colours[number % 4], lw=1.2, ls=dashes)
+        _clock_line(axis, name, clock, style, points=number == len(clocks))
     locator = dates.AutoDateLocator(maxticks=7)
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-    axis.set(title=f"{heading(metric)} on the log's clock", xlabel="time in the log", ylabel=f"{heading(metric)}, mean per impression")
+    axis.set(title=f"{heading(metric)} on the log's clock", xlabel="time in the log")
+    axis.set_ylabel(f"{heading(metric)}, mean per impression")
     axis.grid(color=".92")
     axis.set_axisbelow(True)
-    if clocks: axis.legend(frameon=False, fontsize=8)
+    if clocks:
+        axis.legend(frameon=False, fontsize=8)
 
-# %% ../../nbs/viz/live.ipynb #clock-figure
-def new_figure(panels, width): # how many, inches of each
+# %% ../../nbs/viz/live.ipynb #new-figure
+def new_figure(panels, width):  # how many, inches of each
     "A figure that no global list keeps, and its panels."
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * panels, 3.4), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
-def clock_figure(clocks, # {name: `Clock`}, or one
-                 metric="auc"):
+# %% ../../nbs/viz/live.ipynb #clock-figure
+def clock_figure(
+    clocks,  # {name: `Clock`}, or one
+    metric="auc",
+):
     "Metric per hour and so far, as a picture."
     figure, axes = new_figure(1, 7)
     clock_panel(axes[0], {"": clocks} if isinstance(clocks, Clock) else clocks, metric)
     return figure
 
+# %% ../../nbs/viz/live.ipynb #piece-ends
+def _piece_ends(times, pieces):
+    "Where each piece of sorted times ends; an hour is never divided."
+    hours = np.unique(times // 3600)
+    parts = np.array_split(hours, min(pieces, len(hours)))
+    ends = [part[-1] + 1 for part in parts if len(part)]
+    return np.searchsorted(times, np.array(ends) * 3600)
+
 # %% ../../nbs/viz/live.ipynb #watch-evaluation
-def watch_evaluation(model, # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
-                     data, # a `Dataset`
-                     split="test", # or labelled `Behaviors`
-                     metric="auc", # see `metrics`
-                     pieces=12, # how often to draw
-                     canvas=None): # a `Canvas`; None = a new one
-    "Scores a split in the order of its hours, draws the metric on the log's clock as it goes, and returns the `Clock`."
+def watch_evaluation(
+    model,  # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
+    data,  # a `Dataset`
+    split="test",  # or labelled `Behaviors`
+    metric="auc",  # see `metrics`
+    pieces=12,  # how often to draw
+    canvas=None,  # a `Canvas`; None = a new one
+):  # the `Clock`
+    "Scores a split hour by hour and draws the metric on the log's clock as it goes."
     log, canvas, values = log_of(data, split), canvas or Canvas(), []
-    if pieces < 1: raise wrong("at least one piece", pieces, where="pieces")
-    order, clock = np.argsort(log.time, kind="stable"), Clock.of([], np.zeros(0))
-    hours = np.unique(log.time // 3600)
-    ends = [part[-1] + 1 for part in np.array_split(hours, min(pieces, len(hours))) if len(part)]
+    if pieces < 1:
+        raise wrong("at least one piece", pieces, where="pieces")
+    order = np.argsort(log.time, kind="stable")
+    clock = Clock.of([], np.zeros(0))
     start = 0
-    for end in np.searchsorted(log.time[order], np.array(ends) * 3600):
-        some = take(log, order[start:end])
-        found = model.scores(some) if hasattr(model, "scores") else scores(model, data, some)
-        values.append(per_impression(found, some.labels, some.offsets, metric)[metric])
-        clock, start = Clock.of(log.time[order[:end]], np.concatenate(values)), end
+    for end in _piece_ends(log.time[order], pieces):
+        piece = take(log, order[start:end])
+        flat = (
+            model.scores(piece)
+            if hasattr(model, "scores")
+            else scores(model, data, piece)
+        )
+        measured = per_impression(flat, piece.labels, piece.offsets, metric)
+        values.append(measured[metric])
+        clock = Clock.of(log.time[order[:end]], np.concatenate(values))
+        start = end
         canvas.draw(lambda: clock_figure(clock, metric))
     return clock
 
 # %% ../../nbs/viz/live.ipynb #live-metrics
 class LiveMetrics(keras.callbacks.Callback):
     "Loss and validation metric, drawn in the notebook while `fit` runs."
-    def __init__(self, data=None, # a `Dataset` for the panel with the log's clock; None = the loss alone
-                 split="valid", # or labelled `Behaviors`
-                 metric="auc", # see `metrics`
-                 every=1.0): # seconds between pictures, at least
+
+    def __init__(
+        self,
+        data=None,  # a `Dataset` for the panel with the log's clock; None = the loss alone
+        split="valid",  # or labelled `Behaviors`
+        metric="auc",  # see `metrics`
+        every=1.0,  # seconds between pictures, at least
+    ):
         super().__init__()
-        self.data, self.log, self.metric, self.every = data, None if data is None else log_of(data, split), metric, every
+        self.data = data
+        self.log = None if data is None else log_of(data, split)
+        self.metric = metric
+        self.every = every
         self.on_train_begin()
 
-    def on_train_begin(self, logs=None): # every training starts a new picture
-        self.canvas, self.steps, self.losses, self.clocks, self.at = Canvas(), [], [], {}, -np.inf
+    def on_train_begin(self, logs=None):  # every training starts a new picture
+        self.canvas = Canvas()
+        self.steps = []
+        self.losses = []
+        self.clocks = {}
+        self.at = -np.inf
 
-    def on_epoch_begin(self, epoch, logs=None): self.epoch = epoch
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps.append(self.epoch * self.params["steps"] + batch + 1)
         self.losses.append(logs["loss"])
-        if time.monotonic() - self.at < self.every: return
+        if time.monotonic() - self.at < self.every:
+            return
         self.canvas.draw(self.plot)
         self.at = time.monotonic()
 
-    def on_epoch_end(self, epoch, logs=None):
-        if self.log is not None:
-            found = scores(self.model, self.data, self.log)
-            values = per_impression(found, self.log.labels, self.log.offsets, self.metric)[self.metric]
-            self.clocks[f"epoch {epoch + 1}"] = Clock.of(self.log.time, values)
-        self.canvas.draw(self.plot)
+# %% ../../nbs/viz/live.ipynb #live-epoch
+@patch_to(LiveMetrics)
+def on_epoch_end(self, epoch, logs=None):
+    "Measures the validation split hour by hour, and draws."
+    if self.log is not None:
+        log, metric = self.log, self.metric
+        flat = scores(self.model, self.data, log)
+        values = per_impression(flat, log.labels, log.offsets, metric)[metric]
+        self.clocks[f"epoch {epoch + 1}"] = Clock.of(log.time, values)
+    self.canvas.draw(self.plot)
 
-    def plot(self):
-        "The picture as it is now."
-        figure, axes = new_figure(1 + (self.log is not None), 5.5)
-        axes[0].plot(self.steps, self.losses, color=COLORS[0], lw=1.2)
-        for epoch in range(1, len(self.clocks)): axes[0].axvline(epoch * self.params["steps"], color=".85", zorder=0)
-        axes[0].set(title="Training loss", xlabel="step", ylabel="loss per sample, mean of a chunk")
-        if self.log is not None: clock_panel(axes[1], self.clocks, self.metric)
-        return figure
+# %% ../../nbs/viz/live.ipynb #live-plot
+@patch_to(LiveMetrics)
+def plot(self):
+    "The picture as it is now."
+    figure, axes = new_figure(1 + (self.log is not None), 5.5)
+    axes[0].plot(self.steps, self.losses, color=COLORS[0], lw=1.2)
+    for epoch in range(1, len(self.clocks)):
+        axes[0].axvline(epoch * self.params["steps"], color=".85", zorder=0)
+    axes[0].set(title="Training loss", xlabel="step")
+    axes[0].set_ylabel("loss per sample, mean of a chunk")
+    if self.log is not None:
+        clock_panel(axes[1], self.clocks, self.metric)
+    return figure
