@@ -24,186 +24,403 @@ from ..metrics.results import append_result, label, read_results
 
 # %% ../../nbs/experiments/probe.ipynb #utility-parts
 PARTS = ("content", "popularity", "recency", "identity", "order")
+TERMS = dict(content=("lasting", "mood", "order"))  # of parts that have several
 
-TERMS = dict(content=("lasting", "mood", "order")) # of parts that have several
 
-def utility_terms(data, # a `Dataset` with an oracle
-                  log): # {term: (candidates,)}
+def utility_terms(
+    data,  # a `Dataset` with an oracle
+    log,  # `Behaviors` of it
+):  # {term: (candidates,)}
     "The terms of the utility; their sum is the oracle's score."
     oracle = data.oracle
-    if oracle is None: raise wrong("a toy world, whose utility is known", data.name)
-    known, bag = oracle.parts(log), oracle.parts(log, ordered=False)["content"]
-    mood = oracle.weights["recent"] * oracle.mood(log, False)[owner(log.offsets), oracle.subtopic[log.candidates]]
-    return dict(lasting=bag - mood, mood=mood, order=known.pop("content") - bag, **known)
+    if oracle is None:
+        raise wrong("a toy world, whose utility is known", data.name)
+    known = oracle.parts(log)
+    content = known.pop("content")
+    bag = oracle.parts(log, ordered=False)["content"]
+    moods = oracle.mood(log, False)
+    subtopics = oracle.subtopic[log.candidates]
+    mood = oracle.weights["recent"] * moods[owner(log.offsets), subtopics]
+    return dict(lasting=bag - mood, mood=mood, order=content - bag, **known)
 
-# %% ../../nbs/experiments/probe.ipynb #coefficients
-def centred(x, offsets): # (candidates,), (B + 1,)
+# %% ../../nbs/experiments/probe.ipynb #centred
+def centred(x, offsets):  # (candidates,), (B + 1,)
     "Differences from the mean of each impression."
     return x - (np.add.reduceat(x, offsets[:-1]) / np.diff(offsets))[owner(offsets)]
 
-def coefficients(scores, # (candidates,)
-                 terms, # {term: (candidates,)}
-                 log, # `Behaviors`
-                 groups=20, seed=0): # of articles -> ((K,) coefficients, (K,) standard errors, share of the variance explained)
+# %% ../../nbs/experiments/probe.ipynb #group-products
+def _group_products(
+    x, y, group, groups
+):  # (candidates, K), (candidates,), group numbers
+    "Sums of products of the terms with each other and with scores, (groups, K, K + 1)."
+    products = []
+    for g in range(groups):
+        mine = group == g
+        with_scores = (x[mine].T @ y[mine])[:, None]
+        products.append(np.hstack([x[mine].T @ x[mine], with_scores]))
+    return np.stack(products)
+
+
+def _solved(products):  # (K, K + 1)
+    "The coefficients of least squares."
+    return np.linalg.lstsq(products[:, :-1], products[:, -1], rcond=None)[0]
+
+# %% ../../nbs/experiments/probe.ipynb #coefficients
+def coefficients(
+    scores,  # (candidates,)
+    terms,  # {term: (candidates,)}
+    log,  # `Behaviors`
+    groups=20,  # of articles
+    seed=0,  # of the groups
+):  # ((K,) coefficients, (K,) standard errors, share of the variance explained)
     "How scores move with each term, by least squares within impressions."
-    x, y = np.stack([centred(u, log.offsets) for u in terms.values()], axis=1), centred(np.asarray(scores, float), log.offsets)
-    group = generator(seed, "articles").integers(groups, size=int(log.candidates.max()) + 1)[log.candidates]
-    products = np.stack([np.hstack([x[group == g].T @ x[group == g], (x[group == g].T @ y[group == g])[:, None]]) for g in range(groups)])
-    solve = lambda both: np.linalg.lstsq(both[:, :-1], both[:, -1], rcond=None)[0]
-    c, without = solve(products.sum(axis=0)), np.stack([solve(products.sum(axis=0) - p) for p in products])
-    return c, np.sqrt((groups - 1) * without.var(axis=0)), float(1 - np.var(y - x @ c) / max(np.var(y), 1e-30))
+    x = np.stack([centred(term, log.offsets) for term in terms.values()], axis=1)
+    y = centred(np.asarray(scores, float), log.offsets)
+    articles = int(log.candidates.max()) + 1
+    of_article = generator(seed, "articles").integers(groups, size=articles)
+    products = _group_products(x, y, of_article[log.candidates], groups)
+    c = _solved(products.sum(axis=0))
+    without = np.stack([_solved(products.sum(axis=0) - p) for p in products])
+    error = np.sqrt((groups - 1) * without.var(axis=0))
+    explained = float(1 - np.var(y - x @ c) / max(np.var(y), 1e-30))
+    return c, error, explained
 
 # %% ../../nbs/experiments/probe.ipynb #taken-out
-def taken_out(part, # one of `PARTS`
-              terms, # of `utility_terms`
-              weights): # (K,) of the terms -> (candidates,) to be subtracted from scores
+def taken_out(
+    part,  # one of `PARTS`
+    terms,  # of `utility_terms`
+    weights,  # (K,) of the terms
+):  # (candidates,) to be subtracted from scores
     "What scores owe to a part."
     mine = TERMS.get(one_of("part", part, PARTS), (part,))
     return sum(w * u for w, (name, u) in zip(weights, terms.items()) if name in mine)
 
+# %% ../../nbs/experiments/probe.ipynb #share-values
+def _ways(scores, terms, c, error):
+    "The scores that have to be measured: two, and four for each part."
+    whole, ones = sum(terms.values()), np.ones(len(terms))
+
+    def without(base, weights):
+        return [base - taken_out(part, terms, weights) for part in PARTS]
+
+    return [
+        scores,
+        whole,
+        *without(scores, c),
+        *without(whole, ones),
+        *without(scores, c + error),
+        *without(scores, c - error),
+    ]
+
+
+def _auc_of_each(ways, log):
+    "The AUC of each impression, (ways, B)."
+    return np.array(
+        [
+            # rounded, so that what is equal but for the last digits is a tie
+            per_impression(np.round(w, 9), log.labels, log.offsets, "auc")["auc"]
+            for w in ways
+        ]
+    )
+
+# %% ../../nbs/experiments/probe.ipynb #by-rows
+def _blocks(means):  # (…, ways)
+    "AUC of scores and oracle, (…, 1), and the four blocks without each part, (…, parts)."
+    n = len(PARTS)
+    scores, oracle, rest = means[..., :1], means[..., 1:2], means[..., 2:]
+    return scores, oracle, *(rest[..., k * n : (k + 1) * n] for k in range(4))
+
+
+def _share(means):  # (…, ways)
+    "What is taken from each part as a share of what it is worth, (…, parts)."
+    scores, oracle, scores_without, oracle_without, _, _ = _blocks(means)
+    return (scores - scores_without) / (oracle - oracle_without)
+
 # %% ../../nbs/experiments/probe.ipynb #shares
-def shares(scores, # (candidates,)
-           data, # a `Dataset` with an oracle
-           log, # labelled `Behaviors` of it
-           draws=500, seed=0): # of users -> {"auc", "oracle", "explained", "worth": {part: AUC}, "share": {part: [value, low, high]}}
+def shares(
+    scores,  # (candidates,)
+    data,  # a `Dataset` with an oracle
+    log,  # labelled `Behaviors` of it
+    draws=500,  # of users
+    seed=0,  # of the draws and of the groups of articles
+):  # {"auc", "oracle", "explained", "worth": {part: AUC}, "share": {part: [value, low, high]}}
     "What share of each part's worth some scores take."
-    terms, n, f = utility_terms(data, log), len(PARTS), np.asarray(scores, float)
-    whole, one = sum(terms.values()), np.ones(len(terms))
-    c, error, explained = coefficients(f, terms, log, seed=seed)
-    out = lambda base, weights: [base - taken_out(p, terms, weights) for p in PARTS]
-    ways = [f, whole, *out(f, c), *out(whole, one), *out(f, c + error), *out(f, c - error)]
-    values = np.array([per_impression(np.round(w, 9), log.labels, log.offsets, "auc")["auc"] for w in ways])
+    terms, scores = utility_terms(data, log), np.asarray(scores, float)
+    c, error, explained = coefficients(scores, terms, log, seed=seed)
+    values = _auc_of_each(_ways(scores, terms, c, error), log)
     use = ~np.isnan(values[0])
-    drawn = drawn_means(*user_sums(values[:, use], log.user[use]), draws, generator(seed, "probe"))
+    sums = user_sums(values[:, use], log.user[use])
+    drawn = drawn_means(*sums, draws, generator(seed, "probe"))
     means = values[:, use].mean(axis=1)
-    share = lambda m: (m[..., :1] - m[..., 2:2 + n]) / (m[..., 1:2] - m[..., 2 + n:2 + 2 * n])
-    worth, value = means[1] - means[2 + n:2 + 2 * n], share(means)
-    by_articles = 1.96 * np.abs(means[2 + 2 * n:2 + 3 * n] - means[2 + 3 * n:]) / 2 / worth
-    low, high = (value + sign * np.hypot(q - value, by_articles) for sign, q in zip((-1, 1), np.quantile(share(drawn), [.025, .975], axis=0)))
-    return dict(auc=float(means[0]), oracle=float(means[1]), explained=round(explained, 4), worth=dict(zip(PARTS, worth.round(4).tolist())),
-                share=dict(zip(PARTS, np.stack([value, low, high], axis=1).round(4).tolist())))
+    value, (auc, oracle, _, oracle_without, more, less) = _share(means), _blocks(means)
+    worth = oracle - oracle_without
+    by_articles = 1.96 * np.abs(more - less) / 2 / worth
+    quantiles = np.quantile(_share(drawn), [0.025, 0.975], axis=0)
+    low, high = value + [[-1], [1]] * np.hypot(quantiles - value, by_articles)
+    share = np.stack([value, low, high], axis=1)
+    return dict(
+        auc=float(auc[0]),
+        oracle=float(oracle[0]),
+        explained=round(explained, 4),
+        worth=dict(zip(PARTS, worth.round(4).tolist())),
+        share=dict(zip(PARTS, share.round(4).tolist())),
+    )
+
+# %% ../../nbs/experiments/probe.ipynb #part-of-column
+def _part_of(column):
+    "The part that an input of a model belongs to."
+    if COLUMNS[column].hours:
+        return "popularity"
+    return "recency" if column == "published_hour" else "content"
+
+
+def _permuted(count, rng):
+    "Rows 1 to `count` in a random order, behind the row 0 of padding."
+    return np.append(0, 1 + rng.permutation(count))
 
 # %% ../../nbs/experiments/probe.ipynb #scrambled-features
-def scrambled_features(data, model, part, rng): # NumPy generator -> a `Dataset`
-    "The data set with the columns and tables of one part given to other articles and words."
+def scrambled_features(data, model, part, rng):  # NumPy generator -> a `Dataset`
+    "The data set with the inputs of one part given to other articles and words."
     data = dataclasses.replace(data, features=copy.copy(data.features))
-    names = [*model.reads, *([model.graph] if model.graph and model.graph not in PLANNERS else [])]
-    for name in model.tables: data.features.table(name) # built from the true articles before those change
-    kind = lambda name: "popularity" if COLUMNS[name].hours else "recency" if name == "published_hour" else "content"
-    rows = np.append(0, 1 + rng.permutation(len(data.news) - 1))
-    changed = {("column", name): data.features[name][rows] for name in names if kind(name) == part}
+    names = [*model.reads]
+    if model.graph and model.graph not in PLANNERS:
+        names.append(model.graph)
+    for name in model.tables:
+        data.features.table(name)
+    rows = _permuted(len(data.news) - 1, rng)
+    changed = {
+        ("column", name): data.features[name][rows]
+        for name in names
+        if _part_of(name) == part
+    }
     if part == "popularity":
         for name in {"word_ctr", "entity_ctr"} & {*model.tables}:
-            found = data.features.table(name)
-            changed["table", name] = found[:, np.append(0, 1 + rng.permutation(found.shape[1] - 1))]
+            table = data.features.table(name)
+            changed["table", name] = table[:, _permuted(table.shape[1] - 1, rng)]
     data.features.kept.update(changed)
     return data
 
 # %% ../../nbs/experiments/probe.ipynb #scrambled
-def scrambled(data, log, model, # a `Dataset`, `Behaviors` of it, a `NewsRecommender`
-              part, # one of `PARTS`
-              seed=0): # -> ( `Dataset`, `Behaviors`)
+def scrambled(
+    data,  # a `Dataset`
+    log,  # `Behaviors` of it
+    model,  # a `NewsRecommender`
+    part,  # one of `PARTS`
+    seed=0,
+):  # (`Dataset`, `Behaviors`)
     "What a model is shown when one part of its inputs is scrambled."
     rng = generator(seed, "scrambled", one_of("part", part, PARTS))
     if part == "identity":
-        other = np.append(0, 1 + rng.permutation(int(log.user.max(initial=0))))
+        other = _permuted(int(log.user.max(initial=0)), rng)
         return data, dataclasses.replace(log, user=other[log.user])
     if part == "order":
-        h = log.histories
-        mixed = np.lexsort([rng.random(len(h.rows)), owner(h.offsets)])
-        return data, dataclasses.replace(log, histories=dataclasses.replace(h, rows=h.rows[mixed]))
+        histories = log.histories
+        keys = [rng.random(len(histories.rows)), owner(histories.offsets)]
+        mixed = dataclasses.replace(histories, rows=histories.rows[np.lexsort(keys)])
+        return data, dataclasses.replace(log, histories=mixed)
     return scrambled_features(data, model, part, rng), log
 
 # %% ../../nbs/experiments/probe.ipynb #falls
-def falls(model, data, log, seed=0): # {part: points of AUC}
+def _auc(model, data, log):
+    "The mean AUC of a model."
+    scores = score_split(model, data, log)
+    of_each = per_impression(scores, log.labels, log.offsets, "auc")["auc"]
+    return float(np.nanmean(of_each))
+
+
+def falls(model, data, log, seed=0):  # {part: points of AUC}
     "By how much the AUC falls when the inputs of each part are scrambled."
-    auc = lambda d, l: float(np.nanmean(per_impression(score_split(model, d, l), l.labels, l.offsets, "auc")["auc"]))
-    start = auc(data, log)
-    return {part: round(start - auc(*scrambled(data, log, model, part, seed)), 4) for part in PARTS}
+    whole = _auc(model, data, log)
+    return {
+        part: round(whole - _auc(model, *scrambled(data, log, model, part, seed)), 4)
+        for part in PARTS
+    }
+
+# %% ../../nbs/experiments/probe.ipynb #small-sizes
+SMALL = dict(
+    data=dict(
+        articles=8000, impressions=8000, valid=500, test=4000, unseen=0.2, vectors=32
+    ),
+    model=dict(
+        num_heads=4,
+        head_dim=8,
+        filters=32,
+        query_dim=32,
+        news_dim=32,
+        hidden="[32,32]",
+        entity_heads=2,
+        entity_head_dim=8,
+        entity_dim=16,
+        category_dim=16,
+        user_dim=16,
+        co_heads=2,
+        co_dim=8,
+        age_dim=16,
+        interests=8,
+        intent_dim=32,
+        feed_dim=64,
+        graph_heads=4,
+        title_length=12,
+        abstract_length=24,
+        history_length=40,
+        dropout=0.1,
+    ),
+    recipe=dict(epochs=4, batch_size=64, learning_rate=2e-3, verbose=0),
+)
 
 # %% ../../nbs/experiments/probe.ipynb #small
-SMALL = dict(
-    data=dict(articles=8000, impressions=8000, valid=500, test=4000, unseen=.2, vectors=32),
-    model=dict(num_heads=4, head_dim=8, filters=32, query_dim=32, news_dim=32, hidden="[32,32]", entity_heads=2, entity_head_dim=8,
-               entity_dim=16, category_dim=16, user_dim=16, co_heads=2, co_dim=8, age_dim=16, interests=8, intent_dim=32,
-               feed_dim=64, graph_heads=4, title_length=12, abstract_length=24, history_length=40, dropout=0.1),
-    recipe=dict(epochs=4, batch_size=64, learning_rate=2e-3, verbose=0))
-
-def small(model, # such as "nrms"
-          *overrides): # of somebody -> a list of configurations, one per seed
+def small(
+    model,  # such as "nrms"
+    *overrides,  # of somebody
+):  # a list of configurations, one per seed
     "The configurations of a probe: small sizes where the model has such an argument."
     takes = keys("model", choose("model", model))
-    if takes.get("side", ("",))[0] is None: takes.pop("category_dim", None)
-    fixed = [f"{group}.{k}={v}" for group, of in SMALL.items() for k, v in of.items() if group != "model" or k in takes]
+    if takes.get("side", ("",))[0] is None:
+        takes.pop("category_dim", None)
+    fixed = [
+        f"{group}.{key}={value}"
+        for group, values in SMALL.items()
+        for key, value in values.items()
+        if group != "model" or key in takes
+    ]
     return spread(configure(f"model={model}", "preset=none", *fixed, *overrides))
 
 # %% ../../nbs/experiments/probe.ipynb #probe
-def probe(config, # one of `small`
-          data=None): # a `Dataset`, if it is in memory -> what `newsrex probe` writes
+def _results(model, data):
+    "What a trained model has learned, on all of the test and on its new users."
+    log, scores = data.test, score_split(model, data)
+    results = dict(name=type(model).__name__) | shares(scores, data, log)
+    results["falls"] = falls(model, data, log)
+    new = log.user > data.trained_users
+    if new.sum() >= 100:
+        of_new = scores[np.repeat(new, log.lengths)]
+        results["unseen"] = shares(of_new, data, take(log, new))
+    return results
+
+
+def probe(
+    config,  # one of `small`
+    data=None,  # a `Dataset`, if it is in memory
+):  # what `newsrex probe` writes
     "Trains a model on its toy world and says what it has learned."
     from hydra_zen import instantiate
+
     data = load_data(config) if data is None else data
-    model, log = build_model(config, data, lambda line: None), data.test
+    model = build_model(config, data, lambda line: None)
     run = instantiate(config["recipe"])(model, data, seed=config["seed"])
-    found, new = score_split(model, data), log.user > data.trained_users
-    results = dict(name=type(model).__name__) | shares(found, data, log) | dict(falls=falls(model, data, log))
-    if new.sum() >= 100: results["unseen"] = shares(found[np.repeat(new, log.lengths)], data, take(log, new))
-    return dict(config=config, versions=versions(), data=dict(name=data.name, key=data.key), best_epoch=run.best_epoch,
-                seconds=dict(compile=run.compile_seconds, epochs=run.seconds), results=results)
+    return dict(
+        config=config,
+        versions=versions(),
+        data=dict(name=data.name, key=data.key),
+        best_epoch=run.best_epoch,
+        seconds=dict(compile=run.compile_seconds, epochs=run.seconds),
+        results=_results(model, data),
+    )
+
+# %% ../../nbs/experiments/probe.ipynb #changes
+def _name_of(run):  # of `probe`
+    "The label of a run, without what every probe sets."
+    usual = {
+        f"{group}.{key}={value}"
+        for group, values in SMALL.items()
+        for key, value in values.items()
+    }
+    of_parts = ("model.", "data.", "recipe.")
+    given = [
+        f"model.{text.removeprefix('model.')}"
+        for text in run["config"]["given"]
+        if text not in usual and text.startswith(of_parts)
+    ]
+    return label({**run, "config": {**run["config"], "given": given}})
 
 # %% ../../nbs/experiments/probe.ipynb #by-model
-def by_model(runs): # of `probe`, or lines of a file of them -> {model: list of results, one per seed}
+def by_model(
+    runs,  # of `probe`, or lines of a file of them
+):  # {model: list of results, one per seed}
     "Runs put together that differ in the seed only, the best model first."
-    found = {}
-    usual = {f"{group}.{key}={value}" for group, of in SMALL.items() for key, value in of.items()}
+    results = {}
     for run in runs:
-        changed = [g for g in run["config"]["given"] if g not in usual and g.startswith(("model.", "data.", "recipe."))]
-        found.setdefault(label({**run, "config": {**run["config"], "given": ["model." + g.removeprefix("model.") for g in changed]}}), []).append(run["results"])
-    return dict(sorted(found.items(), key=lambda item: -np.mean([r["auc"] for r in item[1]])))
+        results.setdefault(_name_of(run), []).append(run["results"])
+    aucs = {name: np.mean([r["auc"] for r in each]) for name, each in results.items()}
+    return {name: results[name] for name in sorted(results, key=lambda n: -aucs[n])}
 
-# %% ../../nbs/experiments/probe.ipynb #probe-table
-def points(results, part): # of one model, a list -> (points taken, low, high, points that the inputs are worth, points to take)
+# %% ../../nbs/experiments/probe.ipynb #points
+def points(
+    results,  # of one model, a list
+    part,  # one of `PARTS`
+):  # (points taken, low, high, points that the inputs are worth, points to take)
     "What a model takes from a part, the mean over its seeds."
     worth = np.mean([r["worth"][part] for r in results])
-    taken = np.mean([np.array(r["share"][part]) * r["worth"][part] for r in results], axis=0)
-    return (*(100 * taken), 100 * np.mean([r["falls"][part] for r in results]), 100 * worth)
+    each = [np.array(r["share"][part]) * r["worth"][part] for r in results]
+    fall = np.mean([r["falls"][part] for r in results])
+    return (*(100 * np.mean(each, axis=0)), 100 * fall, 100 * worth)
 
-def probe_table(runs): # of `probe` -> rows of text, the first one the heading
-    "Models by part: points taken with their share, and the fall under scrambled inputs."
-    found = by_model(runs)
-    rows = [["", "seeds", "AUC", *PARTS, *(f"falls: {part}" for part in PARTS)]]
-    for name, results in found.items():
-        each = [points(results, part) for part in PARTS]
-        rows.append([name, str(len(results)), f"{np.mean([r['auc'] for r in results]):.3f}", *(f"{p[0]:.1f} ({p[0] / p[4]:.0%})" for p in each),
-                     *("–" if all(r["falls"][part] == 0 for r in results) else f"{p[3]:.1f}" for part, p in zip(PARTS, each))])
-    first = next(iter(found.values()))
-    worth = [points(first, part)[4] for part in PARTS]
-    return [*rows, ["oracle", "", f"{np.mean([r['oracle'] for r in first]):.3f}", *(f"{w:.1f} (100%)" for w in worth), *[""] * len(PARTS)]]
+# %% ../../nbs/experiments/probe.ipynb #probe-cells
+def _probe_row(name, results):  # of one model
+    "A model's row of the table."
+    each = [points(results, part) for part in PARTS]
+    fallen = [
+        "–" if all(r["falls"][part] == 0 for r in results) else f"{p[3]:.1f}"
+        for part, p in zip(PARTS, each)
+    ]
+    auc = np.mean([r["auc"] for r in results])
+    taken = [f"{p[0]:.1f} ({p[0] / p[4]:.0%})" for p in each]
+    return [name, str(len(results)), f"{auc:.3f}", *taken, *fallen]
+
+# %% ../../nbs/experiments/probe.ipynb #probe-table
+def probe_table(runs):  # of `probe` -> rows of text, the first one the heading
+    "Models by part: points taken with their share, and the fall of scrambled inputs."
+    models = by_model(runs)
+    heads = ["", "seeds", "AUC", *PARTS, *(f"falls: {part}" for part in PARTS)]
+    rows = [_probe_row(name, results) for name, results in models.items()]
+    first = next(iter(models.values()))
+    auc = np.mean([r["oracle"] for r in first])
+    worth = [f"{points(first, part)[4]:.1f} (100%)" for part in PARTS]
+    oracle = ["oracle", "", f"{auc:.3f}", *worth, *[""] * len(PARTS)]
+    return [heads, *rows, oracle]
+
+# %% ../../nbs/experiments/probe.ipynb #probe-panel
+def _draw_part(axis, part, models, labelled):
+    "Draws what each model takes from one part, and by how much it falls."
+    for place, results in enumerate(models.values()):
+        first = labelled and not place
+        value, low, high, fall, worth = points(results, part)
+        axis.plot([low, high], [place, place], color="#0072B2", lw=1.5)
+        style = dict(color="#0072B2", ms=5)
+        style["label"] = "taken, 95 % interval" if not place else None
+        axis.plot(value, place, "o", **style)
+        if fall:
+            style = dict(color="#D55E00", ms=6)
+            style["label"] = "fall with scrambled inputs" if first else None
+            axis.plot(fall, place, "x", **style)
+    axis.axvline(0, color="0.8", lw=0.8, zorder=0)
+    axis.axvline(worth, color="#009E73", lw=1.2, zorder=0, label="the oracle")
+    limits = dict(yticks=range(len(models)), ylim=(len(models) - 0.5, -0.5))
+    axis.set(title=part, xlabel="points of AUC", yticklabels=models, **limits)
+    axis.spines[["top", "right"]].set_visible(False)
 
 # %% ../../nbs/experiments/probe.ipynb #draw-probe
-def draw_probe(runs): # of `probe`; returns the figure
-    "Points taken by each model, a panel for each part; a line at what the oracle takes."
+def draw_probe(runs):  # of `probe`; returns the figure
+    "Points taken by each model, a panel for each part, a line at what the oracle takes."
     import matplotlib.pyplot as plt
-    found = by_model(runs)
-    figure, axes = plt.subplots(1, len(PARTS), figsize=(2 + 1.75 * len(PARTS), 1.4 + .26 * len(found)), sharey=True, layout="constrained")
+
+    models = by_model(runs)
+    size = (2 + 1.75 * len(PARTS), 1.4 + 0.26 * len(models))
+    style = dict(figsize=size, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(PARTS), **style)
     for axis, part in zip(axes, PARTS):
-        for place, results in enumerate(found.values()):
-            value, low, high, fall, worth = points(results, part)
-            axis.plot([low, high], [place, place], color="#0072B2", lw=1.5)
-            axis.plot(value, place, "o", color="#0072B2", ms=5, label="taken, 95 % interval" if not place else None)
-            if fall: axis.plot(fall, place, "x", color="#D55E00", ms=6, label="fall with scrambled inputs" if axis is axes[0] and not place else None)
-        axis.axvline(0, color="0.8", lw=.8, zorder=0)
-        axis.axvline(worth, color="#009E73", lw=1.2, zorder=0, label="the oracle")
-        axis.set(title=part, xlabel="points of AUC", yticks=range(len(found)), yticklabels=found, ylim=(len(found) - .5, -.5))
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        _draw_part(axis, part, models, labelled=axis is axes[0])
+    shown = axes[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 # %% ../../nbs/experiments/probe.ipynb #probe-models
-def probe_models(model, # such as "nrms"
-                 *overrides, # of somebody
-                 path=None, # a file of JSON lines to which each seed is added; None = none
-                 say=print): # takes one line
+def probe_models(
+    model,  # such as "nrms"
+    *overrides,  # of somebody
+    path=None,  # a file of JSON lines to which each seed is added; None = none
+    say=print,  # takes one line
+):
     "Probes every seed of a model, unless the file has it; returns the runs."
     before = {} if path is None else {run["run"]: run for run in read_results(path)}
     runs, data = [], None
@@ -212,7 +429,10 @@ def probe_models(model, # such as "nrms"
         if key not in before:
             say(f"{config['name']}, seed {config['seed']}")
             data = load_data(config) if data is None else data
-            before[key] = probe(config, data) | {"run": key}
-            if path: append_result(path, {k: v for k, v in before[key].items() if k != "results"}, before[key]["results"])
+            run = probe(config, data) | {"run": key}
+            before[key] = run
+            if path:
+                about = {k: v for k, v in run.items() if k != "results"}
+                append_result(path, about, run["results"])
         runs.append(before[key])
     return runs

@@ -8,7 +8,7 @@ __all__ = ['ReluText', 'Asked', 'NewsReadout', 'UserReadout', 'user_graph', 'Top
 # %% ../../nbs/models/digat.ipynb #imports
 from keras import ops
 
-from ..core import Seeds, register
+from ..core import Seeds, patch_to, register
 from ..layers.attention import ConfiguredLayer, masked_softmax
 from ..layers.graph import ContextAttention, group_softmax
 from ..layers.text import SelfAttentionText, WordEmbedding
@@ -18,169 +18,277 @@ from .base import NewsRecommender, encoder_of_width
 # %% ../../nbs/models/digat.ipynb #digat-news
 @register
 class ReluText(SelfAttentionText):
-    "Self-attention over words whose states pass a ReLU before they are pooled: (..., L, D) to (..., D')."
-    def words(self, x, # (..., L, E)
-              mask, # (..., L), True for words
-              training=False): # (..., L, D')
-        return ops.relu(self.attention(self.drop_words(x, training=training), mask=mask, training=training))
+    "Self-attention over words whose states pass a ReLU before they are pooled."
+
+    def words(
+        self,
+        x,  # (..., L, E)
+        mask,  # (..., L), True for words
+        training=False,
+    ):  # (..., L, D')
+        x = self.drop_words(x, training=training)
+        return ops.relu(self.attention(x, mask=mask, training=training))
 
 # %% ../../nbs/models/digat.ipynb #asked
 @register
 class Asked(ConfiguredLayer):
     "How well entries (..., n, D) answer a question (..., D): logits (..., n)."
-    def __init__(self, dim, # D
-                 seed=0, # initial values
-                 **kwargs):
+
+    def __init__(
+        self,
+        dim,  # D
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
         self.key = Linear(dim, dim, bias=False, seed=next(seeds), **policy)
         self.question = Linear(dim, dim, seed=next(seeds), **policy)
 
-    def call(self, x, # (..., n, D)
-             question): # (..., D) -> (..., n)
-        return ops.sum(self.key(x) * (self.question(question) * x.shape[-1] ** -0.5)[..., None, :], axis=-1)
+    def call(
+        self,
+        x,  # (..., n, D)
+        question,  # (..., D)
+    ):  # (..., n)
+        question = self.question(question) * x.shape[-1] ** -0.5
+        return ops.sum(self.key(x) * question[..., None, :], axis=-1)
 
 # %% ../../nbs/models/digat.ipynb #news-readout
 @register
 class NewsReadout(ConfiguredLayer):
-    "Nodes (..., G, D), the first of which is the article, as one vector (..., D); without neighbours, the article itself."
-    def __init__(self, dim, # D
-                 dropout=0.0, # dropout rate of the gate's logits
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Nodes (..., G, D), the article first, as one vector; alone, the article itself."
+
+    def __init__(
+        self,
+        dim,  # D
+        dropout=0.0,  # dropout rate of the gate's logits
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
         self.asked = Asked(dim, next(seeds), **policy)
         self.gate = Linear(2 * dim, dim, seed=next(seeds), **policy)
         self.drop = self.dropout(dropout, seeds)
 
-    def call(self, x, mask, training=False): # (..., G, D), (..., G) with False for the article itself
+    def call(
+        self,
+        x,  # (..., G, D)
+        mask,  # (..., G), False for the article itself
+        training=False,
+    ):  # (..., D)
         own = x[..., 0, :]
         weights = masked_softmax(self.asked(x, own), mask)
-        near = ops.where(ops.any(mask, axis=-1, keepdims=True), ops.einsum("...n,...nd->...d", weights, x), own)
-        gate = ops.sigmoid(self.drop(self.gate(ops.concatenate([own, near], axis=-1)), training=training))
+        near = ops.einsum("...n,...nd->...d", weights, x)
+        near = ops.where(ops.any(mask, axis=-1, keepdims=True), near, own)
+        logits = self.gate(ops.concatenate([own, near], axis=-1))
+        gate = ops.sigmoid(self.drop(logits, training=training))
         return gate * own + (1 - gate) * near
 
 # %% ../../nbs/models/digat.ipynb #user-readout
 @register
 class UserReadout(ConfiguredLayer):
-    "Clicks (..., H, D) in groups, asked by (..., D): one vector (..., D), 0 without clicks."
-    def __init__(self, dim, # D
-                 dropout=0.0, # dropout rate of the groups' entries
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Clicks (..., H, D) in groups, asked by (..., D): (..., D), 0 without clicks."
+
+    def __init__(
+        self,
+        dim,  # D
+        dropout=0.0,  # dropout rate of the groups' entries
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        self.among_clicks, self.among_topics = Asked(dim, next(seeds), **policy), Asked(dim, next(seeds), **policy)
-        self.change = Linear(dim, dim, activation="relu", gain=2 ** .5, seed=next(seeds), **policy)
+        self.among_clicks = Asked(dim, next(seeds), **policy)
+        self.among_topics = Asked(dim, next(seeds), **policy)
+        form = dict(activation="relu", gain=2**0.5, seed=next(seeds), **policy)
+        self.change = Linear(dim, dim, **form)
         self.drop = self.dropout(dropout, seeds)
 
-    def call(self, x, member, question, training=False): # (..., H, D), (..., H, K) bool, (..., D)
-        logits = self.among_clicks(x, question)
-        weights = group_softmax(logits, member)[..., None] * ops.cast(member, x.dtype) # (..., H, K)
+    def call(
+        self,
+        x,  # (..., H, D)
+        member,  # (..., H, K) bool
+        question,  # (..., D)
+        training=False,
+    ):  # (..., D)
+        weights = group_softmax(self.among_clicks(x, question), member)
+        weights = weights[..., None] * ops.cast(member, x.dtype)  # (..., H, K)
         topics = ops.einsum("...hk,...hd->...kd", weights, x)
         topics = self.drop(self.change(topics) + topics, training=training)
-        weights = masked_softmax(self.among_topics(topics, question), ops.any(member, axis=-2))
+        logits = self.among_topics(topics, question)
+        weights = masked_softmax(logits, ops.any(member, axis=-2))
         return ops.einsum("...k,...kd->...d", weights, topics)
 
+# %% ../../nbs/models/digat.ipynb #groups
+def _groups(category, mask, categories):  # (B, H), (B, H), K
+    "The group of each click, (B, H, K + 1) bool; padding is in none."
+    numbers = ops.arange(categories + 1, dtype="int32")
+    same = ops.equal(ops.cast(category, "int32")[..., None], numbers)
+    return ops.logical_and(same, mask[..., None])
+
 # %% ../../nbs/models/digat.ipynb #user-graph
-def user_graph(category, # (B, H) ids, 0 = none
-               mask, # (B, H), True for clicks
-               categories, # K, largest id
-              ): # (links (B, H + K, H + K) bool, member (B, H, K + 1) bool: the group of each click)
-    "Which clicks and topics are linked, and the group of each click; group 0 holds clicks without category."
-    member = ops.logical_and(ops.equal(ops.cast(category, "int32")[..., None], ops.arange(categories + 1, dtype="int32")), mask[..., None])
-    one = ops.cast(member[..., 1:], "float32")
-    here = ops.any(member[..., 1:], axis=-2)
-    clicks, topics = ops.einsum("bhk,bgk->bhg", one, one) > 0, ops.logical_and(here[:, :, None], here[:, None, :])
+def user_graph(
+    category,  # (B, H) ids, 0 = none
+    mask,  # (B, H), True for clicks
+    categories,  # K, largest id
+):  # (links (B, H + K, H + K) bool, member (B, H, K + 1) bool: the group of each click)
+    "Which clicks and topics are linked, and the group of each click."
+    member = _groups(category, mask, categories)
     across = member[..., 1:]
-    links = ops.concatenate([ops.concatenate([clicks, across], axis=2),
-                             ops.concatenate([ops.transpose(across, (0, 2, 1)), topics], axis=2)], axis=1)
+    one = ops.cast(across, "float32")
+    clicks = ops.einsum("bhk,bgk->bhg", one, one) > 0
+    here = ops.any(across, axis=-2)
+    topics = ops.logical_and(here[:, :, None], here[:, None, :])
+    back = ops.transpose(across, (0, 2, 1))
+    of_clicks = ops.concatenate([clicks, across], axis=2)
+    of_topics = ops.concatenate([back, topics], axis=2)
+    links = ops.concatenate([of_clicks, of_topics], axis=1)
     return ops.logical_or(links, ops.eye(links.shape[1], dtype="bool")), member
 
 # %% ../../nbs/models/digat.ipynb #topics
 @register
 class Topics(ConfiguredLayer):
     "The first state of the topic nodes: (B, count, D), zero before training."
-    def __init__(self, count, # categories
-                 dim, # D
-                 dropout=0.0, # dropout rate of the entries
-                 seed=0, # dropout
-                 **kwargs):
-        super().__init__(locals(), **kwargs)
-        self.nodes, self.drop = self.weight("nodes", (count, dim)), self.dropout(dropout, Seeds(seed))
 
-    def call(self, samples, training=False): # anything (B, ...): one set of nodes each
+    def __init__(
+        self,
+        count,  # categories
+        dim,  # D
+        dropout=0.0,  # dropout rate of the entries
+        seed=0,  # dropout
+        **kwargs,
+    ):
+        super().__init__(locals(), **kwargs)
+        self.nodes = self.weight("nodes", (count, dim))
+        self.drop = self.dropout(dropout, Seeds(seed))
+
+    def call(
+        self,
+        samples,  # anything (B, ...): one set of nodes each
+        training=False,
+    ):  # (B, count, D)
         nodes = ops.cast(self.nodes, self.compute_dtype)
-        return self.drop(ops.broadcast_to(nodes, (ops.shape(samples)[0], *nodes.shape)), training=training)
+        shape = ops.shape(samples)[0], *nodes.shape
+        return self.drop(ops.broadcast_to(nodes, shape), training=training)
 
 # %% ../../nbs/models/digat.ipynb #news-graph
-def news_graph(graph, # the column of neighbours, or None
-               candidates, # (B, C, D)
-               context, # of `score`
-              ): # nodes (B, C, G, D), links (B, C, G, G), (B, C, G) neighbours that are there
+def news_graph(
+    graph,  # the column of neighbours, or None
+    candidates,  # (B, C, D)
+    context,  # of `score`
+):  # nodes (B, C, G, D), links (B, C, G, G), (B, C, G) neighbours that are there
     "The graph around each candidate, as wide as the column of neighbours."
-    own, alone = candidates[:, :, None], ops.zeros((*ops.shape(candidates)[:2], 1), "bool")
-    if graph is None: return own, ~alone[..., None], alone
+    own = candidates[:, :, None]
+    alone = ops.zeros((*ops.shape(candidates)[:2], 1), "bool")
+    if graph is None:
+        return own, ~alone[..., None], alone
+    nodes = ops.concatenate([own, context["neighbours"]], axis=2)
+    there = ops.concatenate([alone, context["neighbour_mask"]], axis=2)
     links = context["candidates"][f"{graph}_links"]
     rest = context["neighbours"].shape[2] + 1 - links.shape[-1]
-    nodes, there = (ops.concatenate(p, axis=2) for p in ([own, context["neighbours"]], [alone, context["neighbour_mask"]]))
     return nodes, ops.pad(links, ((0, 0), (0, 0), (0, rest), (0, rest))), there
 
 # %% ../../nbs/models/digat.ipynb #digat
 @register
 class DIGAT(NewsRecommender):
-    "DIGAT (Mao et al., Findings of EMNLP 2022): a graph of similar articles and a graph of clicks and topics that read each other."
-    pairs_per_call, keeps_clicks = 512, True # a pair has a graph of its own
+    "DIGAT (Mao et al., Findings of EMNLP 2022): two graphs that read each other."
 
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 num_heads=16, # heads of the self-attention over words
-                 head_dim=25, # width of a head; the product is the width D of everything
-                 query_dim=256, # width of the hidden layer of the pooling over words
-                 layers=3, # graph attention layers, of each graph
-                 graph="similar_news", # the column of similar articles; None: a candidate stands alone
-                 interaction=True, # whether a graph's layers know the other graph's context
-                 word_dim=300, # width of a word vector
-                 title_length=32, # words read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped of words, attention weights and topics; half of it elsewhere
-                 news_encoder=None, # another encoder of articles, of width num_heads · head_dim
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    pairs_per_call, keeps_clicks = 512, True  # a pair has a graph of its own
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        num_heads=16,  # heads of the self-attention over words
+        head_dim=25,  # width of a head; the product is the width D of everything
+        query_dim=256,  # width of the hidden layer of the pooling over words
+        layers=3,  # graph attention layers, of each graph
+        graph="similar_news",  # the column of similar articles; None: a candidate stands alone
+        interaction=True,  # whether a graph's layers know the other graph's context
+        word_dim=300,  # width of a word vector
+        title_length=32,  # words read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped of words, attention weights and topics; half of it elsewhere
+        news_encoder=None,  # another encoder of articles, of width num_heads · head_dim
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
-        dim, policy, new = num_heads * head_dim, dict(dtype=self.dtype_policy), lambda: next(self.seeds)
-        self.graph, self.reads = graph, {"title": title_length, "category": None, **({f"{graph}_links": None} if graph else {})}
-        self.news_width, self.news_encoder = dim, encoder_of_width(self, news_encoder, dim, word_vectors) if news_encoder else None
-        if news_encoder: self.reads = {k: v for k, v in self.reads.items() if k != "title"} | self.news_encoder.reads
-        else:
-            self.words = WordEmbedding(self.sizes.words, word_dim, vectors=word_vectors, seed=new(), **policy)
-            self.text = ReluText(word_dim, num_heads, head_dim, query_dim, dropout, bias=True, key_bias=False, seed=new(), **policy)
-        self.topics = Topics(self.sizes.categories, dim, dropout / 2, new(), **policy)
-        self.read_news, self.read_user = NewsReadout(dim, dropout / 2, new(), **policy), UserReadout(dim, dropout, new(), **policy)
-        layer = lambda: ContextAttention(dim, interaction, dropout, new(), **policy)
-        self.news_layers, self.user_layers = [layer() for _ in range(layers)], [layer() for _ in range(layers)]
+        self.graph = graph
+        self.news_width = dim = num_heads * head_dim
+        policy = dict(dtype=self.dtype_policy)
+        self._make_text(news_encoder, word_vectors)
+        half, seeds = dropout / 2, self.seeds
+        self.topics = Topics(self.sizes.categories, dim, half, next(seeds), **policy)
+        self.read_news = NewsReadout(dim, half, next(seeds), **policy)
+        self.read_user = UserReadout(dim, dropout, next(seeds), **policy)
+        self.news_layers = [self._new_layer() for _ in range(layers)]
+        self.user_layers = [self._new_layer() for _ in range(layers)]
 
-    def encode_news(self, news, training=False):
-        if self.news_encoder: return self.news_encoder(news, training=training)
-        return self.text(self.words(news["title"]), ops.not_equal(news["title"], 0), training=training)
+# %% ../../nbs/models/digat.ipynb #make-text
+@patch_to(DIGAT)
+def _make_text(self, news_encoder, word_vectors):
+    "Makes what reads an article's text, and says which columns are read."
+    c, policy = self.configuration, dict(dtype=self.dtype_policy)
+    links = {f"{self.graph}_links": None} if self.graph else {}
+    self.news_encoder = None
+    if news_encoder:
+        given = news_encoder, self.news_width, word_vectors
+        self.news_encoder = encoder_of_width(self, *given)
+        self.reads = {"category": None, **links} | self.news_encoder.reads
+        return
+    self.reads = {"title": c["title_length"], "category": None, **links}
+    form = dict(vectors=word_vectors, seed=next(self.seeds), **policy)
+    self.words = WordEmbedding(self.sizes.words, c["word_dim"], **form)
+    sizes = (c[name] for name in ("word_dim", "num_heads", "head_dim", "query_dim"))
+    form = dict(bias=True, key_bias=False, seed=next(self.seeds), **policy)
+    self.text = ReluText(*sizes, c["dropout"], **form)
 
-    def encode_user(self, clicked, mask, context, training=False):
-        rest = (0, 0), (0, max(self.history_length - mask.shape[1], 0)) # states of all widths have one shape
-        return {"clicked": ops.pad(clicked, (*rest, (0, 0))), "mask": ops.pad(mask, rest),
-                "category": ops.pad(context["clicked"]["category"], rest)}
 
-    def score(self, state, candidates, context, training=False):
-        news, news_links, near = news_graph(self.graph, candidates, context)
-        links, member = user_graph(state["category"], state["mask"], self.sizes.categories)
-        topics = self.topics(state["category"], training=training)
-        user, width = ops.concatenate([state["clicked"], topics], axis=1)[:, None], state["clicked"].shape[1]
-        links, member = links[:, None], member[:, None]
-        about_news = self.read_news(news, near, training=training)
-        about_user = self.read_user(user[:, :, :width], member, about_news, training=training)
-        for for_news, for_user in zip(self.news_layers, self.user_layers):
-            news, user = (for_news(news, news_links, about_user, training=training),
-                          for_user(user, links, about_news, training=training))
-            about_news = about_news + self.read_news(news, near, training=training)
-            about_user = about_user + self.read_user(user[:, :, :width], member, about_news, training=training)
-        return ops.sum(about_news * about_user, axis=-1)
+@patch_to(DIGAT)
+def _new_layer(self):
+    "A layer of either graph."
+    c = self.configuration
+    form = dict(seed=next(self.seeds), dtype=self.dtype_policy)
+    return ContextAttention(self.news_width, c["interaction"], c["dropout"], **form)
+
+# %% ../../nbs/models/digat.ipynb #encode
+@patch_to(DIGAT)
+def encode_news(self, news, training=False):
+    if self.news_encoder:
+        return self.news_encoder(news, training=training)
+    words, mask = self.words(news["title"]), ops.not_equal(news["title"], 0)
+    return self.text(words, mask, training=training)
+
+
+@patch_to(DIGAT)
+def encode_user(self, clicked, mask, context, training=False):
+    rest = (0, 0), (0, max(self.history_length - mask.shape[1], 0))
+    return {
+        "clicked": ops.pad(clicked, (*rest, (0, 0))),
+        "mask": ops.pad(mask, rest),
+        "category": ops.pad(context["clicked"]["category"], rest),
+    }
+
+# %% ../../nbs/models/digat.ipynb #score
+@patch_to(DIGAT)
+def score(self, state, candidates, context, training=False):
+    width, category = state["clicked"].shape[1], state["category"]
+    news, news_links, near = news_graph(self.graph, candidates, context)
+    links, member = user_graph(category, state["mask"], self.sizes.categories)
+    links, member = links[:, None], member[:, None]
+    topics = self.topics(category, training=training)
+    user = ops.concatenate([state["clicked"], topics], axis=1)[:, None]
+
+    def asked(user, question):
+        return self.read_user(user[:, :, :width], member, question, training=training)
+
+    about_news = self.read_news(news, near, training=training)
+    about_user = asked(user, about_news)
+    for for_news, for_user in zip(self.news_layers, self.user_layers):
+        news = for_news(news, news_links, about_user, training=training)
+        user = for_user(user, links, about_news, training=training)
+        about_news = about_news + self.read_news(news, near, training=training)
+        about_user = about_user + asked(user, about_news)
+    return ops.sum(about_news * about_user, axis=-1)
