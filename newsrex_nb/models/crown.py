@@ -11,169 +11,309 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..core import Seeds, generator, one_of, register, wrong
-from ..layers.attention import AdditiveAttention, ConfiguredLayer, glorot, masked_softmax
+from ..core import Seeds, generator, one_of, patch_to, register, wrong
+from ..layers.attention import AdditiveAttention, ConfiguredLayer, glorot
+from ..layers.attention import masked_softmax
 from ..layers.text import WordEmbedding
 from ..layers.transformer import Linear, TransformerBlock, positions
 from .base import NewsRecommender
 
 # %% ../../nbs/models/crown.ipynb #consistency
-def consistency(a, b): # (..., E) each -> (..., 1) between 0 and 1
+def consistency(a, b):  # (..., E) each -> (..., 1) between 0 and 1
     "How well two vectors agree: their cosine, moved to 0 … 1."
     dtype, a, b = a.dtype, ops.cast(a, "float32"), ops.cast(b, "float32")
-    length = lambda x: ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-6))
-    return ops.cast((ops.sum(a * b, axis=-1, keepdims=True) * length(a) * length(b) + 1) / 2, dtype)
+    product = ops.sum(a * b, axis=-1, keepdims=True)
+    return ops.cast((product * _inverse_norm(a) * _inverse_norm(b) + 1) / 2, dtype)
+
+
+def _inverse_norm(x):
+    "One by the length of each vector, (..., 1); of a zero vector it is finite."
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    return ops.rsqrt(ops.maximum(square, 1e-6))
 
 # %% ../../nbs/models/crown.ipynb #intent-pooling
 @register
 class Intents(ConfiguredLayer):
     "Several readings of a vector: (..., input_dim) to (..., count, output_dim)."
-    def __init__(self, input_dim, # width of what is read
-                 output_dim, # width of a reading
-                 count=3, # readings
-                 seed=0, # initial values
-                 **kwargs):
+
+    def __init__(
+        self,
+        input_dim,  # width of what is read
+        output_dim,  # width of a reading
+        count=3,  # readings
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        if count < 1: raise wrong("at least one intent", count, where="intents")
-        seeds = Seeds(seed)
-        self.kernel = self.weight("kernel", np.stack([glorot((input_dim, output_dim), next(seeds)) for _ in range(count)]))
+        if count < 1:
+            raise wrong("at least one intent", count, where="intents")
+        seeds, shape = Seeds(seed), (input_dim, output_dim)
+        kernels = [glorot(shape, next(seeds)) for _ in range(count)]
+        self.kernel = self.weight("kernel", np.stack(kernels))
         self.bias = self.weight("bias", (count, output_dim))
 
-    def call(self, x): # (..., input_dim)
+    def call(self, x):  # (..., input_dim)
         return ops.relu(ops.einsum("...i,kio->...ko", x, self.kernel) + self.bias)
+
+# %% ../../nbs/models/crown.ipynb #shares
+def _shares(mask, dtype):  # (..., n)
+    "The weights of a mean over what counts; all 0 where nothing does."
+    counts = ops.cast(mask, dtype)
+    return counts / ops.maximum(ops.sum(counts, axis=-1, keepdims=True), 1)
 
 # %% ../../nbs/models/crown.ipynb #field-encoder
 @register
 class FieldEncoder(ConfiguredLayer):
-    "Word vectors (..., L, D) with positions through a Transformer block, and their mean (..., D); 0 without words."
-    def __init__(self, dim, # D
-                 num_heads, head_dim, feed_dim, # of the Transformer block
-                 dropout=0.2, # dropout rate of words, twice, and in the block
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Word vectors (..., L, D) through a Transformer block, and their mean (..., D)."
+
+    def __init__(
+        self,
+        dim,  # D
+        num_heads,  # of the Transformer block
+        head_dim,  # of the Transformer block
+        feed_dim,  # of the Transformer block
+        dropout=0.2,  # dropout rate of words, twice, and in the block
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
-        self.block = TransformerBlock(dim, num_heads, head_dim, feed_dim, dropout, next(seeds), dtype=self.dtype_policy)
-        self.drop_words, self.drop = self.dropout(dropout, seeds), self.dropout(dropout, seeds)
+        sizes = dim, num_heads, head_dim, feed_dim, dropout, next(seeds)
+        self.block = TransformerBlock(*sizes, dtype=self.dtype_policy)
+        self.drop_words = self.dropout(dropout, seeds)
+        self.drop = self.dropout(dropout, seeds)
 
-    def call(self, x, mask, training=False): # (..., L, D), (..., L)
+    def call(
+        self,
+        x,  # (..., L, D)
+        mask,  # (..., L), True for words
+        training=False,
+    ):  # (..., D), 0 without words
         codes = ops.cast(positions(*x.shape[-2:]), x.dtype)
-        x = self.block(self.drop(self.drop_words(x, training=training) + codes, training=training), mask, training=training)
-        share = ops.cast(mask, x.dtype) / ops.maximum(ops.sum(ops.cast(mask, x.dtype), axis=-1, keepdims=True), 1)
-        return ops.squeeze(ops.matmul(share[..., None, :], x), axis=-2)
+        x = self.drop_words(x, training=training) + codes
+        x = self.block(self.drop(x, training=training), mask, training=training)
+        return ops.squeeze(ops.matmul(_shares(mask, x.dtype)[..., None, :], x), axis=-2)
 
 # %% ../../nbs/models/crown.ipynb #crown-news
 @register
 class CrownNews(ConfiguredLayer):
-    "Title, abstract, category and subcategory as one vector (R, output_dim), with logits of the category from the title's side."
-    def __init__(self, sizes, # a mapping of sizes
-                 word_dim, # width of a word vector
-                 num_heads, head_dim, feed_dim, # of the Transformer blocks
-                 intents, intent_dim, # readings of each text, and their width
-                 category_dim, # width of a category's vector
-                 query_dim, # width of the hidden layer of the attention over intents
-                 dropout, # dropout rate of words and categories, and in the blocks
-                 train_categories, # whether the tables of categories are trained
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Title, abstract and categories as a vector (R, output_dim), and category logits."
+
+    def __init__(
+        self,
+        sizes,  # a mapping of sizes
+        word_dim,  # width of a word vector
+        num_heads,  # of the Transformer blocks
+        head_dim,  # of the Transformer blocks
+        feed_dim,  # of the Transformer blocks
+        intents,  # readings of each text
+        intent_dim,  # width of a reading
+        category_dim,  # width of a category's vector
+        query_dim,  # width of the hidden layer of the attention over intents
+        dropout,  # dropout rate of words and categories, and in the blocks
+        train_categories,  # whether the tables of categories are trained
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        field = lambda: FieldEncoder(word_dim, num_heads, head_dim, feed_dim, dropout, next(seeds), **policy)
-        self.title, self.abstract = field(), field()
-        table = lambda n: WordEmbedding(n, category_dim, generator(next(seeds), "kinds").uniform(-.1, .1, (n + 1, category_dim)),
-                                        trainable=train_categories, **policy)
-        self.category, self.subcategory = table(sizes["categories"]), table(sizes["subcategories"])
-        self.about = Linear(2 * category_dim, category_dim, seed=next(seeds), **policy)
-        self.intents = Intents(word_dim + category_dim, intent_dim, intents, next(seeds), **policy)
-        pool = lambda: AdditiveAttention(intent_dim, query_dim, seed=next(seeds), **policy)
-        self.title_intent, self.abstract_intent = pool(), pool()
-        self.head = Linear(intent_dim, max(sizes["categories"], 1), seed=next(seeds), **policy)
-        self.drop_category, self.drop_subcategory = self.dropout(dropout, seeds), self.dropout(dropout, seeds)
+        seeds = Seeds(seed)
+        self._make_fields(seeds)
+        self._make_categories(seeds)
+        self._make_intents(seeds)
+        self.drop_category = self.dropout(dropout, seeds)
+        self.drop_subcategory = self.dropout(dropout, seeds)
         self.output_dim = 2 * intent_dim + 2 * category_dim
 
-    def call(self, title, abstract, # word vectors (R, L, word_dim) and their masks, a pair each
-             category, subcategory, training=False): # (R,) ids
+    def call(
+        self,
+        title,  # word vectors (R, L, word_dim) and their mask, a pair
+        abstract,  # word vectors (R, L, word_dim) and their mask, a pair
+        category,  # (R,) ids
+        subcategory,  # (R,) ids
+        training=False,
+    ):
         kinds = self.category(category), self.subcategory(subcategory)
-        about, views = self.about(ops.concatenate(kinds, axis=-1)), []
-        for field, pool, (words, mask) in ((self.title, self.title_intent, title), (self.abstract, self.abstract_intent, abstract)):
-            text = field(words, mask, training=training)
-            views.append(pool(self.intents(ops.concatenate([text, about], axis=-1))))
-        drop = self.drop_category(kinds[0], training=training), self.drop_subcategory(kinds[1], training=training)
-        news = ops.concatenate([views[0], consistency(*views) * views[1], *drop], axis=-1)
+        about = self.about(ops.concatenate(kinds, axis=-1))
+        views = self._views(title, abstract, about, training)
+        main = self.drop_category(kinds[0], training=training)
+        sub = self.drop_subcategory(kinds[1], training=training)
+        abstract = consistency(*views) * views[1]
+        news = ops.concatenate([views[0], abstract, main, sub], axis=-1)
         return {"news": news, "logits": self.head(views[0]), "category": category}
 
+# %% ../../nbs/models/crown.ipynb #make-fields
+@patch_to(CrownNews)
+def _make_fields(self, seeds):
+    "Makes the encoders of title and abstract."
+    names = ("word_dim", "num_heads", "head_dim", "feed_dim", "dropout")
+    sizes = [self.arguments[name] for name in names]
+    policy = dict(dtype=self.dtype_policy)
+    self.title = FieldEncoder(*sizes, next(seeds), **policy)
+    self.abstract = FieldEncoder(*sizes, next(seeds), **policy)
+
+# %% ../../nbs/models/crown.ipynb #make-categories
+@patch_to(CrownNews)
+def _make_categories(self, seeds):
+    "Makes the tables of categories and what joins their vectors."
+    a, policy = self.arguments, dict(dtype=self.dtype_policy)
+    dim, form = a["category_dim"], dict(trainable=a["train_categories"], **policy)
+    for name, kind in (("category", "categories"), ("subcategory", "subcategories")):
+        count = a["sizes"][kind]
+        random = generator(next(seeds), "kinds")
+        values = random.uniform(-0.1, 0.1, (count + 1, dim))
+        setattr(self, name, WordEmbedding(count, dim, values, **form))
+    self.about = Linear(2 * dim, dim, seed=next(seeds), **policy)
+
+# %% ../../nbs/models/crown.ipynb #make-intents
+@patch_to(CrownNews)
+def _make_intents(self, seeds):
+    "Makes the intents, the attention over them, and the head for categories."
+    a, policy = self.arguments, dict(dtype=self.dtype_policy)
+    dim, width = a["intent_dim"], a["word_dim"] + a["category_dim"]
+    self.intents = Intents(width, dim, a["intents"], next(seeds), **policy)
+    sizes = dim, a["query_dim"]
+    self.title_intent = AdditiveAttention(*sizes, seed=next(seeds), **policy)
+    self.abstract_intent = AdditiveAttention(*sizes, seed=next(seeds), **policy)
+    categories = max(a["sizes"]["categories"], 1)
+    self.head = Linear(dim, categories, seed=next(seeds), **policy)
+
+# %% ../../nbs/models/crown.ipynb #views
+@patch_to(CrownNews)
+def _views(self, title, abstract, about, training):
+    "What the intents make of title and of abstract, (R, intent_dim) each."
+    views = []
+    for field, pool, (words, mask) in (
+        (self.title, self.title_intent, title),
+        (self.abstract, self.abstract_intent, abstract),
+    ):
+        text = field(words, mask, training=training)
+        views.append(pool(self.intents(ops.concatenate([text, about], axis=-1))))
+    return views
+
 # %% ../../nbs/models/crown.ipynb #category-error
-def category_error(logits, # (R, categories)
-                   category, # (R,) ids from 1, 0 where an article has none
-                   count, # (R,) how often each article occurs
-                  ): # a number, float32
+def category_error(
+    logits,  # (R, categories)
+    category,  # (R,) ids from 1, 0 where an article has none
+    count,  # (R,) how often each article occurs
+):  # a number, float32
     "The mean cross-entropy of the category over the articles that have one."
     weight = count * ops.cast(category > 0, "float32")
-    each = keras.losses.sparse_categorical_crossentropy(ops.maximum(category - 1, 0), ops.cast(logits, "float32"), from_logits=True)
+    each = keras.losses.sparse_categorical_crossentropy(
+        ops.maximum(category - 1, 0), ops.cast(logits, "float32"), from_logits=True
+    )
     return ops.sum(weight * each) / ops.maximum(ops.sum(weight), 1.0)
 
 # %% ../../nbs/models/crown.ipynb #star-attention
 @register
 class StarAttention(ConfiguredLayer):
-    "Graph attention on a star: centre (B, D) and leaves (B, H, D) to the same shapes; masked leaves send nothing."
-    def __init__(self, dim, # D
-                 num_heads=4, # heads, a divisor of D
-                 dropout=0.0, # dropout rate of the attention weights
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Graph attention on a star: centre (B, D) and leaves (B, H, D) to the same shapes."
+
+    def __init__(
+        self,
+        dim,  # D
+        num_heads=4,  # heads, a divisor of D
+        dropout=0.0,  # dropout rate of the attention weights
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        if dim % num_heads: raise wrong(f"heads that divide the width {dim}", num_heads, where="graph_heads")
+        if dim % num_heads:
+            expected = f"heads that divide the width {dim}"
+            raise wrong(expected, num_heads, where="graph_heads")
         seeds, self.shape = Seeds(seed), (num_heads, dim // num_heads)
         self.kernel = self.weight("kernel", glorot((dim, dim), next(seeds)))
-        self.source, self.target = (self.weight(n, glorot(self.shape, next(seeds))) for n in ("source", "target"))
-        self.drop_centre, self.drop_leaf = self.dropout(dropout, seeds), self.dropout(dropout, seeds)
+        self.source = self.weight("source", glorot(self.shape, next(seeds)))
+        self.target = self.weight("target", glorot(self.shape, next(seeds)))
+        self.drop_centre = self.dropout(dropout, seeds)
+        self.drop_leaf = self.dropout(dropout, seeds)
 
-    def call(self, centre, leaves, mask, training=False): # (B, D), (B, H, D), (B, H)
+    def call(
+        self,
+        centre,  # (B, D)
+        leaves,  # (B, H, D)
+        mask,  # (B, H); a masked leaf sends nothing
+        training=False,
+    ):
         nodes = ops.concatenate([centre[:, None], leaves], axis=1)
-        h = ops.reshape(ops.matmul(nodes, self.kernel), (*ops.shape(nodes)[:2], *self.shape))
-        sent, got = (ops.sum(h * a, axis=-1) for a in (self.source, self.target)) # (B, 1 + H, heads)
-        here = ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)[..., None]
-        to_centre = masked_softmax(ops.leaky_relu(got[:, :1] + sent, 0.2), here, axis=1)
-        pair = ops.stack([sent[:, 1:], ops.broadcast_to(sent[:, :1], ops.shape(sent[:, 1:]))], axis=-1) # itself, the centre
-        to_leaf = self.drop_leaf(masked_softmax(ops.leaky_relu(got[:, 1:, :, None] + pair, 0.2)), training=training)[..., None]
-        new_centre = ops.einsum("bnk,bnkd->bkd", self.drop_centre(to_centre, training=training), h)
+        shape = *ops.shape(nodes)[:2], *self.shape
+        h = ops.reshape(ops.matmul(nodes, self.kernel), shape)
+        sent = ops.sum(h * self.source, axis=-1)  # (B, 1 + H, heads)
+        got = ops.sum(h * self.target, axis=-1)
+        to_centre = self._to_centre(sent, got, mask)
+        to_leaf = self._to_leaves(sent, got)
+        to_leaf = self.drop_leaf(to_leaf, training=training)[..., None]
+        to_centre = self.drop_centre(to_centre, training=training)
+        new_centre = ops.einsum("bnk,bnkd->bkd", to_centre, h)
         new_leaves = to_leaf[..., 0, :] * h[:, 1:] + to_leaf[..., 1, :] * h[:, :1]
-        return ops.elu(ops.reshape(new_centre, ops.shape(centre))), ops.elu(ops.reshape(new_leaves, ops.shape(leaves)))
+        new_centre = ops.elu(ops.reshape(new_centre, ops.shape(centre)))
+        return new_centre, ops.elu(ops.reshape(new_leaves, ops.shape(leaves)))
+
+# %% ../../nbs/models/crown.ipynb #star-weights
+@patch_to(StarAttention)
+def _to_centre(self, sent, got, mask):  # (B, 1 + H, heads) twice, (B, H)
+    "The weights with which the centre hears itself and the leaves, (B, 1 + H, heads)."
+    here = ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)[..., None]
+    return masked_softmax(ops.leaky_relu(got[:, :1] + sent, 0.2), here, axis=1)
+
+
+@patch_to(StarAttention)
+def _to_leaves(self, sent, got):
+    "The weights with which a leaf hears itself and the centre, (B, H, heads, 2)."
+    of_centre = ops.broadcast_to(sent[:, :1], ops.shape(sent[:, 1:]))
+    pair = ops.stack([sent[:, 1:], of_centre], axis=-1)
+    return masked_softmax(ops.leaky_relu(got[:, 1:, :, None] + pair, 0.2))
 
 # %% ../../nbs/models/crown.ipynb #user-node
 @register
 class UserNode(ConfiguredLayer):
-    "Clicks (B, H, D) as a user vector (B, D): a node for the user, graph layers on the star, attention asked by the node."
-    def __init__(self, dim, # D
-                 query_dim, # width in which node and clicks are compared
-                 layers=1, # graph layers; 0: a constant query
-                 num_heads=4, # heads of a graph layer
-                 dropout=0.2, # dropout rate of the graph's attention weights
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Clicks (B, H, D) as a user vector (B, D), asked by a node that has heard them."
+
+    def __init__(
+        self,
+        dim,  # D
+        query_dim,  # width in which node and clicks are compared
+        layers=1,  # graph layers; 0: a constant query
+        num_heads=4,  # heads of a graph layer
+        dropout=0.2,  # dropout rate of the graph's attention weights
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
-        self.node = self.weight("node", generator(next(seeds), "node").uniform(-.1, .1, (1, dim)).astype(np.float32))
-        self.layers = [StarAttention(dim, num_heads, dropout, next(seeds), **policy) for _ in range(layers)]
+        node = generator(next(seeds), "node").uniform(-0.1, 0.1, (1, dim))
+        self.node = self.weight("node", node.astype(np.float32))
+        self.layers = [
+            StarAttention(dim, num_heads, dropout, next(seeds), **policy)
+            for _ in range(layers)
+        ]
         self.key = Linear(dim, query_dim, activation="tanh", seed=next(seeds), **policy)
         self.query = Linear(dim, query_dim, bias=False, seed=next(seeds), **policy)
 
-    def call(self, clicked, # (B, H, D)
-             mask, # (B, H), True for clicks
-             training=False): # (B, D)
-        centre = ops.broadcast_to(ops.cast(self.node, clicked.dtype), (ops.shape(clicked)[0], clicked.shape[-1]))
-        for layer in self.layers: centre, clicked = layer(centre, clicked, mask, training=training)
-        weights = masked_softmax(ops.einsum("bha,ba->bh", self.key(clicked), self.query(centre)), mask)
-        return ops.einsum("bh,bhd->bd", weights, clicked)
+    def call(
+        self,
+        clicked,  # (B, H, D)
+        mask,  # (B, H), True for clicks
+        training=False,
+    ):  # (B, D)
+        shape = ops.shape(clicked)[0], clicked.shape[-1]
+        centre = ops.broadcast_to(ops.cast(self.node, clicked.dtype), shape)
+        for layer in self.layers:
+            centre, clicked = layer(centre, clicked, mask, training=training)
+        logits = ops.einsum("bha,ba->bh", self.key(clicked), self.query(centre))
+        return ops.einsum("bh,bhd->bd", masked_softmax(logits, mask), clicked)
 
 # %% ../../nbs/models/crown.ipynb #mean-graph
 @register
 class MeanGraph(ConfiguredLayer):
-    "Clicks (B, H, D) that each received the mean of the clicks, with the keys that candidates look for."
-    def __init__(self, dim, # D
-                 query_dim, # width in which candidates and clicks are compared
-                 seed=0, # initial values
-                 **kwargs):
+    "Clicks (B, H, D) that each received their mean, with keys for candidates."
+
+    def __init__(
+        self,
+        dim,  # D
+        query_dim,  # width in which candidates and clicks are compared
+        seed=0,  # initial values
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
         self.own = Linear(dim, dim, bias=False, seed=next(seeds), **policy)
@@ -181,74 +321,144 @@ class MeanGraph(ConfiguredLayer):
         self.key = Linear(dim, query_dim, bias=False, seed=next(seeds), **policy)
         self.query = Linear(dim, query_dim, seed=next(seeds), **policy)
 
-    def call(self, clicked, mask, senders): # (B, H, D), (B, H) clicks that count, (B, H) clicks whose mean is sent
-        share = ops.cast(senders, clicked.dtype) / ops.maximum(ops.sum(ops.cast(senders, clicked.dtype), axis=1, keepdims=True), 1)
-        clicked = self.own(clicked) + self.message(ops.einsum("bh,bhd->bd", share, clicked))[:, None]
+    def call(
+        self,
+        clicked,  # (B, H, D)
+        mask,  # (B, H) clicks that count
+        senders,  # (B, H) clicks whose mean is sent
+    ):
+        mean = ops.einsum("bh,bhd->bd", _shares(senders, clicked.dtype), clicked)
+        clicked = self.own(clicked) + self.message(mean)[:, None]
         return {"clicked": clicked, "key": self.key(clicked), "mask": mask}
 
-    def asked(self, state, query): # what `call` returned, (B, C, query_dim) -> (B, C, D)
-        "The user as each candidate sees it; 0 without clicks."
-        logits = ops.einsum("bha,bca->bch", state["key"] * state["key"].shape[-1] ** -0.5, query)
-        return ops.einsum("bch,bhd->bcd", masked_softmax(logits, state["mask"][:, None]), state["clicked"])
+# %% ../../nbs/models/crown.ipynb #asked
+@patch_to(MeanGraph)
+def asked(
+    self,
+    state,  # what `call` returned
+    query,  # (B, C, query_dim)
+):  # (B, C, D)
+    "The user as each candidate sees it; 0 without clicks."
+    key = state["key"] * state["key"].shape[-1] ** -0.5
+    logits = ops.einsum("bha,bca->bch", key, query)
+    weights = masked_softmax(logits, state["mask"][:, None])
+    return ops.einsum("bch,bhd->bcd", weights, state["clicked"])
 
 # %% ../../nbs/models/crown.ipynb #crown
 @register
 class CROWN(NewsRecommender):
-    "CROWN (Ko et al., WWW 2025): intents, title and abstract weighed against each other, categories as a second task, a star graph."
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 mode="user_query", # "user_query", "masked" or "official": see What differs
-                 intents=3, # readings of each text
-                 intent_dim=400, # width of a reading
-                 category_dim=50, # width of a category's or subcategory's vector
-                 num_heads=10, # heads of the Transformer blocks
-                 head_dim=30, # width of a head
-                 feed_dim=512, # width of the blocks' feed-forward nets
-                 query_dim=400, # width of the hidden layers of all attentions
-                 layers=1, # graph layers in mode "user_query"; 0: no graph
-                 graph_heads=4, # its heads
-                 category_loss=0.3, # weight of the category's cross-entropy
-                 train_categories=False, # whether the tables of categories are trained
-                 word_dim=300, # width of a word vector
-                 title_length=32, # words read of a title
-                 abstract_length=128, # words read of an abstract
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped of words, of categories and in the blocks
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    "CROWN (Ko et al., WWW 2025): intents, consistency, categories, and a star graph."
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        mode="user_query",  # "user_query", "masked" or "official": see What differs
+        intents=3,  # readings of each text
+        intent_dim=400,  # width of a reading
+        category_dim=50,  # width of a category's or subcategory's vector
+        num_heads=10,  # heads of the Transformer blocks
+        head_dim=30,  # width of a head
+        feed_dim=512,  # width of the blocks' feed-forward nets
+        query_dim=400,  # width of the hidden layers of all attentions
+        layers=1,  # graph layers in mode "user_query"; 0: no graph
+        graph_heads=4,  # its heads
+        category_loss=0.3,  # weight of the category's cross-entropy
+        train_categories=False,  # whether the tables of categories are trained
+        word_dim=300,  # width of a word vector
+        title_length=32,  # words read of a title
+        abstract_length=128,  # words read of an abstract
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped of words, of categories and in the blocks
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
-        one_of("mode", mode, ("user_query", "masked", "official"))
-        policy, self.mode, self.category_loss = dict(dtype=self.dtype_policy), mode, category_loss
-        self.reads = {"title": title_length, "abstract": abstract_length, "category": None, "subcategory": None}
-        self.words = WordEmbedding(self.sizes.words, word_dim, vectors=word_vectors, seed=next(self.seeds), **policy)
-        self.news = CrownNews(self.configuration["sizes"], word_dim, num_heads, head_dim, feed_dim, intents, intent_dim,
-                              category_dim, query_dim, dropout, train_categories, seed=next(self.seeds), **policy)
-        self.user = (UserNode(self.news.output_dim, query_dim, layers, graph_heads, dropout, next(self.seeds), **policy)
-                     if mode == "user_query" else MeanGraph(self.news.output_dim, query_dim, next(self.seeds), **policy))
+        self.mode = one_of("mode", mode, ("user_query", "masked", "official"))
+        self.category_loss = category_loss
+        self.reads = {"title": title_length, "abstract": abstract_length}
+        self.reads |= {"category": None, "subcategory": None}
+        words = dict(vectors=word_vectors, seed=next(self.seeds))
+        policy = dict(dtype=self.dtype_policy)
+        self.words = WordEmbedding(self.sizes.words, word_dim, **words, **policy)
+        self._make_news()
+        self._make_user()
 
-    def encode_news(self, news, training=False):
-        text = [(self.words(news[field]), ops.not_equal(news[field], 0)) for field in ("title", "abstract")]
-        return self.news(*text, news["category"], news["subcategory"], training=training)
+# %% ../../nbs/models/crown.ipynb #make-parts
+_OF_NEWS = (
+    *("sizes", "word_dim", "num_heads", "head_dim", "feed_dim", "intents"),
+    *("intent_dim", "category_dim", "query_dim", "dropout", "train_categories"),
+)
 
-    def encode_candidate(self, news, encoded, context, training=False):
-        return {"news": encoded["news"], **({} if self.mode == "user_query" else {"query": self.user.query(encoded["news"])})}
 
-    def encode_user(self, clicked, mask, context, training=False):
-        x = clicked["news"]
-        if self.mode == "user_query": return self.user(x, mask, training=training)
-        rest = (0, 0), (0, self.history_length - x.shape[1]) # states of all widths have one shape
-        x, mask = ops.pad(x, (*rest, (0, 0))), ops.pad(mask, rest)
-        if self.mode == "masked": return self.user(x, mask, mask)
-        return self.user(self.filled(x, mask), ops.ones_like(mask), ops.ones_like(mask) & (ops.arange(self.history_length) < 32))
+@patch_to(CROWN)
+def _make_news(self):
+    "Makes what reads an article."
+    shared = {name: self.configuration[name] for name in _OF_NEWS}
+    policy = dict(dtype=self.dtype_policy)
+    self.news = CrownNews(**shared, seed=next(self.seeds), **policy)
 
-    def filled(self, x, mask): # (B, H, D), (B, H) -> (B, H, D)
-        "The clicks with the padding article in every place that has none."
-        nothing = {name: ops.zeros((1, width) if width else (1,), "int32") for name, width in self.reads.items()}
-        return ops.where(mask[..., None], x, self.encode_news(nothing)["news"])
 
-    def score(self, state, candidates, context, training=False):
-        if self.mode == "user_query": return ops.einsum("bd,bcd->bc", state, candidates["news"])
-        return ops.einsum("bcd,bcd->bc", self.user.asked(state, candidates["query"]), candidates["news"])
+@patch_to(CROWN)
+def _make_user(self):
+    "Makes what reads the clicks."
+    c, form = self.configuration, dict(seed=next(self.seeds), dtype=self.dtype_policy)
+    sizes = self.news.output_dim, c["query_dim"]
+    if self.mode == "user_query":
+        graph = c["layers"], c["graph_heads"], c["dropout"]
+        self.user = UserNode(*sizes, *graph, **form)
+    else:
+        self.user = MeanGraph(*sizes, **form)
 
-    def auxiliary(self, encoded, count, state, logits):
-        return {"category": self.category_loss * category_error(encoded["logits"], encoded["category"], count)}
+# %% ../../nbs/models/crown.ipynb #encode
+@patch_to(CROWN)
+def encode_news(self, news, training=False):
+    fields = news["title"], news["abstract"]
+    text = [(self.words(ids), ops.not_equal(ids, 0)) for ids in fields]
+    kinds = news["category"], news["subcategory"]
+    return self.news(*text, *kinds, training=training)
+
+
+@patch_to(CROWN)
+def encode_candidate(self, news, encoded, context, training=False):
+    if self.mode == "user_query":
+        return {"news": encoded["news"]}
+    return {"news": encoded["news"], "query": self.user.query(encoded["news"])}
+
+# %% ../../nbs/models/crown.ipynb #encode-user
+@patch_to(CROWN)
+def encode_user(self, clicked, mask, context, training=False):
+    x = clicked["news"]
+    if self.mode == "user_query":
+        return self.user(x, mask, training=training)
+    rest = (0, 0), (0, self.history_length - x.shape[1])
+    x, mask = ops.pad(x, (*rest, (0, 0))), ops.pad(mask, rest)
+    if self.mode == "masked":
+        return self.user(x, mask, mask)
+    everywhere = ops.ones_like(mask)
+    senders = everywhere & (ops.arange(self.history_length) < 32)
+    return self.user(self.filled(x, mask), everywhere, senders)
+
+
+@patch_to(CROWN)
+def filled(self, x, mask):  # (B, H, D), (B, H) -> (B, H, D)
+    "The clicks with the padding article in every place that has none."
+    nothing = {
+        name: ops.zeros((1, width) if width else (1,), "int32")
+        for name, width in self.reads.items()
+    }
+    return ops.where(mask[..., None], x, self.encode_news(nothing)["news"])
+
+# %% ../../nbs/models/crown.ipynb #score
+@patch_to(CROWN)
+def score(self, state, candidates, context, training=False):
+    news = candidates["news"]
+    if self.mode == "user_query":
+        return ops.einsum("bd,bcd->bc", state, news)
+    return ops.einsum("bcd,bcd->bc", self.user.asked(state, candidates["query"]), news)
+
+
+@patch_to(CROWN)
+def auxiliary(self, encoded, count, state, logits):
+    error = category_error(encoded["logits"], encoded["category"], count)
+    return {"category": self.category_loss * error}
