@@ -9,274 +9,464 @@ __all__ = ['TitleEntityCategory', 'beside', 'raised', 'attend', 'CandidateUser',
 # %% ../../nbs/models/caum.ipynb #imports
 from keras import ops
 
-from ..core import Seeds, Sizes, one_of, register, wrong
-from ..layers.attention import ConfiguredLayer, Encoder, MultiHeadAttention, glorot, masked_softmax
+from ..core import Seeds, Sizes, one_of, patch_to, register, wrong
+from ..layers.attention import ConfiguredLayer, Encoder, MultiHeadAttention
+from ..layers.attention import glorot, masked_softmax
 from ..layers.text import SelfAttentionText, WordEmbedding
 from .base import NewsRecommender, fresh
 
 # %% ../../nbs/models/caum.ipynb #news-views
 @register
 class TitleEntityCategory(Encoder):
-    "News by the words and the entities of the title and by the category: columns (R, …) to (R, news_dim)."
-    def __init__(self, num_heads=20, # heads over words
-                 head_dim=20, # their width
-                 entity_heads=4, # heads over entities
-                 entity_head_dim=40, # their width
-                 news_dim=400, # width of the result
-                 query_dim=200, # width of the poolings' hidden layers
-                 word_dim=300, # width of a word vector
-                 entity_dim=100, # width of an entity's vector
-                 category_dim=100, # width of a category's vector
-                 title_length=30, # words to read
-                 dropout=0.2, # dropout rate before and behind each self-attention, and of a category's vector
-                 train_tables=False, # whether training changes the vectors of entities and categories
-                 projected=False, # heads with biases, projected back to the width of what they read
-                 **kwargs):
+    "News by words and entities of the title and by category: columns to (R, news_dim)."
+
+    def __init__(
+        self,
+        num_heads=20,  # heads over words
+        head_dim=20,  # their width
+        entity_heads=4,  # heads over entities
+        entity_head_dim=40,  # their width
+        news_dim=400,  # width of the result
+        query_dim=200,  # width of the poolings' hidden layers
+        word_dim=300,  # width of a word vector
+        entity_dim=100,  # width of an entity's vector
+        category_dim=100,  # width of a category's vector
+        title_length=30,  # words to read
+        dropout=0.2,  # dropout rate before and behind each self-attention, and of a category's vector
+        train_tables=False,  # whether training changes the vectors of entities and categories
+        projected=False,  # heads with biases, projected back to the width of what they read
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
 
     @property
-    def reads(self): return {"title": self.arguments["title_length"], "entities": None, "category": None}
+    def reads(self):
+        length = self.arguments["title_length"]
+        return {"title": length, "entities": None, "category": None}
 
-    def create(self, sizes, # `Sizes`, or a mapping
-               seeds, # a stream of seeds
-               word_vectors=None, # initial word vectors (words + 1, word_dim)
-               entity_vectors=None): # vectors of the entities (entities + 1, entity_dim)
-        a, sizes, policy, new = self.arguments, Sizes.of(sizes), dict(dtype=self.dtype_policy), lambda: next(seeds)
-        form = dict(bias=a["projected"], project=a["projected"], score_bias=not a["projected"], query_dim=a["query_dim"])
-        heads = a["num_heads"], a["word_dim"] // a["num_heads"] if a["projected"] else a["head_dim"]
-        self.words = WordEmbedding(sizes.words, a["word_dim"], vectors=word_vectors, seed=new(), **policy)
-        self.title = SelfAttentionText(a["word_dim"], *heads, dropout=a["dropout"], **form, seed=new(), **policy)
-        tables = dict(trainable=a["train_tables"], **policy)
-        self.names = WordEmbedding(sizes.entities, a["entity_dim"], vectors=entity_vectors, kind="entity", seed=new(), **tables)
-        self.entities = SelfAttentionText(a["entity_dim"], a["entity_heads"], a["entity_head_dim"], dropout=a["dropout"],
-                                          **form, seed=new(), **policy)
-        self.kinds, self.drop = WordEmbedding(sizes.categories, a["category_dim"], seed=new(), **tables), self.dropout(a["dropout"], seeds)
-        self.kind_kernel = self.weight("kind_kernel", glorot((a["category_dim"], a["category_dim"]), new()))
-        self.kind_bias = self.weight("kind_bias", (a["category_dim"],))
-        width, self.output_dim = self.title.output_dim + self.entities.output_dim + a["category_dim"], a["news_dim"]
-        self.kernel = self.weight("kernel", glorot((width, self.output_dim), new()))
-        self.bias = self.weight("bias", (self.output_dim,))
-
-    def call(self, news, # columns: title (R, L), entities (R, n), category (R,)
-             training=False): # (R, news_dim)
+    def call(
+        self,
+        news,  # columns: title (R, L), entities (R, n), category (R,)
+        training=False,
+    ):  # (R, news_dim)
         words, names = news["title"], news["entities"]
-        views = [self.title(self.words(words), ops.not_equal(words, 0), training=training),
-                 self.entities(self.names(names), ops.not_equal(names, 0), training=training),
-                 ops.matmul(self.drop(self.kinds(news["category"]), training=training), self.kind_kernel) + self.kind_bias]
-        return ops.matmul(ops.concatenate(views, axis=-1), self.kernel) + self.bias
+        title = self.title(
+            self.words(words), ops.not_equal(words, 0), training=training
+        )
+        named = ops.not_equal(names, 0)
+        entities = self.entities(self.names(names), named, training=training)
+        kind = self.drop(self.kinds(news["category"]), training=training)
+        category = ops.matmul(kind, self.kind_kernel) + self.kind_bias
+        views = ops.concatenate([title, entities, category], axis=-1)
+        return ops.matmul(views, self.kernel) + self.bias
+
+# %% ../../nbs/models/caum.ipynb #text-layers
+@patch_to(TitleEntityCategory)
+def _text_layer(self, dim, num_heads, head_dim, seed):
+    "The self-attention and pooling of words or of entities."
+    a = self.arguments
+    return SelfAttentionText(
+        dim,
+        num_heads,
+        head_dim,
+        dropout=a["dropout"],
+        bias=a["projected"],
+        project=a["projected"],
+        score_bias=not a["projected"],
+        query_dim=a["query_dim"],
+        seed=seed,
+        dtype=self.dtype_policy,
+    )
+
+# %% ../../nbs/models/caum.ipynb #create
+@patch_to(TitleEntityCategory)
+def create(
+    self,
+    sizes,  # `Sizes`, or a mapping
+    seeds,  # a stream of seeds
+    word_vectors=None,  # initial word vectors (words + 1, word_dim)
+    entity_vectors=None,  # vectors of the entities (entities + 1, entity_dim)
+):
+    a, sizes = self.arguments, Sizes.of(sizes)
+    policy = dict(dtype=self.dtype_policy)
+    words = dict(vectors=word_vectors, seed=next(seeds), **policy)
+    self.words = WordEmbedding(sizes.words, a["word_dim"], **words)
+    of_head = a["word_dim"] // a["num_heads"] if a["projected"] else a["head_dim"]
+    heads = a["num_heads"], of_head
+    self.title = self._text_layer(a["word_dim"], *heads, next(seeds))
+    tables = dict(trainable=a["train_tables"], **policy)
+    names = dict(vectors=entity_vectors, kind="entity", seed=next(seeds), **tables)
+    self.names = WordEmbedding(sizes.entities, a["entity_dim"], **names)
+    heads = a["entity_heads"], a["entity_head_dim"]
+    self.entities = self._text_layer(a["entity_dim"], *heads, next(seeds))
+    kinds = dict(seed=next(seeds), **tables)
+    self.kinds = WordEmbedding(sizes.categories, a["category_dim"], **kinds)
+    self.drop = self.dropout(a["dropout"], seeds)
+    dim = a["category_dim"]
+    self.kind_kernel = self.weight("kind_kernel", glorot((dim, dim), next(seeds)))
+    self.kind_bias = self.weight("kind_bias", (dim,))
+    width = self.title.output_dim + self.entities.output_dim + dim
+    self.output_dim = a["news_dim"]
+    self.kernel = self.weight("kernel", glorot((width, self.output_dim), next(seeds)))
+    self.bias = self.weight("bias", (self.output_dim,))
 
 # %% ../../nbs/models/caum.ipynb #beside
-def beside(x, # (B, H, D), 0 where there is no click
-           mask, # (B, H), True for clicks, which stand first
-           wrap="zero", # what lies beyond the ends: "zero", or "circular": the click at the other end
-          ): # two arrays (B, H, D)
+def beside(
+    x,  # (B, H, D), 0 where there is no click
+    mask,  # (B, H), True for clicks, which stand first
+    wrap="zero",  # what lies beyond the ends: "zero", or "circular": the click at the other end
+):  # two arrays (B, H, D)
     "For every click the one before it and the one after it."
-    before, after = (ops.pad(x, ((0, 0), ends, (0, 0))) for ends in ((1, 0), (0, 1)))
-    before, after = before[:, :-1], after[:, 1:]
+    before = ops.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    after = ops.pad(x, ((0, 0), (0, 1), (0, 0)))[:, 1:]
     if wrap == "circular":
         place = ops.arange(ops.shape(mask)[1])
-        last = ops.equal(place, ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True) - 1)[..., None]
+        count = ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
+        last = ops.equal(place, count - 1)[..., None]
         newest = ops.sum(ops.where(last, x, ops.zeros_like(x)), axis=1, keepdims=True)
         before = ops.where(ops.equal(place, 0)[:, None], newest, before)
         after = ops.where(last, x[:, :1], after)
     return before, after
 
-# %% ../../nbs/models/caum.ipynb #attend
-def raised(logits, # (..., n)
-           mask): # True where an entry counts, broadcastable to `logits`
-    "Exponentials in float32 below the largest of their row, which is 1; 0 where masked."
+# %% ../../nbs/models/caum.ipynb #raised
+def raised(logits, mask):
+    "Exponentials in float32, 1 at the largest of a row; 0 where masked."
     scores = ops.where(mask, ops.cast(logits, "float32"), -1e9)
-    return ops.where(mask, ops.exp(ops.maximum(scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True)), -70.0)), 0.0)
+    largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    return ops.where(mask, ops.exp(ops.maximum(scores - largest, -70.0)), 0.0)
 
-def attend(state, # of `clicks_alone`
-           query): # of candidates (B, C, heads, width)
+# %% ../../nbs/models/caum.ipynb #attend
+def attend(
+    state,  # of `clicks_alone`
+    query,  # of candidates (B, C, heads, width)
+):
     "What every click takes from the others, (B, C, H, heads, width)."
-    far = raised(ops.einsum("bchd,bjhd->bchj", query, state["key"]), state["mask"][:, None, None])
-    among = far[..., None] * ops.cast(ops.transpose(state["value"], (0, 2, 1, 3)), "float32")[:, None]
-    found, total = ops.einsum("bhij,bchjd->bcihd", state["mixing"], among), ops.einsum("bhij,bchj->bcih", state["mixing"], far)
+    logits = ops.einsum("bchd,bjhd->bchj", query, state["key"])
+    far = raised(logits, state["mask"][:, None, None])
+    value = ops.cast(ops.transpose(state["value"], (0, 2, 1, 3)), "float32")
+    among = far[..., None] * value[:, None]
+    found = ops.einsum("bhij,bchjd->bcihd", state["mixing"], among)
+    total = ops.einsum("bhij,bchj->bcih", state["mixing"], far)
     total = ops.where(total > 0, total, 1.0)[..., None]
-    scale = ops.stop_gradient(1 / total) # so that no gradient divides by the square of a small number
+    scale = ops.stop_gradient(1 / total)
     return ops.cast(found * scale / (total * scale), query.dtype)
 
 # %% ../../nbs/models/caum.ipynb #candidate-user
 @register
 class CandidateUser(ConfiguredLayer):
-    "Clicks (B, H, D) and candidates (B, C, D) to scores (B, C): what each side needs alone, and what a pair needs."
-    def __init__(self, input_dim, # D, width of a news vector
-                 num_heads=20, # heads over clicks
-                 head_dim=20, # their width
-                 hidden=(400, 256), # widths of the two hidden layers behind the weight of a click
-                 dropout=0.2, # dropout rate of clicks, of what is fused, and of the candidate in the final product
-                 wrap="zero", # what lies beyond the ends of a history, see `beside`
-                 projected=False, # heads with biases, projected back to D
-                 seed=0, # initial values and dropout
-                 **kwargs):
+    "Clicks and candidates to scores (B, C), in what each needs alone and what a pair."
+
+    def __init__(
+        self,
+        input_dim,  # D, width of a news vector
+        num_heads=20,  # heads over clicks
+        head_dim=20,  # their width
+        hidden=(
+            400,
+            256,
+        ),  # widths of the two hidden layers behind the weight of a click
+        dropout=0.2,  # dropout rate of clicks, of what is fused, and of the candidate in the final product
+        wrap="zero",  # what lies beyond the ends of a history, see `beside`
+        projected=False,  # heads with biases, projected back to D
+        seed=0,  # initial values and dropout
+        **kwargs,
+    ):
         super().__init__(locals(), **kwargs)
-        seeds, policy, self.input_dim, self.wrap = Seeds(seed), dict(dtype=self.dtype_policy), input_dim, wrap
-        self.attention = MultiHeadAttention(input_dim, num_heads, head_dim, bias=projected, seed=next(seeds),
-                                            output_dim=input_dim if projected else None, **policy)
-        shapes = dict(local=(4 * input_dim, input_dim), input=(2 * input_dim, input_dim),
-                      fusion=(input_dim + self.attention.width, input_dim),
-                      first=(2 * input_dim, hidden[0]), second=tuple(hidden), third=(hidden[1], 1))
-        for name, shape in shapes.items():
-            setattr(self, f"{name}_kernel", self.weight(f"{name}_kernel", glorot(shape, next(seeds))))
-            setattr(self, f"{name}_bias", self.weight(f"{name}_bias", shape[1:]))
-        self.rate = dropout
-        self.drop_clicks, self.drop_local, self.drop_attended, self.drop_news = (self.dropout(dropout, seeds) for _ in range(4))
+        seeds = Seeds(seed)
+        self.input_dim, self.wrap, self.rate = input_dim, wrap, dropout
+        output_dim = input_dim if projected else None
+        form = dict(bias=projected, output_dim=output_dim, dtype=self.dtype_policy)
+        heads = input_dim, num_heads, head_dim
+        self.attention = MultiHeadAttention(*heads, seed=next(seeds), **form)
+        self._make_kernels(hidden, seeds)
+        self.drop_clicks = self.dropout(dropout, seeds)
+        self.drop_local = self.dropout(dropout, seeds)
+        self.drop_attended = self.dropout(dropout, seeds)
+        self.drop_news = self.dropout(dropout, seeds)
 
-    def dense(self, x, name, rows=slice(None), bias=False): # (…, rows) -> (…, columns of that kernel)
-        y = ops.matmul(x, self.part(name, x.dtype, rows))
-        return y + ops.cast(getattr(self, f"{name}_bias"), x.dtype) if bias else y
-
-    def part(self, name, dtype, rows=slice(None)): return ops.cast(getattr(self, f"{name}_kernel")[rows], dtype)
-
-    def call(self, state, # of `clicks_alone`
-             candidates, # of `candidates_alone`, leading (B, C)
-             training=False,
-             return_weights=False, # whether to return the clicks' weights (B, C, H), too
-            ): # (B, C)
-        attended = ops.reshape(attend(state, candidates["query"]), (*ops.shape(candidates["query"])[:2], ops.shape(state["mask"])[1], -1))
-        hidden, matches = (pair_by_parts if "local" in state else pair_folded)(self, state, candidates, attended, training)
-        hidden = ops.tanh(self.dense(ops.tanh(hidden), "second", bias=True))
-        weights = masked_softmax(self.dense(hidden, "third", bias=True)[..., 0], state["mask"][:, None])
+    def call(
+        self,
+        state,  # of `clicks_alone`
+        candidates,  # of `candidates_alone`, leading (B, C)
+        training=False,
+        return_weights=False,  # whether to return the clicks' weights (B, C, H), too
+    ):  # (B, C)
+        hidden, matches = self._pairs(state, candidates, training)
+        weights = self._click_weights(hidden, state["mask"])
         scores = ops.sum(weights * matches, axis=-1)
         return (scores, weights) if return_weights else scores
 
-# %% ../../nbs/models/caum.ipynb #heads-of
-def heads_of(layer, x, name, bias=False): # (…, D) -> (…, heads, width)
-    "One of the three projections of a layer's self-attention, `query`, `key` or `value`."
-    inner = layer.attention
-    kernel, bias = getattr(inner, f"{name}_kernel"), getattr(inner, f"{name}_bias") if bias else None
-    cast = lambda v: None if v is None else ops.cast(v, x.dtype)
-    return inner.heads(x, cast(kernel), cast(bias), inner.head_dim ** -0.5 if name == "query" else 1.0)
+# %% ../../nbs/models/caum.ipynb #kernels
+@patch_to(CandidateUser)
+def _make_kernels(self, hidden, seeds):
+    "Makes the weights of the formulas' dense layers."
+    dim = self.input_dim
+    shapes = dict(
+        local=(4 * dim, dim),
+        input=(2 * dim, dim),
+        fusion=(dim + self.attention.width, dim),
+        first=(2 * dim, hidden[0]),
+        second=tuple(hidden),
+        third=(hidden[1], 1),
+    )
+    for name, shape in shapes.items():
+        kernel = self.weight(f"{name}_kernel", glorot(shape, next(seeds)))
+        setattr(self, f"{name}_kernel", kernel)
+        setattr(self, f"{name}_bias", self.weight(f"{name}_bias", shape[1:]))
 
+# %% ../../nbs/models/caum.ipynb #part
+@patch_to(CandidateUser)
+def part(self, name, dtype, rows=slice(None)):
+    "Some rows of a kernel."
+    return ops.cast(getattr(self, f"{name}_kernel")[rows], dtype)
+
+
+@patch_to(CandidateUser)
+def dense(self, x, name, rows=slice(None), bias=False):  # (…, rows)
+    "A dense layer of some rows of a kernel, (…, columns of that kernel)."
+    y = ops.matmul(x, self.part(name, x.dtype, rows))
+    return y + ops.cast(getattr(self, f"{name}_bias"), x.dtype) if bias else y
+
+# %% ../../nbs/models/caum.ipynb #weights
+@patch_to(CandidateUser)
+def _click_weights(self, hidden, mask):  # (B, C, H, ·), (B, H)
+    "The weights of the clicks for each candidate, (B, C, H)."
+    hidden = ops.tanh(self.dense(ops.tanh(hidden), "second", bias=True))
+    logits = self.dense(hidden, "third", bias=True)[..., 0]
+    return masked_softmax(logits, mask[:, None])
+
+
+@patch_to(CandidateUser)
+def _pairs(self, state, candidates, training):
+    "What the first tanh reads, and how well each click fits: by parts, or folded."
+    attended = attend(state, candidates["query"])
+    leading = *ops.shape(candidates["query"])[:2], ops.shape(state["mask"])[1]
+    attended = ops.reshape(attended, (*leading, -1))
+    pair = pair_by_parts if "local" in state else pair_folded
+    return pair(self, state, candidates, attended, training)
+
+# %% ../../nbs/models/caum.ipynb #heads-of
+def heads_of(layer, x, name, bias=False):  # (…, D) -> (…, heads, width)
+    "One of the projections of the self-attention: `query`, `key` or `value`."
+    inner = layer.attention
+    kernel = ops.cast(getattr(inner, f"{name}_kernel"), x.dtype)
+    bias = getattr(inner, f"{name}_bias") if bias else None
+    bias = None if bias is None else ops.cast(bias, x.dtype)
+    scale = inner.head_dim**-0.5 if name == "query" else 1.0
+    return inner.heads(x, kernel, bias, scale)
 
 # %% ../../nbs/models/caum.ipynb #output-of
-def output_of(layer, x, bias=False): # (…, heads · width) -> (…, what the fusion reads)
+def output_of(layer, x, bias=False):  # (…, heads · width) -> (…, what the fusion reads)
     "The projection behind the heads, where there is one."
     inner = layer.attention
-    if inner.output_kernel is None: return x
+    if inner.output_kernel is None:
+        return x
     y = ops.matmul(x, ops.cast(inner.output_kernel, x.dtype))
     return y + ops.cast(inner.output_bias, x.dtype) if bias else y
 
 # %% ../../nbs/models/caum.ipynb #clicks-alone
-def clicks_alone(layer, # a `CandidateUser`
-                 clicked, # (B, H, D)
-                 mask, # (B, H), True for clicks
-                 training=False): # a dict with leading B
+def clicks_alone(
+    layer,  # a `CandidateUser`
+    clicked,  # (B, H, D)
+    mask,  # (B, H), True for clicks
+    training=False,
+):  # a dict with leading B
     "All that a history says without a candidate."
     size = layer.input_dim
-    u = layer.drop_clicks(clicked, training=training) * ops.cast(mask, clicked.dtype)[..., None]
+    there = ops.cast(mask, clicked.dtype)[..., None]
+    u = layer.drop_clicks(clicked, training=training) * there
     before, after = beside(u, mask, layer.wrap)
-    local = layer.dense(ops.concatenate([before, u, after], axis=-1), "local", slice(3 * size), bias=True)
+    three = ops.concatenate([before, u, after], axis=-1)
+    local = layer.dense(three, "local", slice(3 * size), bias=True)
     x = layer.dense(u, "input", slice(size, None))
     query, key, value = (heads_of(layer, x, name) for name in ("query", "key", "value"))
-    state = dict(mask=mask, key=key, value=value, mixing=raised(ops.einsum("bihd,bjhd->bhij", query, key), mask[:, None, None]))
-    if training and layer.rate: return state | dict(local=local)
+    logits = ops.einsum("bihd,bjhd->bhij", query, key)
+    mixing = raised(logits, mask[:, None, None])
+    state = dict(mask=mask, key=key, value=value, mixing=mixing)
+    if training and layer.rate:
+        return state | dict(local=local)
     own = layer.dense(local, "fusion", slice(size))
     return state | dict(own=own, first=layer.dense(own, "first", slice(size)))
 
+# %% ../../nbs/models/caum.ipynb #back
+def _turned_back(layer, news):  # (…, D)
+    "The candidate as heads meet it behind the fusion, (…, heads · width)."
+    size = layer.input_dim
+    kernel = layer.part("fusion", news.dtype, slice(size, None))
+    back = ops.matmul(news, ops.transpose(kernel))
+    output = layer.attention.output_kernel
+    if output is not None:
+        back = ops.matmul(back, ops.transpose(ops.cast(output, news.dtype)))
+    return back
+
 # %% ../../nbs/models/caum.ipynb #candidates-alone
-def candidates_alone(layer, # a `CandidateUser`
-                     news, # (R, D)
-                     training=False): # a dict with leading R
+def candidates_alone(
+    layer,  # a `CandidateUser`
+    news,  # (R, D)
+    training=False,
+):  # a dict with leading R
     "All that a candidate says without a history."
     size = layer.input_dim
     x = layer.dense(news, "input", slice(size), bias=True)
-    query, value = heads_of(layer, x, "query", bias=True), heads_of(layer, x, "value", bias=True)
-    attended = output_of(layer, ops.reshape(value, (*ops.shape(news)[:-1], -1)), bias=True)
-    local, first = layer.dense(news, "local", slice(3 * size, None)), layer.dense(news, "first", slice(size, None), bias=True)
+    query = heads_of(layer, x, "query", bias=True)
+    value = heads_of(layer, x, "value", bias=True)
+    value = ops.reshape(value, (*ops.shape(news)[:-1], -1))
+    attended = output_of(layer, value, bias=True)
+    local = layer.dense(news, "local", slice(3 * size, None))
+    first = layer.dense(news, "first", slice(size, None), bias=True)
     out = dict(news=news, query=query)
-    if training and layer.rate: return out | dict(local=local, attended=attended, first=first)
-    own = layer.dense(local, "fusion", slice(size)) + layer.dense(attended, "fusion", slice(size, None), bias=True)
-    back = ops.matmul(news, ops.transpose(layer.part("fusion", news.dtype, slice(size, None))))
-    if layer.attention.output_kernel is not None:
-        back = ops.matmul(back, ops.transpose(ops.cast(layer.attention.output_kernel, news.dtype)))
-    return out | dict(first=first + layer.dense(own, "first", slice(size)), own=ops.sum(own * news, axis=-1), back=back)
+    if training and layer.rate:
+        return out | dict(local=local, attended=attended, first=first)
+    heard = layer.dense(attended, "fusion", slice(size, None), bias=True)
+    own = layer.dense(local, "fusion", slice(size)) + heard
+    first = first + layer.dense(own, "first", slice(size))
+    match = ops.sum(own * news, axis=-1)
+    return out | dict(first=first, own=match, back=_turned_back(layer, news))
 
 # %% ../../nbs/models/caum.ipynb #pair-by-parts
-def pair_by_parts(layer, # a `CandidateUser`
-                  state, # of `clicks_alone`
-                  candidates, # of `candidates_alone`, leading (B, C)
-                  attended, # (B, C, H, heads · width) what each click hears from the others
-                  training): # two arrays, as said
-    "The formulas as they stand, with dropout of what is fused: hidden layer (B, C, H, ·) and matches (B, C, H)."
+def pair_by_parts(
+    layer,  # a `CandidateUser`
+    state,  # of `clicks_alone`
+    candidates,  # of `candidates_alone`, leading (B, C)
+    attended,  # (B, C, H, heads · width) what each click hears from the others
+    training,
+):  # two arrays: what the first tanh reads (B, C, H, ·), and matches (B, C, H)
+    "The formulas as they stand, with dropout of what is fused."
     size = layer.input_dim
     local = state["local"][:, None] + candidates["local"][:, :, None]
     attended = output_of(layer, attended) + candidates["attended"][:, :, None]
-    fused = layer.dense(layer.drop_local(local, training=training), "fusion", slice(size))
-    fused = fused + layer.dense(layer.drop_attended(attended, training=training), "fusion", slice(size, None), bias=True)
+    local = layer.drop_local(local, training=training)
+    fused = layer.dense(local, "fusion", slice(size))
+    attended = layer.drop_attended(attended, training=training)
+    fused = fused + layer.dense(attended, "fusion", slice(size, None), bias=True)
     hidden = layer.dense(fused, "first", slice(size)) + candidates["first"][:, :, None]
-    return hidden, ops.einsum("bcid,bcd->bci", fused, layer.drop_news(candidates["news"], training=training))
+    news = layer.drop_news(candidates["news"], training=training)
+    return hidden, ops.einsum("bcid,bcd->bci", fused, news)
 
 # %% ../../nbs/models/caum.ipynb #pair-folded
-def pair_folded(layer, state, candidates, attended, training): # as for `pair_by_parts`
-    "The same without dropout, matrices that follow each other multiplied beforehand and what is fused never formed."
+def pair_folded(layer, state, candidates, attended, training):  # as for `pair_by_parts`
+    "The same without dropout."
     size, dtype = layer.input_dim, attended.dtype
     kernel = layer.part("fusion", dtype, slice(size, None))
-    if layer.attention.output_kernel is not None: kernel = ops.matmul(ops.cast(layer.attention.output_kernel, dtype), kernel)
-    hidden = ops.matmul(attended, ops.matmul(kernel, layer.part("first", dtype, slice(size))))
+    if layer.attention.output_kernel is not None:
+        kernel = ops.matmul(ops.cast(layer.attention.output_kernel, dtype), kernel)
+    folded = ops.matmul(kernel, layer.part("first", dtype, slice(size)))
+    hidden = ops.matmul(attended, folded)
     hidden = hidden + state["first"][:, None] + candidates["first"][:, :, None]
-    matches = ops.einsum("bid,bcd->bci", state["own"], candidates["news"]) + candidates["own"][..., None]
+    matches = ops.einsum("bid,bcd->bci", state["own"], candidates["news"])
+    matches = matches + candidates["own"][..., None]
     return hidden, matches + ops.einsum("bciw,bcw->bci", attended, candidates["back"])
 
 # %% ../../nbs/models/caum.ipynb #wirings
-def wirings(): # switches of both parts, by wiring
+def wirings():  # switches of both parts, by wiring
     "How the sources of CAUM wire it; all with masks."
-    return {"paper": dict(wrap="zero", projected=False), "official": dict(wrap="circular", projected=False),
-            "newsrex": dict(wrap="zero", projected=True)}
+    return {
+        "paper": dict(wrap="zero", projected=False),
+        "official": dict(wrap="circular", projected=False),
+        "newsrex": dict(wrap="zero", projected=True),
+    }
+
+# %% ../../nbs/models/caum.ipynb #own-encoder
+_OF_NEWS = (
+    *("num_heads", "head_dim", "entity_heads", "entity_head_dim", "news_dim"),
+    *("query_dim", "word_dim", "entity_dim", "category_dim", "title_length"),
+    *("dropout", "train_tables"),
+)
+
+
+def _news_encoder(configuration, news_encoder, entity_vectors, projected):
+    "The given encoder or the paper's one, and what else `prepare` takes."
+    if news_encoder is None:
+        shared = {name: configuration[name] for name in _OF_NEWS}
+        encoder = TitleEntityCategory(**shared, projected=projected)
+        vectors = dict(entity_vectors=entity_vectors)
+        return encoder, ({} if entity_vectors is None else vectors)
+    if entity_vectors is not None:
+        raise wrong(
+            "entity_vectors for the paper's news encoder",
+            f"a {type(news_encoder).__name__}, too",
+            where="CAUM",
+        )
+    return news_encoder, {}
 
 # %% ../../nbs/models/caum.ipynb #caum
 @register
 class CAUM(NewsRecommender):
-    "CAUM (Qi et al., SIGIR 2022): convolution, self-attention and pooling over the clicks, all aware of the candidate."
-    pairs_per_call, keeps_clicks = 256, True # a pair needs H · D numbers several times
+    "CAUM (Qi et al., SIGIR 2022): clicks convolved, attended and pooled per candidate."
 
-    def __init__(self, sizes, # `Sizes` or a mapping
-                 num_heads=20, # heads over words and over clicks
-                 head_dim=20, # their width
-                 entity_heads=4, # heads over entities
-                 entity_head_dim=40, # their width
-                 news_dim=400, # width of a news vector
-                 query_dim=200, # width of the poolings' hidden layers
-                 hidden=(400, 256), # widths of the hidden layers behind the weight of a click
-                 word_dim=300, # width of a word vector
-                 entity_dim=100, # width of an entity's vector
-                 category_dim=100, # width of a category's vector
-                 title_length=30, # words read of a title
-                 history_length=50, # last clicks read of a history
-                 dropout=0.2, # share dropped, see `TitleEntityCategory` and `CandidateUser`
-                 train_tables=False, # whether training changes the vectors of entities and categories
-                 wrap=None, # what lies beyond the ends of a history: "zero" or "circular"; None: the wiring's
-                 wiring="paper", # "paper", "official" or "newsrex"
-                 news_encoder=None, # another news encoder
-                 word_vectors=None, # initial word vectors (words + 1, word_dim)
-                 entity_vectors=None, # vectors of the entities (entities + 1, entity_dim)
-                 seed=0, # initial values and dropout
-                 **kwargs): # name
+    pairs_per_call, keeps_clicks = 256, True  # a pair needs H · D numbers several times
+
+    def __init__(
+        self,
+        sizes,  # `Sizes` or a mapping
+        num_heads=20,  # heads over words and over clicks
+        head_dim=20,  # their width
+        entity_heads=4,  # heads over entities
+        entity_head_dim=40,  # their width
+        news_dim=400,  # width of a news vector
+        query_dim=200,  # width of the poolings' hidden layers
+        hidden=(400, 256),  # widths of the hidden layers behind the weight of a click
+        word_dim=300,  # width of a word vector
+        entity_dim=100,  # width of an entity's vector
+        category_dim=100,  # width of a category's vector
+        title_length=30,  # words read of a title
+        history_length=50,  # last clicks read of a history
+        dropout=0.2,  # share dropped, see `TitleEntityCategory` and `CandidateUser`
+        train_tables=False,  # whether training changes the vectors of entities and categories
+        wrap=None,  # what lies beyond the ends of a history: "zero" or "circular"; None: the wiring's
+        wiring="paper",  # "paper", "official" or "newsrex"
+        news_encoder=None,  # another news encoder
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+        entity_vectors=None,  # vectors of the entities (entities + 1, entity_dim)
+        seed=0,  # initial values and dropout
+        **kwargs,  # name
+    ):
         super().__init__(locals())
-        own, policy = wirings()[one_of("wiring", wiring, wirings())], dict(dtype=self.dtype_policy)
-        wrap = one_of("wrap", own["wrap"] if wrap is None else wrap, ("zero", "circular"))
-        encoder = TitleEntityCategory(num_heads, head_dim, entity_heads, entity_head_dim, news_dim, query_dim, word_dim, entity_dim,
-                             category_dim, title_length, dropout, train_tables, own["projected"])
-        if news_encoder is not None and entity_vectors is not None:
-            raise wrong("entity_vectors for the paper's news encoder", f"a {type(news_encoder).__name__}, too", where="CAUM")
-        given = {} if entity_vectors is None else dict(entity_vectors=entity_vectors)
-        self.news_encoder = fresh(news_encoder or encoder).prepare(self.sizes, self.seeds, word_vectors, **given)
-        self.reads, self.news_width = dict(self.news_encoder.reads), self.news_encoder.output_dim
-        self.user = CandidateUser(self.news_width, num_heads, head_dim, hidden, dropout, wrap, own["projected"],
-                                  seed=next(self.seeds), **policy)
+        switches = wirings()[one_of("wiring", wiring, wirings())]
+        projected = switches["projected"]
+        wrap = switches["wrap"] if wrap is None else wrap
+        one_of("wrap", wrap, ("zero", "circular"))
+        encoder, given = _news_encoder(
+            self.configuration, news_encoder, entity_vectors, projected
+        )
+        self.news_encoder = fresh(encoder)
+        self.news_encoder.prepare(self.sizes, self.seeds, word_vectors, **given)
+        self.reads = dict(self.news_encoder.reads)
+        self.news_width = self.news_encoder.output_dim
+        user = num_heads, head_dim, hidden, dropout, wrap, projected, next(self.seeds)
+        self.user = CandidateUser(self.news_width, *user, dtype=self.dtype_policy)
 
-    def encode_news(self, news, training=False): return self.news_encoder(news, training=training)
+# %% ../../nbs/models/caum.ipynb #encode
+@patch_to(CAUM)
+def encode_news(self, news, training=False):
+    return self.news_encoder(news, training=training)
 
-    def encode_candidate(self, news, encoded, context, training=False): return candidates_alone(self.user, encoded, training)
 
-    def encode_user(self, clicked, mask, context, training=False):
-        rest = self.history_length - ops.shape(mask)[1] # short histories may come in narrow arrays, states have one shape
-        wide = lambda v, axes: ops.pad(v, [(0, rest if axis in axes else 0) for axis in range(v.ndim)])
-        state = clicks_alone(self.user, clicked, mask, training)
-        return {k: wide(v, (2, 3) if k == "mixing" else (1,)) for k, v in state.items()}
+@patch_to(CAUM)
+def encode_candidate(self, news, encoded, context, training=False):
+    return candidates_alone(self.user, encoded, training)
 
-    def narrow(self, state, clicks): return {k: v[:, :, :clicks, :clicks] if k == "mixing" else v[:, :clicks] for k, v in state.items()}
+# %% ../../nbs/models/caum.ipynb #encode-user
+@patch_to(CAUM)
+def encode_user(self, clicked, mask, context, training=False):
+    rest = self.history_length - ops.shape(mask)[1]
 
-    def score(self, state, candidates, context, training=False): return self.user(state, candidates, training=training)
+    def widened(name, v):
+        axes = (2, 3) if name == "mixing" else (1,)
+        return ops.pad(v, [(0, rest if axis in axes else 0) for axis in range(v.ndim)])
+
+    state = clicks_alone(self.user, clicked, mask, training)
+    return {name: widened(name, v) for name, v in state.items()}
+
+
+@patch_to(CAUM)
+def narrow(self, state, clicks):
+    return {
+        name: v[:, :, :clicks, :clicks] if name == "mixing" else v[:, :clicks]
+        for name, v in state.items()
+    }
+
+# %% ../../nbs/models/caum.ipynb #score
+@patch_to(CAUM)
+def score(self, state, candidates, context, training=False):
+    return self.user(state, candidates, training=training)
