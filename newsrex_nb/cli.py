@@ -49,8 +49,8 @@ def divide(
 def words_and_keys(
     arguments,  # of a command
     usage,  # one line for the message
-    own,  # {key: default}, read as text -> (words, {key: text})
-):
+    own,  # {key: default}, read as text
+):  # (words, {key: text})
     "The words and the command's own keys."
     words = [text for text in arguments if "=" not in text]
     values = dict(own)

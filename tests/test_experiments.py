@@ -1,4 +1,4 @@
-"""Runs and their folders across rooms: lists in the shell, aborted sweeps, classes of other packages, committed results, a preset reproduced."""
+"""Runs and their folders across modules: lists in the shell, aborted sweeps, classes of other packages, committed results, a preset reproduced."""
 import json
 import os
 import re

@@ -103,7 +103,7 @@ def test_no_cycles():
 
 
 @every_module
-def test_rooms_keep_to_themselves(name):
+def test_modules_keep_to_themselves(name):
     kind = name.split(".")[0]
     if kind in ("data", "metrics"): assert "keras" not in roots(name)
     if kind not in ONLINE: assert not roots(name) & NETWORK

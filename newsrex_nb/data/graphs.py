@@ -192,7 +192,7 @@ def _representatives(news):
         same.append(first.setdefault(key if key[1] else row, row))
     return np.array(same)
 
-
+# %% ../../nbs/data/graphs.ipynb #category-groups
 def _category_groups(news):
     "(N,) a number for each row's category, 0 for rows that are no articles."
     names = enumerate(sorted(set(news.category)), 1)

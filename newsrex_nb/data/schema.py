@@ -308,9 +308,7 @@ class Dataset:
     features: object  # the registry of columns, see `data.features`
     notes: dict = dataclasses.field(default_factory=dict)  # counts worth reporting
     key: str = ""  # fingerprint of everything that made it
-    oracle: object = (
-        None  # the utility behind the clicks, where it is known (toy world)
-    )
+    oracle: object = None  # the utility behind the clicks; toy world only
 
     def __post_init__(self):
         self.features.attach(self)

@@ -15,7 +15,7 @@ def evaluate(
     model,  # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
     data,  # a `Dataset`
     split="test",  # "train", "valid", "test", or `Behaviors` of this data set
-    metrics=METRICS,  # see `metrics`
+    metrics=METRICS,  # see `metrics.ranking`
     **options,  # of `Scorer`
 ):  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     "Measures a model on a split as MIND does: per impression, then the mean."

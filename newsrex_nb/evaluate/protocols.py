@@ -23,15 +23,14 @@ TIES = ("later", "earlier", "shared", "best", "worst")
 class Protocol:
     "How scores become numbers."
 
-    auc: str = (
-        "impression"  # or "pooled", or "earlier": ties are won by the earlier-listed
-    )
+    # "impression", "pooled", or "earlier": ties are won by the earlier-listed
+    auc: str = "impression"
     mrr: str = "all"  # "all" clicks, or the "first"
-    ties: str = (
-        "later"  # which of equal scores ranks first, for MRR and nDCG: of `TIES`
-    )
+    # which of equal scores ranks first, for MRR and nDCG; "shared": all, on average
+    ties: str = "later"
     empty: bool = True  # whether impressions with an empty history count
-    one_class: bool = False  # whether those of one class count in MRR and nDCG, or as 0
+    # whether impressions of one class count in MRR and nDCG; without a click as 0
+    one_class: bool = False
     half: bool = False  # whether scores have 16 bits, squashed for AUC if not in 0 to 1
 
     def __post_init__(self):

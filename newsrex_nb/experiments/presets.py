@@ -23,7 +23,9 @@ class Experiment:
     values: dict  # {key: value} such as {"recipe.epochs": 5}
     data: str = "mind"  # the data's part
     data_set: str = "MIND-small"  # what the published numbers were measured on
-    expects: tuple = _MIND_SMALL  # counts that tell the data set, see `reproduction`
+    expects: tuple = (
+        _MIND_SMALL  # counts that tell the data set, see `experiments.reproduction`
+    )
     like: str = None  # a set of values for any model that comes first
     seeds: tuple = (42, 123, 456)
     published: dict = field(default_factory=dict)  # {metric: (mean, sd or None)}
@@ -284,7 +286,7 @@ _JAPANESE_LOG = {
     "data.name": "japanese",
 }
 
-
+# %% ../../nbs/experiments/presets.ipynb #figure-assumptions
 _ASSUMED_OF_FIGURE = (
     "Negatives are 4, as max_impressions_length 5 says; Figure 4 takes the loss from "
     "probabilities, here it is taken from the logits, which is the same but for "

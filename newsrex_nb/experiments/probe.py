@@ -50,9 +50,12 @@ def centred(x, offsets):  # (candidates,), (B + 1,)
 
 # %% ../../nbs/experiments/probe.ipynb #group-products
 def _group_products(
-    x, y, group, groups
-):  # (candidates, K), (candidates,), group numbers
-    "Sums of products of the terms with each other and with scores, (groups, K, K + 1)."
+    x,  # (candidates, K)
+    y,  # (candidates,)
+    group,  # (candidates,) group numbers
+    groups,  # how many
+):  # (groups, K, K + 1)
+    "Sums of products of the terms with each other and with scores."
     products = []
     for g in range(groups):
         mine = group == g

@@ -190,10 +190,11 @@ def _adam_alone(model, steps):
     weights = [v.value for v in model.trainable_variables]
     state = weights, [v.value for v in adam.variables]
     gradients = jax.tree.map(jnp.ones_like, weights)
+    apply = adam.stateless_apply  # to weights that no model holds
 
     def dispatch(state, gradients):
         def step(_, state):
-            return adam.stateless_apply(state[1], gradients, state[0])
+            return apply(state[1], gradients, state[0])
 
         return jax.lax.fori_loop(0, steps, step, state)
 

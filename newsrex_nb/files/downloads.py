@@ -248,8 +248,8 @@ def check_content(
 def _problem(
     part,  # the `Path` of what was downloaded
     name,  # of the finished file
-    size,  # that it must have; None = not known
-    sha256,  # None = not known
+    size,  # bytes that it must have; None = not known
+    sha256,  # that it must have; None = not known
 ):  # None, or what is wrong
     "Whether a file that is complete, by what its place says, is the file."
     length = part.stat().st_size
@@ -262,8 +262,8 @@ def from_place(
     url,  # of the file
     part,  # the `Path` of what there is of it
     name,  # of the finished file
-    size,  # that it must have
-    sha256,  # None = not known
+    size,  # bytes that it must have; None = not known
+    sha256,  # that it must have; None = not known
     token,  # as for `pull`
     tell,  # as for `pull`
     attempts=4,  # in a row without a byte gained

@@ -125,7 +125,7 @@ def find_class(
     )
 
 # %% ../../nbs/hub/folder.ipynb #names
-FORMAT = 1  # of the folder; a reader refuses newer ones
+FORMAT = 1  # of the folder; newer ones are refused
 NEEDED = "config.json", "features.json", "model.safetensors"
 MORE = "test_results.json", "training_run_summary.json", "README.md"
 ASKED = "users.json", "articles.jsonl"  # see `hub.publish`
@@ -144,6 +144,7 @@ def _write_weights(folder, model, features):
     with atomic(folder / "model.safetensors") as temporary:
         save_file(weights, temporary)
         write_json(folder / "features.json", about)
+        # safetensors keeps its files from everybody else
         shutil.copymode(folder / "features.json", temporary)
 
 # %% ../../nbs/hub/folder.ipynb #users-held
@@ -160,7 +161,7 @@ def save(
     features,  # `Features` that the model was trained on: their vocabulary and recipe are kept
     results=None,  # what was measured, a dict
     summary=None,  # how it was trained, a dict
-    **told,  # what else the card says, see `card`
+    **told,  # what else the card says, see `hub.card`
 ):  # the folder, a `Path`
     "Writes a model and what it takes to read new articles."
     folder = Path(folder)

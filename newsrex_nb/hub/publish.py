@@ -102,7 +102,7 @@ def save_pretrained(
     run=None,  # what `fit` returned: how it was trained
     keep_users=False,  # whether user ids, and vectors of single users, are kept
     keep_articles=False,  # whether the articles of `data` are kept
-    **told,  # what else the card says, see `card`
+    **told,  # what else the card says, see `hub.card`
 ):  # the folder, a `Path`
     "Writes a model for others; of users and articles only what was asked for."
     ids = _user_ids(model, data) if keep_users else []

@@ -148,6 +148,7 @@ def attend(
     found = ops.einsum("bhij,bchjd->bcihd", state["mixing"], among)
     total = ops.einsum("bhij,bchj->bcih", state["mixing"], far)
     total = ops.where(total > 0, total, 1.0)[..., None]
+    # in two steps, so that no gradient divides by the square of a small number
     scale = ops.stop_gradient(1 / total)
     return ops.cast(found * scale / (total * scale), query.dtype)
 
@@ -411,7 +412,7 @@ class CAUM(NewsRecommender):
         category_dim=100,  # width of a category's vector
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped, see `TitleEntityCategory` and `CandidateUser`
+        dropout=0.2,  # dropout rate, see `TitleEntityCategory` and `CandidateUser`
         train_tables=False,  # whether training changes the vectors of entities and categories
         wrap=None,  # what lies beyond the ends of a history: "zero" or "circular"; None: the wiring's
         wiring="paper",  # "paper", "official" or "newsrex"

@@ -368,7 +368,7 @@ class CROWN(NewsRecommender):
         title_length=32,  # words read of a title
         abstract_length=128,  # words read of an abstract
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped of words, of categories and in the blocks
+        dropout=0.2,  # dropout rate of words, of categories and in the blocks
         word_vectors=None,  # initial word vectors (words + 1, word_dim)
         seed=0,  # initial values and dropout
         **kwargs,  # name

@@ -208,7 +208,7 @@ class DIGAT(NewsRecommender):
         word_dim=300,  # width of a word vector
         title_length=32,  # words read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped of words, attention weights and topics; half of it elsewhere
+        dropout=0.2,  # dropout rate of words, attention weights and topics; half of it elsewhere
         news_encoder=None,  # another encoder of articles, of width num_heads · head_dim
         word_vectors=None,  # initial word vectors (words + 1, word_dim)
         seed=0,  # initial values and dropout

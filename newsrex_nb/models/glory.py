@@ -115,7 +115,7 @@ class GLORY(NewsRecommender):
         word_dim=300,  # width of a word vector
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped of words and entities, and behind their self-attentions
+        dropout=0.2,  # dropout rate of words and entities, and behind their self-attentions
         wiring="paper",  # "paper" or "official": missing entities take part
         news_encoder=None,  # another encoder of titles, of width num_heads · head_dim
         word_vectors=None,  # initial word vectors (words + 1, word_dim)

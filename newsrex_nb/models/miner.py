@@ -141,7 +141,7 @@ class MINER(NewsRecommender):
         category_dim=100,  # width of a category's vector
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped before and behind the words' self-attention
+        dropout=0.2,  # dropout rate before and behind the words' self-attention
         aggregator="weighted",  # "weighted", "max" or "mean" of the interests' scores
         side=None,  # what is projected for the weights: "candidate" or "interests"; None: the wiring's
         category_weight=None,  # of the categories' likeness; 0: categories are not read; None: the wiring's

@@ -25,7 +25,7 @@ class NRAM(TwoTower):
         word_dim=300,  # width of a word vector
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped before and behind the words' self-attention, and behind that of the clicks
+        dropout=0.2,  # dropout rate before and behind the words' self-attention, and behind that of the clicks
         user_self_attention=True,  # whether clicks look at each other before they are pooled
         bias=False,  # whether the projections of the self-attentions have a bias
         projection=False,  # whether the heads are projected back to the width of what they read

@@ -39,7 +39,7 @@ class NRMS(TwoTower):
         word_dim=300,  # width of a word vector
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped before and behind the words' self-attention
+        dropout=0.2,  # dropout rate before and behind the words' self-attention
         wiring="paper",  # "paper", "official", "newsrex" or "newsreclib"
         news_encoder=None,  # another news encoder
         user_encoder=None,  # another user encoder

@@ -151,7 +151,7 @@ class PPRec(NewsRecommender):
         title_length=30,  # words read of a title
         title_entities=5,  # entities read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped
+        dropout=0.2,  # dropout rate
         recency=True,  # whether popularity reads the age of an article
         ctr=True,  # whether popularity reads the click rate of an article
         history_ctr=True,  # whether the user encoder reads the click rates of the clicks

@@ -163,7 +163,7 @@ class TCCM(NewsRecommender):
         title_length=30,  # words read of a title
         title_entities=5,  # entities read of a title
         history_length=50,  # last clicks read of a history
-        dropout=0.2,  # share dropped
+        dropout=0.2,  # dropout rate
         intervention=None,  # what is set when ranking: None, "s_p" (popularity of the content) or "pop" (all of it)
         intervention_value=0.5,  # what it is set to
         wiring="paper",  # "paper", "official" or "newsrex"

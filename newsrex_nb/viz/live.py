@@ -148,7 +148,7 @@ def watch_evaluation(
     model,  # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
     data,  # a `Dataset`
     split="test",  # or labelled `Behaviors`
-    metric="auc",  # see `metrics`
+    metric="auc",  # see `metrics.ranking`
     pieces=12,  # how often to draw
     canvas=None,  # a `Canvas`; None = a new one
 ):  # the `Clock`
@@ -181,7 +181,7 @@ class LiveMetrics(keras.callbacks.Callback):
         self,
         data=None,  # a `Dataset` for the panel with the log's clock; None = the loss alone
         split="valid",  # or labelled `Behaviors`
-        metric="auc",  # see `metrics`
+        metric="auc",  # see `metrics.ranking`
         every=1.0,  # seconds between pictures, at least
     ):
         super().__init__()

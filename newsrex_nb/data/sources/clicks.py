@@ -51,11 +51,11 @@ def _number_stretches(
 
 # %% ../../../nbs/data/sources/clicks.ipynb #growing-histories
 def growing_histories(
-    user,  # (clicks,) who clicked which article when, in any order
-    time,  # (clicks,) who clicked which article when, in any order
-    row,  # (clicks,) who clicked which article when, in any order
-    at_user,  # (B,) whose history before which second is wanted
-    at_time,  # (B,) whose history before which second is wanted
+    user,  # (clicks,) who clicked, in any order
+    time,  # (clicks,) when, in seconds
+    row,  # (clicks,) which article
+    at_user,  # (B,) whose history is wanted
+    at_time,  # (B,) before which second
     longest,  # clicks kept of a history, the last ones; None = all
 ):  # (`Histories` in order of first appearance, (B,) the number of each one's history)
     "What each user had clicked before each moment."
@@ -74,8 +74,10 @@ def growing_histories(
 
 # %% ../../../nbs/data/sources/clicks.ipynb #intervals
 def intervals(
-    row, time, window
-):  # (signs,) of life: which article and when; seconds that one lasts
+    row,  # (signs,) of life: which article
+    time,  # (signs,) of life: when, in seconds
+    window,  # seconds that a sign lasts
+):  # (row, first second, first second after it) of each stretch
     """Maximal stretches in which articles are alive: (row, first second, first second
     after it)."""
     order = np.lexsort((time, row))
@@ -116,8 +118,8 @@ class Alive:
 
     def __init__(
         self,
-        row,  # (signs,) of life: an article and a second
-        time,  # (signs,) of life: an article and a second
+        row,  # (signs,) articles that were alive
+        time,  # (signs,) when, in seconds
         window,  # seconds that a sign lasts
     ):
         self.row, self.start, stop = intervals(row, time, window)
@@ -171,8 +173,8 @@ def _mixed(x):  # uint64
 
 # %% ../../../nbs/data/sources/clicks.ipynb #chances
 def chances(
-    seed,  # what names the draw
-    purpose,  # what names the draw
+    seed,  # of the draw
+    purpose,  # a word that names what is drawn
     number,  # (B,) numbers of impressions
     width,  # how many are wanted for each
 ):
@@ -311,10 +313,10 @@ def _shuffled(
 
 # %% ../../../nbs/data/sources/clicks.ipynb #sample-candidates
 def sample_candidates(
-    user,  # (B,) of each impression
-    time,  # (B,) of each impression
-    row,  # clicked rows
-    offsets,  # (B + 1,) whose they are
+    user,  # (B,) user of each impression
+    time,  # (B,) second of each impression
+    row,  # (clicks,) clicked rows, impression by impression
+    offsets,  # (B + 1,) where each impression's clicks begin
     alive,  # `Alive`
     clicked,  # `FirstClicks`
     size,  # candidates of an impression

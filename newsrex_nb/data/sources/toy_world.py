@@ -492,7 +492,7 @@ def _vector_line(name, *purposes):
     vector = sum(0.1 * generator(*purpose).standard_normal(100) for purpose in purposes)
     return "\t".join([name, *(f"{v:.6f}" for v in vector)])
 
-
+# %% ../../../nbs/data/sources/toy_world.ipynb #entity-lines
 def _vector_lines(data, rows):
     "The lines of an entity_embedding.vec."
     home = {
