@@ -1,5 +1,5 @@
-"""What nbdev does to a notebook before Quarto renders it, with three changes: a page shows the code it exports, a name that several
-modules have links to the one that is meant, and signatures hold no links, which would be shown as text. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
+"""What nbdev does to a notebook before Quarto renders it, with four changes: the module's name stands under the title, a page shows the
+code it exports, a name that several modules have links to the one that is meant, and signatures hold no links, which would be shown as text. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
 PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
 import ast
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup, _lineno
+from execnb.nbio import mk_cell
 from nbdev.process import Processor
 
 IMPORTS = (ast.Import, ast.ImportFrom)
@@ -23,11 +24,13 @@ def is_setup(cell):
 class changed(Processor):
     "Source under its documentation, and links of ambiguous names mended."
     def begin(self):
-        self.module = "newsrex_nb." + getattr(self.nb, "frontmatter_", {}).get("title", "")
+        written = [re.search(r"default_exp (\S+)", c.get("source") or "") for c in self.nb.cells]
+        self.module = "newsrex_nb." + next((found[1] for found in written if found), "")
         self.site = re.escape(get_config().doc_host + get_config().doc_baseurl)
         self.symbols = NbdevLookup().entries["newsrex_nb"]["syms"] # {module: {qualified name: (page, file, source)}}
         self.nb.cells[:] = [c for c in self.nb.cells if not (c.get("source") is not None and is_setup(c))]
         cells = self.nb.cells
+        if self.module != "newsrex_nb.": cells.insert(1, mk_cell(f"`{self.module}`", "markdown"))
         for at in reversed(range(len(cells))):
             if cells[at].cell_type != "code" or "export" not in cells[at].directives_: continue
             cells[at]["source"] = '#| code-fold: show\n#| code-summary: "Source"\n' + cells[at].source

@@ -6,38 +6,45 @@
 __all__ = ['LOSSES', 'softmax_loss', 'binary_loss', 'bpr_loss', 'loss_function']
 
 # %% ../nbs/losses.ipynb #imports
-import keras
 from keras import ops
 
 from .core import wrong
 
 # %% ../nbs/losses.ipynb #softmax-loss
-def softmax_loss(logits, # (B, C), any float type
-                 target, # (B,) position of the clicked candidate
-                 label_smoothing=0.0, # share of the target that is spread over all candidates
-                ): # (B,) float32
-    "Minus the log probability of the clicked candidate among all candidates of its sample."
+def softmax_loss(
+    logits,  # (B, C), any float type
+    target,  # (B,) position of the clicked candidate
+    label_smoothing=0.0,  # share of the target that is spread over all candidates
+):  # (B,) float32
+    """Minus the log probability of the clicked candidate among all candidates of its
+    sample."""
     log_share = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    loss = -ops.squeeze(ops.take_along_axis(log_share, ops.expand_dims(target, -1), axis=-1), -1)
-    if not label_smoothing: return loss
+    position = ops.expand_dims(target, -1)
+    loss = -ops.squeeze(ops.take_along_axis(log_share, position, axis=-1), -1)
+    if not label_smoothing:
+        return loss
     return (1 - label_smoothing) * loss - label_smoothing * ops.mean(log_share, axis=-1)
 
 # %% ../nbs/losses.ipynb #binary-loss
-def binary_loss(logits, # (B, C), any float type
-                target, # (B,) position of the clicked candidate
-                label_smoothing=0.0, # how far labels move from 0 and 1 towards one half
-               ): # (B,) float32
+def binary_loss(
+    logits,  # (B, C), any float type
+    target,  # (B,) position of the clicked candidate
+    label_smoothing=0.0,  # how far labels move from 0 and 1 towards one half
+):  # (B,) float32
     "The mean over candidates of the sigmoid cross-entropy between logit and click."
     logits = ops.cast(logits, "float32")
-    clicked = ops.one_hot(target, logits.shape[-1], dtype="float32") * (1 - label_smoothing) + label_smoothing / 2
+    clicked = ops.one_hot(target, logits.shape[-1], dtype="float32")
+    clicked = clicked * (1 - label_smoothing) + label_smoothing / 2
     return ops.mean(ops.softplus(logits) - clicked * logits, axis=-1)
 
 # %% ../nbs/losses.ipynb #bpr-loss
-def bpr_loss(logits, # (B, C), any float type
-             target, # (B,) position of the clicked candidate
-            ): # (B,) float32; 0 where a sample has no other candidate
-    "The mean over the candidates not clicked of minus the log sigmoid of the clicked one's lead."
-    logits, count = ops.cast(logits, "float32"), logits.shape[-1]
+def bpr_loss(
+    logits,  # (B, C), any float type
+    target,  # (B,) position of the clicked candidate
+):  # (B,) float32; 0 where a sample has no other candidate
+    "The mean of minus the log sigmoid of the clicked candidate's lead over each other."
+    logits = ops.cast(logits, "float32")
+    count = logits.shape[-1]
     behind = logits - ops.take_along_axis(logits, ops.expand_dims(target, -1), axis=-1)
     others = 1 - ops.one_hot(target, count, dtype="float32")
     return ops.sum(others * ops.softplus(behind), axis=-1) / max(count - 1, 1)
@@ -46,10 +53,16 @@ def bpr_loss(logits, # (B, C), any float type
 LOSSES = {"softmax": softmax_loss, "binary": binary_loss, "bpr": bpr_loss}
 
 # %% ../nbs/losses.ipynb #loss-function
-def loss_function(loss, # a name in `LOSSES`, or a function of logits (B, C) and target (B,)
-                 ): # the function
+def loss_function(
+    loss,  # a name in `LOSSES`, or a function of logits (B, C) and target (B,)
+):  # the function
     "The loss that `loss` names, or `loss` itself if it is a function."
-    if callable(loss): return loss
+    if callable(loss):
+        return loss
     if not isinstance(loss, str) or loss not in LOSSES:
-        raise wrong(f"loss to be one of {', '.join(map(repr, LOSSES))}, or a function of logits and target", repr(loss))
+        names = ", ".join(map(repr, LOSSES))
+        raise wrong(
+            f"loss to be one of {names}, or a function of logits and target",
+            repr(loss),
+        )
     return LOSSES[loss]

@@ -193,7 +193,7 @@ def copied(model, other):
 
 
 def world(extra=0): # places that columns of text have beyond the longest text
-    "Thirty readers: empty histories, unseen users, and favourite articles that have neither words nor entities nor category."
+    "Thirty users: empty histories, unseen users, and favourite articles that have neither words nor entities nor category."
     data = toy(articles=80, topics=4, subtopics=2, topic_words=12, subtopic_words=8, days=3, users=30, unseen=.2, impressions=56, valid=12,
                test=30, candidates=(5, .35, 2, 9), history=(4, .8, 1, 6), empty=.15, daily=1,
                recipe=dict(title_length=8 + extra, abstract_length=8 + extra, title_entities=2 + extra, popularity_hours=24))
@@ -218,13 +218,13 @@ def wider(model):
     return data
 
 
-def more_candidates(behaviours):
+def more_candidates(behaviors):
     "The same impressions with shuffled candidates and three more each: (impressions, where the old candidates are)."
     rng, lists, place = generator(0, "more"), [], []
-    for a, b in zip(behaviours.offsets[:-1], behaviours.offsets[1:]):
+    for a, b in zip(behaviors.offsets[:-1], behaviors.offsets[1:]):
         order = rng.permutation(b - a + 3)
-        both = np.concatenate([behaviours.candidates[a:b], rng.integers(1, 80, 3)])
+        both = np.concatenate([behaviors.candidates[a:b], rng.integers(1, 80, 3)])
         place.append(np.argsort(order)[:b - a] + sum(map(len, lists)))
         lists.append(both[order])
     offsets = np.cumsum([0, *map(len, lists)])
-    return dataclasses.replace(behaviours, candidates=np.concatenate(lists), offsets=offsets, labels=None), np.concatenate(place)
+    return dataclasses.replace(behaviors, candidates=np.concatenate(lists), offsets=offsets, labels=None), np.concatenate(place)

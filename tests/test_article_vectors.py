@@ -14,7 +14,7 @@ from newsrex_nb.evaluate import evaluate
 from newsrex_nb.layers.vectors import ArticleVectors
 from newsrex_nb.models.base import weight_names
 from newsrex_nb.recommend import Recommender
-from newsrex_nb.scoring import direct_scores, scores
+from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.train import fit, set_precision
 from probes import copied, shaken, tiny, world
 from test_contracts import FEW, SHAPE, gradients, quick_compilation, same # noqa: F401 (the fixture works by its name)

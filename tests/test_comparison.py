@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from newsrex_nb.cli import main
-from newsrex_nb.compare import gather
-from newsrex_nb.evaluate import scores
-from newsrex_nb.experiment import reopen
+from newsrex_nb.experiments.compare_runs import gather
+from newsrex_nb.engine.scoring import scores
+from newsrex_nb.experiments.runs import reopen
 from newsrex_nb.metrics import ranking_metrics
 
 TINY = ["model.num_heads=2", "model.head_dim=4", "data.vectors=8", "model.query_dim=4", "model.title_length=8", "model.history_length=8",
@@ -55,16 +55,16 @@ def test_compare(runs, capsys):
     rows = [*csv.reader(open("table.csv"))]
     assert [row[1] for row in rows if row[0].startswith("NRMS")] in (["2", "1"], ["1", "2"]) and len(rows) == 6
     assert "smallest that could be shown" in said and "| history |" in said and "population sd" in said
-    assert re.search(r"not known and the interval is of readers only: NRMS recipe.learning_rate=0.01\.", said)
+    assert re.search(r"not known and the interval is of users only: NRMS recipe.learning_rate=0.01\.", said)
     assert open("ranks.png", "rb").read(4) == b"\x89PNG"
 
 
-def test_table_and_lens(runs, capsys):
+def test_table_and_protocols(runs, capsys):
     assert main(["table", "runs", "csv=runs.csv"]) == 0
     rows, said = [*csv.DictReader(open("runs.csv"))], capsys.readouterr().out
     assert [row["seed"] for row in rows] == ["1", "2", "1"] and said.count("| NRMS") == 1 + (len({r["model"] for r in rows}) > 1)
     assert float(rows[2]["auc"]) == json.loads(open("runs/b/test_results.json").read())["model"]["auc"]
-    assert main(["lens", "runs/b"]) == 0
+    assert main(["protocols", "runs/b"]) == 0
     said = capsys.readouterr().out
     assert f"{float(rows[2]['auc']):.4f} | {float(rows[2]['mrr']):.4f}" in said.split("MIND's scorer")[1].split("\n")[0]
 

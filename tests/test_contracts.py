@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from newsrex_nb import models
-from newsrex_nb.data.batches import Batches, plan, slots_of
-from newsrex_nb.device import device_tables
-from newsrex_nb.scoring import direct_scores, scores
+from newsrex_nb.train.batches import Batches, plan, slots_of
+from newsrex_nb.engine.device import device_tables
+from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.layers.attention import AdditiveUser
 from newsrex_nb.layers.text import CNNTitle
 from newsrex_nb.losses import loss_function
 from newsrex_nb.models.base import NewsRecommender, weight_names
-from newsrex_nb.steps import batch_loss, plain_logits, shared_logits
+from newsrex_nb.train.steps import batch_loss, plain_logits, shared_logits
 from newsrex_nb.train import fit, set_precision
 from probes import PROBES, copied, more_candidates, shaken, tiny, wider, world
 

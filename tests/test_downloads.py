@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from newsrex_nb.core import InputError
-from newsrex_nb.data import mind, mirrors, toy
-from newsrex_nb.data.downloads import fetch
+from newsrex_nb.data import mind, toy
+from newsrex_nb.files import mirrors
+from newsrex_nb.files.downloads import fetch
 from newsrex_nb.data.vectors import read_word_vectors, save_vectors
 from newsrex_nb.recommend import Recommender
 
@@ -149,7 +150,7 @@ def test_damage(server, tmp_path):
 
 
 def test_two_at_once(server, tmp_path):
-    "Of several readers of one file one fetches it."
+    "Of several users of one file one fetches it."
     server.files = {"/a.zip": zipped({"a.txt": np.random.default_rng(0).bytes(2**21)})}
     found, target = [], tmp_path / "a.zip"
     threads = [threading.Thread(target=lambda: found.append(fetch([f"{server.at}/a.zip"], target).read_bytes())) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Runs and their folders across rooms: lists in the shell, aborted sweeps, classes of other packages, committed results, a preset reproduced."""
+"""Runs and their folders across modules: lists in the shell, aborted sweeps, classes of other packages, committed results, a preset reproduced."""
 import json
 import os
 import re
@@ -9,15 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from newsrex_nb import hub, sweeps
+from newsrex_nb import hub
+from newsrex_nb.experiments import sweeps
 from newsrex_nb.cli import main
-from newsrex_nb.configuration import configure, key_table
+from newsrex_nb.experiments.configuration import configure, key_table
 from newsrex_nb.core import InputError
-from newsrex_nb.experiment import already_run, find_runs, key_of, reopen, run_key
+from newsrex_nb.experiments.runs import already_run, find_runs, key_of, reopen, run_key
 from newsrex_nb.metrics import ranking_metrics
-from newsrex_nb.results import read_results
-from newsrex_nb.sweeps import sweep
-from test_house import ROOT
+from newsrex_nb.metrics.results import read_results
+from newsrex_nb.experiments.sweeps import sweep
+from test_packages import ROOT
 
 TINY = ["model.num_heads=2", "model.head_dim=4", "data.vectors=8", "model.query_dim=4", "model.title_length=4",
         "model.history_length=4", "recipe.epochs=1", "recipe.batch_size=64", "recipe.verbose=0",
@@ -88,9 +89,9 @@ def test_an_aborted_sweep_goes_on(aborted, monkeypatch, capsys):
 
 def test_the_ranking_never_looks_at_the_test(aborted):
     cwd, _ = aborted
-    trials = [sweeps.Trial(dict(configure(), seed=s), dict(x=x), results=dict(model=dict.fromkeys(sweeps.FOUR, test)),
-                           validation=dict.fromkeys(sweeps.FOUR, valid)) for x, s, valid, test in ((1, 1, .5, .9), (2, 1, .6, .1))]
-    trials.append(sweeps.Trial(configure(), dict(x=3), results=dict(model=dict.fromkeys(sweeps.FOUR, 1.))))
+    trials = [sweeps.Trial(dict(configure(), seed=s), dict(x=x), results=dict(model=dict.fromkeys(sweeps.METRICS, test)),
+                           validation=dict.fromkeys(sweeps.METRICS, valid)) for x, s, valid, test in ((1, 1, .5, .9), (2, 1, .6, .1))]
+    trials.append(sweeps.Trial(configure(), dict(x=3), results=dict(model=dict.fromkeys(sweeps.METRICS, 1.))))
     assert [point["x"] for point, _ in sweeps.Sweep(trials).ranking] == [2, 1, 3]
 
 
@@ -106,7 +107,7 @@ def test_what_a_run_leaves(aborted):
     assert {m: again[m] for m in measured} == measured
     model, data, known = reopen(folder)
     assert known and (found["ids"] == data.test.ids).all() and (found["user"] == data.test.user).all()
-    from newsrex_nb.evaluate import scores
+    from newsrex_nb.engine.scoring import scores
     assert (scores(model, data) == found["scores"]).all()
     history = json.loads((folder / "history.json").read_text())
     assert history["validation"]["auc"] == history["val_auc"][history["best_epoch"] - 1]

@@ -1,4 +1,4 @@
-"""Readers' graphs in as many places as they need: the same scores, losses and gradients as in as many as there may be."""
+"""Users' graphs in as many places as they need: the same scores, losses and gradients as in as many as there may be."""
 import functools
 
 import jax
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from newsrex_nb import models
-from newsrex_nb.data.batches import Batches, plan
+from newsrex_nb.train.batches import Batches, plan
 from newsrex_nb.data.graphs import ClickPlanner
-from newsrex_nb.device import device_tables
+from newsrex_nb.engine.device import device_tables
 from newsrex_nb.losses import loss_function
 from newsrex_nb.models.base import weight_names
-from newsrex_nb.scoring import scores
-from newsrex_nb.steps import batch_loss, shared_logits
+from newsrex_nb.engine.scoring import scores
+from newsrex_nb.train.steps import batch_loss, shared_logits
 from probes import shaken, tiny, world
 from test_contracts import quick_compilation # noqa: F401 (the fixture works by its name)
 
@@ -86,8 +86,8 @@ def test_every_epoch_fits(shuffle):
             made, steps = plan(batches, epoch, chunk)
             assert shapes(epoch, chunk) == shapes(0, 0)
             numbers = batches.epoch(epoch).order[chunk * batches.chunk:][:steps]
-            history = np.where(numbers < 0, 0, batches.behaviours.history[batches.samples.impression[numbers]])
-            expected = planner.count(batches.behaviours.histories.last(history.ravel(), 8)).reshape(history.shape)
+            history = np.where(numbers < 0, 0, batches.behaviors.history[batches.samples.impression[numbers]])
+            expected = planner.count(batches.behaviors.histories.last(history.ravel(), 8)).reshape(history.shape)
             rows = np.concatenate(made["rows"], axis=1)[:steps]
             nodes = [np.take_along_axis(rows, n[:steps].reshape(steps, -1), 1).reshape(n[:steps].shape) for n in made["neighbours"]]
             found = np.concatenate([(n > 0).sum(axis=2) for n in nodes], axis=1)

@@ -11,10 +11,12 @@ import time
 import pytest
 from hydra_zen import instantiate
 
-from newsrex_nb import cli, experiment, loggers, train
-from newsrex_nb.configuration import configure
+from newsrex_nb import cli
+from newsrex_nb.experiments import loggers, runs
+from newsrex_nb.train import loop
+from newsrex_nb.experiments.configuration import configure
 from newsrex_nb.core import InputError
-from newsrex_nb.experiment import load_data
+from newsrex_nb.experiments.runs import load_data
 
 TINY = ("model.num_heads=2", "model.head_dim=8", "data.vectors=16", "model.query_dim=8", "model.title_length=8", "recipe.epochs=2",
         "recipe.chunk=4", "data.articles=200", "data.users=50", "data.impressions=200", "data.valid=50", "data.test=60")
@@ -26,11 +28,11 @@ def data(): return load_data(configure(*TINY))
 
 def stopped(monkeypatch):
     "Has the next training break off in its second epoch."
-    real = train.epoch_loss
+    real = loop.epoch_loss
     def breaks(engine, epoch, called, verbose):
         if epoch == 1: raise InterruptedError
         return real(engine, epoch, called, verbose)
-    monkeypatch.setattr(train, "epoch_loss", breaks)
+    monkeypatch.setattr(loop, "epoch_loss", breaks)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,9 @@ def resumed(data, tmp_path_factory):
     folder, config = tmp_path_factory.mktemp("runs") / "one", configure(*TINY, "logging=csv")
     with pytest.MonkeyPatch.context() as patch:
         stopped(patch)
-        with pytest.raises(InterruptedError): experiment.run(config, folder, data)
+        with pytest.raises(InterruptedError): runs.run(config, folder, data)
     left = sorted(p.name for p in folder.rglob("*"))
-    return experiment.run(config, folder, data), left
+    return runs.run(config, folder, data), left
 
 
 def test_a_stopped_run_goes_on_in_its_folder(resumed):

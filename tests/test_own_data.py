@@ -18,7 +18,7 @@ HOUR, START = 3600, 1_573_776_000  # 15 November 2019
 
 
 def invented(seed):
-    "A small random log of clicks: equal seconds, repeated clicks, nameless readers, articles that no table has."
+    "A small random log of clicks: equal seconds, repeated clicks, nameless users, articles that no table has."
     rng = random.Random(seed)
     articles = [f"N{i}" for i in range(25)]
     news = pd.DataFrame(dict(id=articles[:20], title=[f"title {i} of many" for i in range(20)],
@@ -30,7 +30,7 @@ def invented(seed):
 
 
 def slow_impressions(news, clicks, alive, longest):
-    "{(user, time): history, clicked, what could be shown}, one comparison at a time; nameless readers as a list."
+    "{(user, time): history, clicked, what could be shown}, one comparison at a time; nameless users as a list."
     known = set(news.id)
     signs = [(t, a) for _, t, a in clicks.values.tolist() if a in known]
     signs += [(int(t), a) for a, t in zip(news.id, news.published) if t == t]
@@ -156,7 +156,7 @@ def test_files_equal_frames(tables, tmp_path, kind):
 
 
 def test_histories_of_impressions_equal_a_slow_builder(tables):
-    "Without a column `history`: the reader's clicks in earlier impressions."
+    "Without a column `history`: the user's clicks in earlier impressions."
     _, news, impressions = tables
     data, log = custom(news, impressions.drop(columns="history"), valid=None, test="100%", max_history=4), impressions
     for i in range(len(log)):

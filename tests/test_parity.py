@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from newsrex_nb.core import generator
-from newsrex_nb.data.batches import Batches
+from newsrex_nb.train.batches import Batches
 from newsrex_nb.data.features import Features
 from newsrex_nb.data.samples import Samples, draw_negatives
-from newsrex_nb.data.schema import Behaviours, Dataset, make_histories, news_table
-from newsrex_nb.scoring import direct_scores, scores
+from newsrex_nb.data.schema import Behaviors, Dataset, make_histories, news_table
+from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.losses import softmax_loss
 from newsrex_nb.models import NRMS
 from newsrex_nb.models.base import weight_names
@@ -34,7 +34,7 @@ def read(x, weights, part, heads):
 
 @pytest.mark.parametrize("wiring", ["paper", "official", "newsrex", "newsreclib"])
 def test_nrms_equals_slow_numpy(wiring):
-    "One text and one reader at a time, in float64, without a single padded place."
+    "One text and one user at a time, in float64, without a single padded place."
     data = world()
     model = shaken(tiny(NRMS, data, wiring=wiring, history_length=3)) # shorter than many histories
     weights = {name: np.asarray(v.value, np.float64) for name, v in weight_names(model).items()}
@@ -51,7 +51,7 @@ def test_masks_of_the_worked_example():
     "Uniform attention over real words and clicks only: without masks the scores are 0.2222 and 0.4444."
     news = news_table([dict(id="A", title="one two"), dict(id="B", title="both"), dict(id="C", title="one one one one")])
     histories, numbers = make_histories([[1, 2], [1, 2, 1, 2]])
-    log = Behaviours(["1", "2"], [0, 0], [0, 0], numbers, [1, 2, 2, 1], [0, 2, 4], [1, 0, 0, 1], histories)
+    log = Behaviors(["1", "2"], [0, 0], [0, 0], numbers, [1, 2, 2, 1], [0, 2, 4], [1, 0, 0, 1], histories)
     features = Features(news, vocabulary=dict(words=["one", "two", "both"], categories=[], subcategories=[], entities=[]))
     data = Dataset("example", news, np.array([""]), log, None, log, features)
     model = NRMS(data.sizes, num_heads=1, head_dim=2, word_dim=2, query_dim=2, title_length=3, history_length=4)
@@ -81,7 +81,7 @@ def test_every_epoch_is_another_shuffle():
         e = batches.epoch(number)
         real = e.order[e.order >= 0]
         assert sorted(real) == list(range(len(batches.samples)))
-        clicked = batches.behaviours.candidates[batches.samples.clicked]
+        clicked = batches.behaviors.candidates[batches.samples.clicked]
         assert (e.candidates[np.arange(len(clicked)), e.target] == clicked).all()
         orders.append(tuple(real)); targets.append(e.target)
         companions |= set(e.order[(e.order == 0).any(axis=1)].ravel()) - {0, -1}
@@ -93,7 +93,7 @@ def test_every_epoch_is_another_shuffle():
 RUN = """
 from newsrex_nb.core import fingerprint
 from newsrex_nb.data import toy
-from newsrex_nb.scoring import scores
+from newsrex_nb.engine.scoring import scores
 from newsrex_nb.models import NRMS
 from newsrex_nb.train import fit
 import numpy as np

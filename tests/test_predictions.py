@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from newsrex_nb.baselines import CategoryMatch
+from newsrex_nb.evaluate.baselines import CategoryMatch
 from newsrex_nb.cli import main
 from newsrex_nb.core import InputError
 from newsrex_nb.data import mind, toy
 from newsrex_nb.data.schema import take
 from newsrex_nb.evaluate import evaluate, predict
-from newsrex_nb.predictions import FileScores, check_predictions, read_scores, write_scores
+from newsrex_nb.evaluate.predictions import FileScores, check_predictions, read_scores, write_scores
 
 WORLD = dict(articles=200, users=50, impressions=200, valid=50, test=60)
 SHELL = [f"data.{name}={value}" for name, value in WORLD.items()]

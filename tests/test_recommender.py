@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from newsrex_nb import hub, models
-from newsrex_nb.catalogue import is_dot
+from newsrex_nb.recommend.catalogue import is_dot
 from newsrex_nb.core import InputError
-from newsrex_nb.device import _PROGRAMS
-from newsrex_nb.evaluate import scores
-from newsrex_nb.readers import timely
+from newsrex_nb.engine.device import _PROGRAMS
+from newsrex_nb.engine.scoring import scores
+from newsrex_nb.recommend.requests import timely
 from newsrex_nb.recommend import Recommender
 from test_contracts import FEW, PAPERS, case as contract_case, every_model, quick_compilation, same  # noqa: F401, the fixture is meant
 
@@ -82,7 +82,7 @@ def copied(data):
 
 @every_model
 def test_company_order_and_steps_change_nothing(cls):
-    "A reader alone or among others, candidates in any order, in a list for all, articles added at once or in two steps, as dicts."
+    "A user alone or among others, candidates in any order, in a list for all, articles added at once or in two steps, as dicts."
     data, model, _ = case(cls)
     rec, at, ids = Recommender(model, data, clock=None), int(data.test.time.max()), data.news.ids
     histories = [request(data, i)[0][0] for i in range(12)]
@@ -115,7 +115,7 @@ def test_company_order_and_steps_change_nothing(cls):
 
 @pytest.mark.parametrize("cls", PAPERS, ids=lambda c: c.__name__)
 def test_loaded_and_vectors(cls, tmp_path):
-    "From a folder, without catalogue or log: articles are added, readers asked; vectors where the score is their product."
+    "From a folder, without catalogue or log: articles are added, users asked; vectors where the score is their product."
     data, model, _ = case(cls)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -163,7 +163,7 @@ def test_few_places(monkeypatch):
     "A budget for few articles costs time, not scores."
     data, model, _ = case(models.NRMS)
     rec, small = Recommender(model, data), Recommender(model, data, budget=1)
-    monkeypatch.setattr("newsrex_nb.catalogue.LEAST", 40)
+    monkeypatch.setattr("newsrex_nb.recommend.catalogue.LEAST", 40)
     histories, ids = [request(data, i)[0][0] for i in range(12)], data.news.ids[1:].tolist()
     for candidates in (ids, [ids[i:i + 30] for i in range(12)]):
         for a, b in zip(small.score(histories, candidates), rec.score(histories, candidates)): same(a, b)
@@ -189,7 +189,7 @@ def test_threads():
 def test_bad_requests():
     data, model, _ = case(models.NRMS)
     rec, ids = Recommender(model, data), data.news.ids[1:].tolist()
-    for sentence, call in {"neither": lambda: rec.recommend(None), "one per reader": lambda: rec.score([ids[:2], []], ids, user=["U1"]),
+    for sentence, call in {"neither": lambda: rec.recommend(None), "one per user": lambda: rec.score([ids[:2], []], ids, user=["U1"]),
                            "add\\(articles\\)": lambda: rec.observe([dict(time=0, article="no such")]), "a time": lambda: rec.observe([dict(article=ids[0])]),
                            "clicked": lambda: rec.observe([dict(time=0, clicked=ids[0])])}.items():
         with pytest.raises(InputError, match=sentence): call()

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from newsrex_nb import experiment, train
-from newsrex_nb.checkpoint import Checkpoint, discard, identity
-from newsrex_nb.configuration import configure
+from newsrex_nb.experiments import runs
+from newsrex_nb.train import loop
+from newsrex_nb.train.checkpoint import Checkpoint, discard, identity
+from newsrex_nb.experiments.configuration import configure
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.models import NRMS
@@ -25,7 +26,7 @@ RUN = dict(epochs=3, batch_size=16, chunk=3, learning_rate=1e-2, refit=True, ver
 SCRIPT = """
 import json, os, resource, signal, sys, warnings
 import numpy as np
-from newsrex_nb import checkpoint, train
+from newsrex_nb.train import checkpoint, loop
 from newsrex_nb.data import toy
 from newsrex_nb.models import NRMS
 world, shape, arguments, folder, out = json.loads(sys.argv[1])
@@ -41,12 +42,12 @@ def at(number, function):
 def die(*anything): os.kill(os.getpid(), signal.SIGKILL)
 
 def chunk(number):
-    chunks, dying = train.Engine.chunks, at(number, die)
+    chunks, dying = loop.Engine.chunks, at(number, die)
     def dies(self, epoch):
         for result in chunks(self, epoch):
             dying(lambda: None)
             yield result
-    train.Engine.chunks = dies
+    loop.Engine.chunks = dies
 
 def half(number):
     def write(inner, path, content):
@@ -82,7 +83,7 @@ def work(moment, number, name):
     model = NRMS(data.sizes, **shape)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        run = train.fit(model, data, checkpoint=f"{folder}/{name}" if name else None, **arguments)
+        run = loop.fit(model, data, checkpoint=f"{folder}/{name}" if name else None, **arguments)
     values = [v.value for v in (*model.variables, *model.optimizer.variables)]
     np.savez(f"{out}/{name or 'whole'}.npz", *values)
     said = [str(w.message) for w in said if "kept" in str(w.message)]
@@ -160,11 +161,11 @@ def test_checkpoint_of_another_run(runs, data, change, sentence):
 def opened(folder, data, model=None):
     "The checkpoint as `fit` opens it."
     taken = {}
-    class Opened(train.Training):
+    class Opened(loop.Training):
         def run(self): taken.update(kept=self.kept)
-    real, train.Training = train.Training, Opened
+    real, loop.Training = loop.Training, Opened
     try: fit(model or make(data), data, checkpoint=folder, **RUN)
-    finally: train.Training = real
+    finally: loop.Training = real
     return taken["kept"]
 
 
@@ -173,7 +174,7 @@ def test_what_is_read(runs, data, tmp_path, monkeypatch):
     state, about = kept.read()
     assert about["phase"] == "refit" and about["done"] == 3 and len(state["trainable"]) == len(make(data).trainable_variables)
     assert [v.dtype.name for v in state["other"]] == ["uint32"] * len(state["other"]) and state["optimizer"][0].shape == ()
-    monkeypatch.setattr("newsrex_nb.checkpoint.device", lambda: "another device")
+    monkeypatch.setattr("newsrex_nb.train.checkpoint.device", lambda: "another device")
     with pytest.warns(UserWarning, match="the last bits will differ"): kept.read()
     content = kept.path.read_bytes()
     for name, broken in dict(short=content[:-9], other=b"{}", empty=b"").items():

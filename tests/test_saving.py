@@ -11,7 +11,7 @@ from newsrex_nb import hub
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.data.schema import take
-from newsrex_nb.scoring import scores
+from newsrex_nb.engine.scoring import scores
 from newsrex_nb.models import NRMS
 from newsrex_nb.recommend import Recommender
 from newsrex_nb.train import fit
@@ -38,7 +38,7 @@ def folder(tmp_path, model, data):
 FRESH = """
 import sys, numpy as np
 from newsrex_nb.data import toy
-from newsrex_nb.scoring import scores
+from newsrex_nb.engine.scoring import scores
 from newsrex_nb.recommend import Recommender
 recommender, data = Recommender.from_pretrained(sys.argv[1]), toy(**{world})
 np.save(sys.argv[2], scores(recommender.model, data))

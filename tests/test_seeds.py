@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from probes import tiny
 
-from newsrex_nb import stacked
+from newsrex_nb.train import seeds
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.models import NRMS
-from newsrex_nb.stacked import fit_seeds
+from newsrex_nb.train.seeds import fit_seeds
 from newsrex_nb.train import fit
 
 SEEDS = [3, 4, 5]
@@ -39,9 +39,9 @@ def losses(runs): return np.array([run.history["loss"] for run in runs])
 
 def test_together_as_in_turn(data, monkeypatch):
     "With dropout: the same seeds give the same masks. The table is large, so it is updated by rows in both ways."
-    engines, real = [], stacked.Engine.__init__
+    engines, real = [], seeds.Engine.__init__
     def noted(self, *arguments): real(self, *arguments), engines.append(self)
-    monkeypatch.setattr(stacked.Engine, "__init__", noted)
+    monkeypatch.setattr(seeds.Engine, "__init__", noted)
     (models, runs), (others, again) = (trained(data, SEEDS, way, dict(words=20000)) for way in ("together", "shared"))
     assert [type(e).__name__ for e in engines] == ["Together", "InTurn"] and all(e.rows for e in engines)
     assert len(np.unique(losses(runs))) == losses(runs).size == 6
@@ -80,7 +80,7 @@ def test_patience_of_each_seed(data, monkeypatch):
         equal = lambda m: all((v.value == w.value).all() for v, w in zip(stage.trainable_variables, m.trainable_variables))
         same = [seed for seed, m in zip(values, models) if m is not stage and equal(m)] or [*values]
         return dict.fromkeys(metrics, values[same[0]].pop(0))
-    monkeypatch.setattr(stacked, "evaluate", measured)
+    monkeypatch.setattr(seeds, "evaluate", measured)
     models = [make(data, seed) for seed in values]
     one, other = fit_seeds(models, data, [*values], shared=True, **{**RUN, "epochs": 3, "validation": "valid", "patience": 1})
     assert len(one.history["loss"]) == 2 and one.best_epoch == 1 and len(other.history["loss"]) == 3 and other.best_epoch == 3

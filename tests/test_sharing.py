@@ -1,4 +1,4 @@
-"""What is given to others: no single readers, nothing that nobody asked for, the best seed by validation; to the hub and back."""
+"""What is given to others: no single users, nothing that nobody asked for, the best seed by validation; to the hub and back."""
 import json
 import os
 import subprocess
@@ -16,10 +16,11 @@ from newsrex_nb import hub
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.data.schema import UNKNOWN
-from newsrex_nb.evaluate import evaluate, scores
+from newsrex_nb.evaluate import evaluate
+from newsrex_nb.engine.scoring import scores
 from newsrex_nb.models import LSTUR, NPA, NRMS
 from newsrex_nb.recommend import Recommender
-from newsrex_nb.share import from_pretrained, gather, push_to_hub, save_pretrained
+from newsrex_nb.hub.publish import from_pretrained, gather, push_to_hub, save_pretrained
 
 FOLDERS = Path(__file__).parent / "folders"
 TINY = dict(query_dim=4, word_dim=6, title_length=6, history_length=5)
@@ -189,7 +190,7 @@ ONLINE = """
     from newsrex_nb import hub
     from newsrex_nb.core import InputError
     from newsrex_nb.recommend import Recommender
-    from newsrex_nb.share import push_to_hub
+    from newsrex_nb.hub.publish import push_to_hub
 
     def refused(function, *args, **kwargs):
         try: function(*args, **kwargs)
@@ -248,7 +249,7 @@ def test_to_the_hub_and_back(online, seeds, data):
     assert said["new"] == said["offline"] == expected[456] != expected[123]
     commits = [files for _, files in stand_in.repositories["newsrex/ours"].commits[1:]]
     assert {"users.json", "articles.jsonl"} <= set(commits[0]) and said["user"][1:]
-    assert set(commits[1]) == {p.relative_to(shared).as_posix() for p in shared.rglob("*") if p.is_file()}, "an older push leaves no readers"
+    assert set(commits[1]) == {p.relative_to(shared).as_posix() for p in shared.rglob("*") if p.is_file()}, "an older push leaves no users"
     assert b'from_pretrained("hf://newsrex/ours")' in commits[1]["README.md"]
     assert b'from_pretrained("hf://newsrex/ours/seed_42")' in commits[1]["seed_42/README.md"]
     assert not any(path.startswith("seed_") for path in commits[2])

@@ -10,7 +10,7 @@ import pytest
 
 from newsrex_nb import hub, models
 from newsrex_nb.models.base import NewsRecommender
-from newsrex_nb.scoring import direct_scores
+from newsrex_nb.engine.scoring import direct_scores
 from probes import shaken, tiny, world
 
 PAPERS = [c.__name__ for c in vars(models).values() if isinstance(c, type) and issubclass(c, NewsRecommender)]
@@ -27,7 +27,7 @@ assert keras.config.backend() == "torch"
 from newsrex_nb import hub
 from newsrex_nb.core import InputError
 from newsrex_nb.evaluate import evaluate
-from newsrex_nb.scoring import direct_scores, scores
+from newsrex_nb.engine.scoring import direct_scores, scores
 from probes import world
 data, said = world(), {}
 for name in json.loads(sys.argv[3]):

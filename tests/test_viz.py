@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import newsrex_nb.models as models
-from newsrex_nb.explain import attention, interests, without_each_click, word_weights
+from newsrex_nb.evaluate.explain import attention, interests, without_each_click, word_weights
 from newsrex_nb.models.base import NewsRecommender
 from probes import shaken, tiny, world
 
@@ -50,7 +50,7 @@ def test_interests_are_those_that_score(request_of_a_reader):
 LIVE = """
 import newsrex_nb
 from newsrex_nb.data import toy
-from newsrex_nb.viz_live import Canvas, watch_evaluation
+from newsrex_nb.viz.live import Canvas, watch_evaluation
 data, canvas = toy(articles=200, users=30, impressions=60, valid=20, test=60), Canvas()
 """, """
 clock = watch_evaluation(data.oracle, data, pieces=4, canvas=canvas)

@@ -3,8 +3,8 @@ import newsrex_nb.data.bpe # registers its tokenizers
 import newsrex_nb.data.popularity # registers its columns and tables
 import newsrex_nb.data.report # gives every data set its report()
 from .article_vectors import give_vectors
-from .custom_log import custom
 from .graphs import similar_news
-from .mind_files import mind
-from .schema import Behaviours, Dataset, News
-from .toy_world import toy
+from .schema import Behaviors, Dataset, News
+from .sources.custom_log import custom
+from .sources.mind_files import mind
+from .sources.toy_world import toy

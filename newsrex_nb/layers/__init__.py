@@ -1,0 +1,1 @@
+"""The parts that papers share: attentions, encoders of articles and of users."""

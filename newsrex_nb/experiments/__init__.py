@@ -1,0 +1,1 @@
+"""Configurations, runs, sweeps and what is made of them."""

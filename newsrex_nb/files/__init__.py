@@ -1,0 +1,1 @@
+"""Whatever comes over the network or out of an archive."""

@@ -1,0 +1,2 @@
+"""Articles for one user."""
+from .recommender import Recommender
