@@ -155,6 +155,9 @@ def listed(contents):
 def test_sidebar():
     pages = listed(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"])
     assert len(set(pages)) == len(pages)
+    parts = yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]
+    in_lists = [page for part in parts if isinstance(part["contents"], list) for page in part["contents"]]
+    assert not [page for page in in_lists if "*" in page], "Quarto expands a pattern only where it stands alone"
     here = [p.relative_to(NBS).as_posix() for p in PATHS]
     assert not [n for n in here if not any(fnmatch.fnmatchcase(n, page) for page in pages)], "not in nbs/sidebar.yml: run .ci/packages"
 
