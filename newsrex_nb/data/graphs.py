@@ -439,6 +439,7 @@ def plan(self, numbers, clicked, places=None):  # as for `members`
     place of each click (n, H))."""
     nodes = self.members(numbers, clicked, places)
     edges = (numbered_edges if self.top else packed_edges)(self, nodes)
+    # clicks are the first nodes
     here = nodes[:, None, : clicked.shape[1]] == clicked[:, :, None]
     known = (clicked > 0) & here.any(axis=2)
     mapping = np.where(known, here.argmax(axis=2), 0).astype(np.int32)

@@ -367,7 +367,7 @@ def _mean_of_seeds(results):  # of one model
 def protocols_of_runs(
     folders,  # of runs, or of folders of runs
     split="test",
-):  # -> rows of text
+):  # rows of text, the first one the heading
     "The table of `under_protocols` for runs, means over a model's seeds."
     scores, _, log = _gathered(folders, split)
     runs = {

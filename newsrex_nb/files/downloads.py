@@ -194,6 +194,7 @@ def pull(
     answer, told = ask(url, have, token)
     with answer:
         if answer.status == 416:
+            # nothing lies behind what we have: it is whole, or of another file
             if answer.headers.get("Content-Range") == f"bytes */{have}":
                 return told_hash(told)
             part.unlink(missing_ok=True)
