@@ -15,7 +15,7 @@ import pytest
 from newsrex_nb.core import InputError
 from newsrex_nb.data import mind, toy
 from newsrex_nb.files import mirrors
-from newsrex_nb.files.downloads import fetch
+from newsrex_nb.files.downloads import download
 from newsrex_nb.data.vectors import read_word_vectors, save_vectors
 from newsrex_nb.recommend import Recommender
 
@@ -133,27 +133,27 @@ def test_damage(server, tmp_path):
     part, quick = target.with_name("a.zip.part"), dict(pause=0)
     for url in ("/bad.zip", "/hub/a.zip", "/a.zip"):
         server.tags["/hub/a.zip"] = "0" * 64
-        with pytest.raises(InputError) as e: fetch([server.at + url], target, size=len(whole) + 1 if url == "/a.zip" else None, **quick)
+        with pytest.raises(InputError) as e: download([server.at + url], target, size=len(whole) + 1 if url == "/a.zip" else None, **quick)
         assert not target.exists() and "\n" not in str(e.value) and str(target) in str(e.value)
     server.cut["/a.zip"] = 300
-    with pytest.raises(InputError, match="300 of"): fetch([f"{server.at}/a.zip"], target, attempts=1)
+    with pytest.raises(InputError, match="300 of"): download([f"{server.at}/a.zip"], target, attempts=1)
     assert part.stat().st_size == 300 and not target.exists()
-    fetch([f"{server.at}/a.zip"], target, **quick)
+    download([f"{server.at}/a.zip"], target, **quick)
     assert target.read_bytes() == whole and server.requests[-1][1] == 300 and not part.exists()
     for url in ("/a.zip", "/plain/a.zip"): # a beginning of something else is found out, and a server may know no ranges
         target.unlink(); part.write_bytes(b"x" * 100)
-        assert fetch([server.at + url], target, **quick).read_bytes() == whole
+        assert download([server.at + url], target, **quick).read_bytes() == whole
     target.unlink(); server.status["/a.zip"] = 503
-    with pytest.raises(InputError, match="503"): fetch([f"{server.at}/a.zip"], target, **quick)
+    with pytest.raises(InputError, match="503"): download([f"{server.at}/a.zip"], target, **quick)
     assert sum(path == "/a.zip" for path, _, _ in server.requests[-4:]) == 4
-    assert fetch([f"{server.at}/a.zip", f"{server.at}/plain/a.zip"], target, **quick).read_bytes() == whole
+    assert download([f"{server.at}/a.zip", f"{server.at}/plain/a.zip"], target, **quick).read_bytes() == whole
 
 
 def test_two_at_once(server, tmp_path):
     "Of several users of one file one fetches it."
     server.files = {"/a.zip": zipped({"a.txt": np.random.default_rng(0).bytes(2**21)})}
     found, target = [], tmp_path / "a.zip"
-    threads = [threading.Thread(target=lambda: found.append(fetch([f"{server.at}/a.zip"], target).read_bytes())) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(download([f"{server.at}/a.zip"], target).read_bytes())) for _ in range(3)]
     for t in threads: t.start()
     for t in threads: t.join()
     assert found == [server.files["/a.zip"]] * 3 and len(server.requests) == 1
