@@ -42,8 +42,8 @@ def test_nrms_equals_slow_numpy(wiring):
     news = [read(words[ids[ids > 0]], weights, "news_encoder.text", 2) for ids in data.features["title"]]
     expected = []
     for i, number in enumerate(test.history):
-        reader = read(np.array([news[r] for r in test.histories[number][-3:]]), weights, "user_encoder", 2)
-        expected += [reader @ news[r] for r in test.candidates[test.offsets[i]:test.offsets[i + 1]]]
+        user = read(np.array([news[r] for r in test.histories[number][-3:]]), weights, "user_encoder", 2)
+        expected += [user @ news[r] for r in test.candidates[test.offsets[i]:test.offsets[i + 1]]]
     np.testing.assert_allclose(scores(model, data), expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 

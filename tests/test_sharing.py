@@ -43,14 +43,14 @@ def test_folders_of_format_1_load_for_ever(name):
         found = recommender.score(request["history"], request["candidates"], user=request["user"])
         np.testing.assert_allclose(found, request["scores"], rtol=1e-5, atol=1e-5 * np.abs(request["scores"]).max())
         assert np.ptp(found) > 1e-3, "scores that say nothing"
-    if name == "format_1_readers": assert len({str(request["scores"]) for request in asked}) == len(asked), "readers that do not matter"
+    if name == "format_1_readers": assert len({str(request["scores"]) for request in asked}) == len(asked), "users that do not matter"
 
 
 def contents(folder): return b"".join(p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
 
 
 @pytest.mark.parametrize("name", ["LSTUR", "NPA"])
-def test_readers_are_kept_on_request_only(name, personal, data, tmp_path):
+def test_users_are_kept_on_request_only(name, personal, data, tmp_path):
     model, row = personal[name], 5
     user, ids = str(data.users[row]), data.news.ids[1:].tolist()
     here = Recommender(model, data)
@@ -197,13 +197,13 @@ ONLINE = """
         except InputError as e: return str(e)
         return "not refused"
 
-    shared, readers, out = map(Path, sys.argv[1:4])
+    shared, personal, out = map(Path, sys.argv[1:4])
     titles = [dict(title=t) for t in json.loads(sys.argv[4])]
     score = lambda handle: [float(s).hex() for s in Recommender.from_pretrained(handle).score(titles[:3], titles[3:])]
     said = dict(version=huggingface_hub.__version__)
-    said["without asking"] = refused(push_to_hub, readers, "newsrex/ours")
-    said["articles"] = refused(push_to_hub, readers, "newsrex/ours", keep_users=True)
-    push_to_hub(readers, "newsrex/ours", keep_users=True, keep_articles=True)
+    said["without asking"] = refused(push_to_hub, personal, "newsrex/ours")
+    said["articles"] = refused(push_to_hub, personal, "newsrex/ours", keep_users=True)
+    push_to_hub(personal, "newsrex/ours", keep_users=True, keep_articles=True)
     said["user"] = Recommender.from_pretrained("hf://newsrex/ours").data.users.tolist()
     said["handle"] = push_to_hub(shared, "newsrex/ours", token="hf_of_the_owner")
     said["root"], said["seed"] = score("hf://newsrex/ours"), score("hf://newsrex/ours/seed_42/model.safetensors")
@@ -227,14 +227,14 @@ def online(seeds, personal, data, tmp_path_factory):
     "(what a process heard from a stand-in of the hub, the stand-in, the folder it published); weights go by LFS, not by Xet"
     tmp = tmp_path_factory.mktemp("hub")
     shared = gather(seeds.values(), tmp / "shared")
-    readers = save_pretrained(tmp / "readers", personal["LSTUR"], data, keep_users=True, keep_articles=True)
+    with_users = save_pretrained(tmp / "with_users", personal["LSTUR"], data, keep_users=True, keep_articles=True)
     with Hub() as stand_in:
         theirs = {name: b"weights" * 99 for name in ("model.safetensors", "seed_42/model.safetensors")}
         for name, gated in (("TCCM", False), ("gated", True)): stand_in.repositories[f"newsrex/{name}"] = Repository(gated)
         stand_in.repositories["newsrex/TCCM"].commit({**theirs, "README.md": b"# TCCM\n", "test_results.json": b"{}"})
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | dict(
             HF_ENDPOINT=stand_in.url, HF_HOME=str(tmp / "home"), HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET="1", PYTHONPATH=os.pathsep.join(sys.path), NO_PROXY="127.0.0.1")
-        command = [sys.executable, "-c", textwrap.dedent(ONLINE), shared, readers, tmp / "said.json", json.dumps(data.news.title[1:12]), stand_in.url]
+        command = [sys.executable, "-c", textwrap.dedent(ONLINE), shared, with_users, tmp / "said.json", json.dumps(data.news.title[1:12]), stand_in.url]
         done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
         assert not done.returncode, done.stderr
     return json.loads((tmp / "said.json").read_text()), stand_in, shared
