@@ -54,7 +54,7 @@ class Sizes:
     users: int = 0  # largest id of a user seen in training; 0 stands for everybody else
 
     @classmethod
-    def of(cls, sizes):
+    def of(cls, sizes):  # `Sizes`, or a mapping with some of its fields
         "`sizes` itself, or the `Sizes` that a mapping describes."
         if isinstance(sizes, cls):
             return sizes
@@ -82,7 +82,7 @@ class Seeds:
     """An endless stream of seeds for the layers of one model, drawn in the order in
     which the layers are built."""
 
-    def __init__(self, seed):
+    def __init__(self, seed):  # whole number that all layers' seeds follow from
         self._rng = generator(seed, "layers")
 
     def __next__(self):
@@ -147,13 +147,13 @@ def register(cls):  # a Keras layer or model
     return keras.saving.register_keras_serializable(package="newsrex_nb")(cls)
 
 # %% ../nbs/core.ipynb #at-jax
-def need_jax(what):  # what is to be done, for the message
+def need_jax(purpose):  # what is to be done, for the message
     "Raises the sentence that says how to get the JAX backend, unless it is there."
     import keras
 
     if keras.config.backend() != "jax":
         raise wrong(
-            f"the JAX backend for {what}",
+            f"the JAX backend for {purpose}",
             f"Keras on {keras.config.backend()!r}",
             remedy="set the environment variable KERAS_BACKEND=jax before Python "
             "starts; other backends can score, not train",

@@ -18,7 +18,10 @@ from .schema import UNKNOWN
 from .vectors import sentence_vectors
 
 # %% ../../nbs/data/article_vectors.ipynb #by-id
-def _by_id(features, matrix):  # `Features`; (N, E)
+def _by_id(
+    features,  # the `Features` whose news table counts
+    matrix,  # (N, E), one row per row of that table
+):
     "The rows of a matrix by article id."
     matrix = np.asarray(matrix, np.float32)
     if matrix.ndim != 2 or len(matrix) != len(features):
@@ -56,7 +59,7 @@ def give_vectors(
     features.kept.pop(("column", "article_vectors"), None)
     return data
 
-# %% ../../nbs/data/article_vectors.ipynb #write-vectors
+# %% ../../nbs/data/article_vectors.ipynb #as-table
 def _as_table(ids, matrix):
     "An array with the fields `id` and `vector`."
     id_type = f"U{max(map(len, ids))}"
@@ -65,7 +68,7 @@ def _as_table(ids, matrix):
     table["id"], table["vector"] = ids, matrix
     return table
 
-
+# %% ../../nbs/data/article_vectors.ipynb #write-vectors
 def write_vectors(
     path,  # of a .safetensors or .npy file
     vectors,  # {article id: (E,)}
@@ -111,7 +114,9 @@ def _read_table(path):
         ) from None
 
 # %% ../../nbs/data/article_vectors.ipynb #read-vectors-file
-def read_article_vectors(path):  # of a .safetensors or .npy file -> {article id: (E,)}
+def read_article_vectors(
+    path,  # of a .safetensors or .npy file
+):  # {article id: (E,)}
     "The vectors of a file by article id."
     table, about = _read_table(path)
     if isinstance(table, dict):
@@ -132,10 +137,10 @@ def read_article_vectors(path):  # of a .safetensors or .npy file -> {article id
         raise wrong(f"{len(ids)} vectors, one per id", len(matrix), where=str(path))
     return dict(zip(ids, matrix))
 
-# %% ../../nbs/data/article_vectors.ipynb #text-vectors
+# %% ../../nbs/data/article_vectors.ipynb #fewest-kept
 KEPT = 256  # texts; of fewer the vectors are not kept on disk
 
-
+# %% ../../nbs/data/article_vectors.ipynb #text-vectors
 def kept_vectors(
     name,  # of a sentence-transformers model
     texts,  # distinct strings
@@ -173,7 +178,11 @@ def vectors_of(
     return {news.ids[row].item(): vectors[text] for row, text in zip(rows, texts)}
 
 # %% ../../nbs/data/article_vectors.ipynb #stacked
-def _stacked(ids, vectors, where):  # N ids; {article id: (E,)}; their source, or None
+def _stacked(
+    ids,  # N article ids
+    vectors,  # {article id: (E,)}
+    where,  # their source for messages, or None
+):
     "(N, E) float32: a row per id, 0 where there is no vector."
     widths = {vectors[name].shape for name in ids if name in vectors}
     if len(widths) > 1 or any(len(shape) != 1 for shape in widths):
@@ -192,7 +201,9 @@ def _stacked(ids, vectors, where):  # N ids; {article id: (E,)}; their source, o
 
 # %% ../../nbs/data/article_vectors.ipynb #article-vectors
 @column("article_vectors")
-def article_vectors(features):  # (N, E) float32
+def article_vectors(
+    features,  # `Features` that were given vectors
+):  # (N, E) float32
     "The vector of every article; 0 for padding and for articles without a row."
     ids = features.news.ids.tolist()
     have, source = features.article_vectors, features.recipe["article_vectors"]

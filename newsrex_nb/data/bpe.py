@@ -20,13 +20,13 @@ def normal(text):  # any string
     return re.sub(r"\d", "0", text.lower())
 
 # %% ../../nbs/data/bpe.ipynb #sentencepiece
-def _sentencepiece(what=""):  # what it is for, as a relative clause
+def _sentencepiece(purpose=""):  # what it is for, as a relative clause
     "The package sentencepiece, or the sentence that says how to get it."
     try:
         import sentencepiece
     except ImportError:
         raise wrong(
-            f"the package sentencepiece{what}",
+            f"the package sentencepiece{purpose}",
             "none",
             remedy="install it with pip install 'newsrex_nb[bpe]'",
         ) from None
@@ -136,8 +136,8 @@ def from_bpemb(
 
 # %% ../../nbs/data/bpe.ipynb #check-pieces
 def check_pieces(
-    tokenizer,  # of the recipe
-    vectors,  # as for `find_vectors`, or None
+    tokenizer,  # name of the recipe's tokenizer
+    vectors,  # of words: a file, a name such as "bpemb.ja.10000.100d", or None
 ):
     "Raises unless the tokenizer is the one whose pieces the vectors are of."
     of_pieces = r"bpemb\.[^/\\.]+\.\d+\.\d+d$"

@@ -33,9 +33,13 @@ def unpack(
     data, offsets = data.tobytes(), offsets.tolist()
     return [data[a:b].decode() for a, b in zip(offsets, offsets[1:])]
 
-# %% ../../nbs/data/cache.ipynb #fields-of
+# %% ../../nbs/data/cache.ipynb #article-columns
 ARTICLE_COLUMNS = "title", "abstract", "category", "subcategory", "entities"
+
+# %% ../../nbs/data/cache.ipynb #text-fields
 TEXTS = "title", "abstract", "category", "subcategory"
+
+# %% ../../nbs/data/cache.ipynb #fields-of
 LOG = "ids", "user", "time", "history", "candidates", "offsets", "labels"
 
 # %% ../../nbs/data/cache.ipynb #strings-of

@@ -15,7 +15,7 @@ from ..core import generator, one_of, wrong
 from .features import COLUMNS, PLANNERS, TABLES
 from .schema import owner, segments, take
 
-# %% ../../nbs/data/causal.ipynb #readings
+# %% ../../nbs/data/causal.ipynb #reading-functions
 def _at_hour(built, hour):
     return built[hour]
 
@@ -27,7 +27,7 @@ def _as_age(built, hour):
 def _counts_before(built, hour):
     return built[:, built[1] < hour]
 
-
+# %% ../../nbs/data/causal.ipynb #readings
 # how an impression of some hour reads what has no hour axis of articles
 READINGS = {
     "word_ctr": _at_hour,
@@ -55,7 +55,11 @@ def _used_histories(data, hour):
     return used
 
 # %% ../../nbs/data/causal.ipynb #past-histories
-def other_histories(data, hour, rng=None):  # hour of the log; NumPy generator
+def other_histories(
+    data,  # a `Dataset`
+    hour,  # of the log: what is seen from it on is the future
+    rng=None,  # NumPy generator that deals out other articles; None = the histories become empty
+):  # `Histories`
     """The histories, where those that no impression before `hour` has are empty, or
     hold other articles."""
     histories = next(iter(data.splits.values())).histories
@@ -75,7 +79,10 @@ def other_histories(data, hour, rng=None):  # hour of the log; NumPy generator
     )
 
 # %% ../../nbs/data/causal.ipynb #without-future
-def without_future(data, hour):  # of the log
+def without_future(
+    data,  # a `Dataset`
+    hour,  # of the log: impressions from it on are left out
+):  # a `Dataset`
     "The data set as it was at the beginning of an hour."
     histories = other_histories(data, hour)
     splits = {}
@@ -85,7 +92,11 @@ def without_future(data, hour):  # of the log
     return with_splits(data, **splits)
 
 # %% ../../nbs/data/causal.ipynb #another-future
-def another_future(data, hour, rng):  # hour of the log; NumPy generator
+def another_future(
+    data,  # a `Dataset`
+    hour,  # of the log: impressions from it on are changed
+    rng,  # NumPy generator of the changes
+):  # a `Dataset`
     "The data set with other candidates, clicks and histories from an hour on."
     histories = other_histories(data, hour, rng)
     splits = {}
@@ -102,19 +113,21 @@ def another_future(data, hour, rng):  # hour of the log; NumPy generator
     return with_splits(data, **splits)
 
 # %% ../../nbs/data/causal.ipynb #leaves
-def leaves(made):  # an array, a tuple or list of such, or an object that holds arrays
+def leaves(built):  # an array, a tuple or list of such, or an object that holds arrays
     "The arrays of what a feature has built."
-    if isinstance(made, np.ndarray):
-        return [made]
+    if isinstance(built, np.ndarray):
+        return [built]
     parts = ()
-    if isinstance(made, (tuple, list)):
-        parts = made
-    elif hasattr(made, "__dict__"):
-        parts = vars(made).values()
-    return [leaf for part in parts if part is not made for leaf in leaves(part)]
+    if isinstance(built, (tuple, list)):
+        parts = built
+    elif hasattr(built, "__dict__"):
+        parts = vars(built).values()
+    return [leaf for part in parts if part is not built for leaf in leaves(part)]
 
 # %% ../../nbs/data/causal.ipynb #kind-of
-def kind_of(name):  # -> "column", "table" or "planner"
+def kind_of(
+    name,  # of a registered feature
+):  # "column", "table" or "planner"
     "What kind of feature is registered under a name."
     registries = dict(column=COLUMNS, table=TABLES, planner=PLANNERS)
     for kind, registry in registries.items():
@@ -145,7 +158,10 @@ def read_by(
     return [("", leaf) for leaf in leaves(built)]
 
 # %% ../../nbs/data/causal.ipynb #first-difference
-def first_difference(a, b):  # arrays
+def first_difference(
+    a,  # array of any shape
+    b,  # the array to compare it with
+):
     "The place of the first entry that differs, () if the shapes do, or None."
     if a.shape != b.shape:
         return ()
@@ -153,38 +169,40 @@ def first_difference(a, b):  # arrays
     return tuple(int(i[0]) for i in np.nonzero(differ)) if differ.any() else None
 
 # %% ../../nbs/data/causal.ipynb #difference
-def _difference(kind, data, what, a, b, place):
+def _difference(kind, data, reading, a, b, place):
     "In words, how `a` differs from `b` at a place of `first_difference`."
     if not place:
-        return f"the shape {a.shape} in place of {b.shape}{what.replace('hours', '')}"
+        return (
+            f"the shape {a.shape} in place of {b.shape}{reading.replace('hours', '')}"
+        )
     where = f"at {list(place)}"
     if kind == "column":
         where = f"for article {data.news.ids[place[0]]}"
-    when = f" at hour {place[1]}" if what == "hours" else what
+    when = f" at hour {place[1]}" if reading == "hours" else reading
     return f"{a[place]} in place of {b[place]} {where}{when}"
 
 # %% ../../nbs/data/causal.ipynb #demand-equal
 def demand_equal(
     name,  # of a feature
     data,  # the whole data set
-    found,  # pairs of `read_by` in another world
-    known,  # pairs of `read_by` in the true world
+    altered,  # pairs of `read_by` in another world
+    true,  # pairs of `read_by` in the true world
     hour,  # from which on the future is another one
     way,  # in words
 ):
     """Raises the sentence that names feature, hour and article, unless all is equal;
     returns the number of values."""
-    for (what, a), (_, b) in zip(found, known, strict=True):
+    for (reading, a), (_, b) in zip(altered, true, strict=True):
         place = first_difference(a, b)
         if place is None:
             continue
         kind = kind_of(name)
         raise wrong(
             f"the {kind} {name!r} to know nothing of hour {hour} and later",
-            f"{_difference(kind, data, what, a, b, place)} when the future is {way}",
+            f"{_difference(kind, data, reading, a, b, place)} when the future is {way}",
             remedy="count only what was before the hour",
         )
-    return sum(a.size for _, a in found)
+    return sum(a.size for _, a in altered)
 
 # %% ../../nbs/data/causal.ipynb #moments
 def moments_of(
@@ -225,12 +243,12 @@ def _past_histories(data, hour, rng):
     numbers = rng.choice(past, min(16, len(past)), replace=False)
     return numbers, data.train.histories.last(numbers, 30)
 
-# %% ../../nbs/data/causal.ipynb #check-causal
+# %% ../../nbs/data/causal.ipynb #has-hours
 def _has_hours(name):
     "Whether a feature is a column with an hour axis."
     return kind_of(name) == "column" and COLUMNS[name].hours
 
-
+# %% ../../nbs/data/causal.ipynb #check-causal
 def check_causal(
     features,  # names of registered columns, tables or planners, or one name
     data,  # a `Dataset`
@@ -255,6 +273,6 @@ def check_causal(
             for world, upto, way in worlds:
                 for name in group:
                     asked = name, upto, *sample, readings.get(name)
-                    found, known = read_by(world, *asked), read_by(truth, *asked)
-                    compared[name] += demand_equal(name, data, found, known, hour, way)
+                    altered, true = read_by(world, *asked), read_by(truth, *asked)
+                    compared[name] += demand_equal(name, data, altered, true, hour, way)
     return compared

@@ -92,7 +92,7 @@ def feature_recipe(
         vector_fields=list(vector_fields),
     )
 
-# %% ../../nbs/data/features.ipynb #read-recipe
+# %% ../../nbs/data/features.ipynb #check-recipe
 def _check_recipe(recipe):
     "Raises unless the values of a whole recipe are legal."
     for name in ("fields", "vector_fields"):
@@ -109,7 +109,7 @@ def _check_recipe(recipe):
     if hours < 1:
         raise wrong("at least one hour", hours, where="popularity_hours")
 
-
+# %% ../../nbs/data/features.ipynb #read-recipe
 def read_recipe(given):  # a mapping with some of the recipe's arguments
     "The whole recipe, or the sentence that lists its arguments."
     known = list(inspect.signature(feature_recipe).parameters)
@@ -187,10 +187,10 @@ class Features:
     def __getitem__(self, name):
         return self._get("column", COLUMNS, name)
 
-    def table(self, name):
+    def table(self, name):  # of a registered table
         return self._get("table", TABLES, name)
 
-    def planner(self, name):
+    def planner(self, name):  # of a registered planner
         return self._get("planner", PLANNERS, name)
 
     @property
@@ -229,9 +229,13 @@ def _get(self, kind, registry, name):
         self._logged.update(self._building)
     return self.kept[key]
 
-
+# %% ../../nbs/data/features.ipynb #build
 @patch_to(Features)
-def _build(self, key, registered):  # (kind, name); a `Column` or a function
+def _build(
+    self,
+    key,  # (kind, name)
+    registered,  # a `Column`, or a function of the features
+):
     "Calls what builds a feature, and demands a row per article of a column."
     self._building.append(key)
     try:
@@ -245,7 +249,7 @@ def _build(self, key, registered):  # (kind, name); a `Column` or a function
 
 # %% ../../nbs/data/features.ipynb #attach
 @patch_to(Features)
-def attach(self, dataset):
+def attach(self, dataset):  # a `Dataset`, or None
     "Makes `dataset` the one whose log columns can look at."
     if dataset is not self._dataset:
         self.kept = {k: v for k, v in self.kept.items() if k not in self._logged}
@@ -273,34 +277,48 @@ def encode(self, articles):  # a `News`, or dicts of raw fields
     )
 
 # %% ../../nbs/data/features.ipynb #text-columns
-def text_column(features, field, length):
+def text_column(
+    features,  # `Features`
+    field,  # of the news table, such as "title"
+    length,  # words kept of a text
+):  # (N, length) int32
     "The words of one field as numbers, padded on the right."
     words, tokenizer = features.vocabulary["words"], features.recipe["tokenizer"]
     return Vocabulary(words, tokenizer).encode(features.tokens(field), length)
 
 # %% ../../nbs/data/features.ipynb #title-column
 @column("title", text=True)
-def title(features):
+def title(
+    features,  # `Features`
+):  # (N, title_length) int32
     return text_column(features, "title", features.recipe["title_length"])
 
 # %% ../../nbs/data/features.ipynb #abstract-column
 @column("abstract", text=True)
-def abstract(features):
+def abstract(
+    features,  # `Features`
+):  # (N, abstract_length) int32
     return text_column(features, "abstract", features.recipe["abstract_length"])
 
 # %% ../../nbs/data/features.ipynb #category-column
 @column("category")
-def category(features):
+def category(
+    features,  # `Features`
+):  # (N,) int32
     return number_names(features.news.category, features.vocabulary["categories"])
 
 # %% ../../nbs/data/features.ipynb #subcategory-column
 @column("subcategory")
-def subcategory(features):
+def subcategory(
+    features,  # `Features`
+):  # (N,) int32
     return number_names(features.news.subcategory, features.vocabulary["subcategories"])
 
 # %% ../../nbs/data/features.ipynb #entities-column
 @column("entities")
-def entities(features):
+def entities(
+    features,  # `Features`
+):  # (N, title_entities) int32
     "The first entities of each title as numbers, padded on the right."
     width = features.recipe["title_entities"]
     rows = [[*named, *[""] * width][:width] for named in features.news.entities]

@@ -21,7 +21,7 @@ def hour_count(features):  # `Features` with a data set
 
 # %% ../../nbs/data/popularity.ipynb #news-counts
 @table("news_counts")
-def news_counts(features):
+def news_counts(features):  # `Features` of a data set
     """(4, P) int32: row, hour, displays, clicks of every pair of an article and an hour
     in which it was displayed."""
     data, alone = features.dataset, features.recipe["popularity_mode"] == "train_only"
@@ -75,26 +75,34 @@ def hourly_sums(
     return sums
 
 # %% ../../nbs/data/popularity.ipynb #rate
-def rate(clicked, shown):  # counts
+def rate(
+    clicked,  # (...) clicks
+    shown,  # (...) displays
+):  # (...)
     "Clicks per display."
     return clicked / (shown + 0.01)
 
 # %% ../../nbs/data/popularity.ipynb #bins
-def bins(clicked, shown):  # counts, (...)
+def bins(
+    clicked,  # (...) clicks
+    shown,  # (...) displays
+):  # (...) uint8
     "The bin of a rate, from 0 to 199."
     binned, there = np.zeros(np.shape(shown), np.uint8), np.nonzero(clicked)
     binned[there] = np.minimum(199, np.ceil(200 * rate(clicked[there], shown[there])))
     return binned
 
 # %% ../../nbs/data/popularity.ipynb #article-columns
-def article_sums(features):
+def article_sums(
+    features,  # `Features` of a data set
+):  # (displays, clicks), (N, hours + 1) each
     "Window sums of displays and clicks of every article."
     row, hour, *counts = features.table("news_counts")
     return hourly_sums(features, row, hour, counts, len(features))
 
 # %% ../../nbs/data/popularity.ipynb #ctr-column
 @column("ctr", hours=True)
-def ctr(features):
+def ctr(features):  # `Features` of a data set
     "(N, hours + 1) float16: clicks per display in the window before each hour."
     shown, clicked = article_sums(features)
     rates, there = np.zeros(shown.shape, np.float16), np.nonzero(clicked)
@@ -103,7 +111,7 @@ def ctr(features):
 
 # %% ../../nbs/data/popularity.ipynb #ctr-bin-column
 @column("ctr_bin", hours=True)
-def ctr_bin(features):
+def ctr_bin(features):  # `Features` of a data set
     "(N, hours + 1) uint8: the bin of the same rate."
     shown, clicked = article_sums(features)
     return bins(clicked, shown)
@@ -130,20 +138,24 @@ def token_bins(
 
 # %% ../../nbs/data/popularity.ipynb #word-ctr-table
 @table("word_ctr")
-def word_ctr(features):
+def word_ctr(
+    features,  # `Features` of a data set
+):  # (hours + 1, words + 1) uint8
     return token_bins(features, features["title"], features.sizes["words"] + 1)
 
 # %% ../../nbs/data/popularity.ipynb #entity-ctr-table
 @table("entity_ctr")
-def entity_ctr(features):
+def entity_ctr(
+    features,  # `Features` of a data set
+):  # (hours + 1, entities + 1) uint8
     return token_bins(features, features["entities"], features.sizes["entities"] + 1)
 
-# %% ../../nbs/data/popularity.ipynb #published-hour
+# %% ../../nbs/data/popularity.ipynb #never
 NEVER = np.int32(2**30)  # later than any hour
 
-
+# %% ../../nbs/data/popularity.ipynb #published-hour
 @column("published_hour")
-def published_hour(features):
+def published_hour(features):  # `Features` of a data set
     """(N,) int32: the hour in which each article was published, or first seen; negative
     before the log begins."""
     data, first = features.dataset, np.full(len(features), NEVER)

@@ -53,7 +53,7 @@ def _check_columns(self):
             "row 0 of the news table to be padding with the id ''", "an article"
         )
 
-
+# %% ../../nbs/data/schema.ipynb #news-ids-check
 @patch_to(News)
 def _check_ids(self):
     "Raises unless all ids are distinct."
@@ -61,10 +61,10 @@ def _check_ids(self):
         twice = next(a for r, a in enumerate(self.ids.tolist()) if self.row[a] != r)
         raise wrong("distinct article ids", f"{twice!r} twice", where="the news table")
 
-# %% ../../nbs/data/schema.ipynb #news-from
+# %% ../../nbs/data/schema.ipynb #unknown
 UNKNOWN = "<unknown>"  # the id of the row that stands for all articles without a row
 
-
+# %% ../../nbs/data/schema.ipynb #news-from
 def news_table(
     articles,  # dicts with `id` and any of title, abstract, category, subcategory, entities, published
     unknown=False,  # whether to add the row that stands for unknown articles
@@ -86,7 +86,11 @@ def news_table(
     )
 
 # %% ../../nbs/data/schema.ipynb #check-offsets
-def check_offsets(what, offsets, total):
+def check_offsets(
+    what,  # whose offsets they are, for the message
+    offsets,  # (n + 1,) where each list begins
+    total,  # length of the flat array
+):
     "Raises unless `offsets` climb from 0 to `total`."
     spans = len(offsets) and not offsets[0] and offsets[-1] == total
     if not spans or (np.diff(offsets) < 0).any():
@@ -192,7 +196,7 @@ _TYPES = dict(
     offsets=np.int64,
 )
 
-
+# %% ../../nbs/data/schema.ipynb #set-types
 @patch_to(Behaviors)
 def _set_types(self):
     "Makes arrays of the fields; ids keep their type, and labels may be missing."
@@ -216,7 +220,7 @@ def _check_lengths(self):
             f"{len(self.labels)} labels",
         )
 
-
+# %% ../../nbs/data/schema.ipynb #history-numbers-check
 @patch_to(Behaviors)
 def _check_histories(self):
     "Raises unless every impression names a history that is there."
@@ -263,7 +267,10 @@ def owner(
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 # %% ../../nbs/data/schema.ipynb #merge
-def merge(first, second):  # two `Behaviors` of one data set
+def merge(
+    first,  # `Behaviors`
+    second,  # `Behaviors` of the same data set
+):
     "The impressions of both, in this order."
     if first.histories is not second.histories:
         raise wrong("two splits of one data set", "splits that share no histories")

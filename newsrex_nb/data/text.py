@@ -13,10 +13,10 @@ import numpy as np
 
 from ..core import one_of, patch_to
 
-# %% ../../nbs/data/text.ipynb #tokenizer
+# %% ../../nbs/data/text.ipynb #tokenizers
 TOKENIZERS = {}  # name -> function without arguments that returns a tokenizer; or pattern -> function of name and pieces
 
-
+# %% ../../nbs/data/text.ipynb #tokenizer
 def tokenizer(name):  # what a recipe calls it, or a pattern with * for a family
     """Registers a function that makes a tokenizer, a function from a text to its list
     of tokens."""
@@ -101,10 +101,10 @@ class Tokens:
         weights = np.repeat(times, np.diff(self.offsets))
         return np.bincount(self.flat, weights, len(self.words)).astype(np.int64)
 
-# %% ../../nbs/data/text.ipynb #vocabulary
+# %% ../../nbs/data/text.ipynb #pad-and-unknown
 PAD, UNK = 0, 1  # the numbers that no word has
 
-
+# %% ../../nbs/data/text.ipynb #vocabulary
 class Vocabulary:
     "Words by number: 0 pads, 1 is unknown, `words[i]` has number `i + 2`."
 

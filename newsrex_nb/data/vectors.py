@@ -78,14 +78,18 @@ def read_slice(
     by_name = {word: row.astype(np.float32) for word, row in rows if word in wanted}
     return by_name, vectors.shape[1]
 
-# %% ../../nbs/data/vectors.ipynb #wanted-lines
+# %% ../../nbs/data/vectors.ipynb #is-header
 def _is_header(line):
     "Whether a first line is word2vec's: how many vectors there are, and their width."
     fields = line.split()
     return len(fields) == 2 and all(field.isdigit() for field in fields)
 
-
-def _wanted_lines(file, wanted, cut):  # names and separator as bytes
+# %% ../../nbs/data/vectors.ipynb #wanted-lines
+def _wanted_lines(
+    file,  # opened, of bytes
+    wanted,  # names as bytes
+    cut,  # the separator as bytes
+):
     "Yields (line number, fields) of the first vector and of every wanted one."
     first = True
     for number, line in enumerate(file, 1):

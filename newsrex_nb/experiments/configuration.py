@@ -95,24 +95,27 @@ def encoder_class(
 
 # %% ../../nbs/experiments/configuration.ipynb #source-of
 @functools.cache
-def source_of(function):
+def source_of(function):  # a function or class
     'The source of a function, "" where there is none to read.'
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
         return ""
 
-# %% ../../nbs/experiments/configuration.ipynb #arguments
+# %% ../../nbs/experiments/configuration.ipynb #any-number
 _ANY_NUMBER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
-
+# %% ../../nbs/experiments/configuration.ipynb #meaning
 def _meaning(name, code):
     "The comment behind an argument."
     comment = re.search(rf"^[^#\n]*\b{name}\b[^#\n]*# (.*)$", code, re.M)
     return comment[1] if comment else ""
 
-
-def arguments(function, without=()):  # {name: (default, meaning)}
+# %% ../../nbs/experiments/configuration.ipynb #arguments
+def arguments(
+    function,  # a function or class
+    without=(),  # names to leave out
+):  # {name: (default, meaning)}
     "The arguments of a function or class, but for those that stand for any number."
     is_class = isinstance(function, type)
     function = function.__init__ if is_class else function
@@ -125,7 +128,10 @@ def arguments(function, without=()):  # {name: (default, meaning)}
     }
 
 # %% ../../nbs/experiments/configuration.ipynb #defaults-of
-def defaults_of(function, without=()):
+def defaults_of(
+    function,  # a function or class
+    without=(),  # names to leave out
+):
     "{argument: default}, for those that have one."
     return {
         name: default
@@ -134,7 +140,10 @@ def defaults_of(function, without=()):
     }
 
 # %% ../../nbs/experiments/configuration.ipynb #signature-keys
-def signature_keys(group, target):  # as for `keys`; {key: (default, meaning)}
+def signature_keys(
+    group,  # "model", "data" or "recipe"
+    target,  # a class or function
+):  # {key: (default, meaning)}
     "What the signatures of one part say."
     reads_files = target in (data.mind, data.custom)
     of_features = arguments(feature_recipe) if reads_files else {}
@@ -333,7 +342,11 @@ def _kind_and_fit(value, default):
     return legal.get(type(default), ("", True))
 
 # %% ../../nbs/experiments/configuration.ipynb #check-kind
-def check_kind(key, value, default):
+def check_kind(
+    key,  # of the configuration, for the message
+    value,  # what was given
+    default,  # of the argument, whose kind counts
+):
     "Raises unless `value` is of a kind that an argument with this default can take."
     if value == "???":
         remedy = f"this argument has no default: write {key}=…"
@@ -418,13 +431,13 @@ def _table_line(key, value, meaning):
     written = value if isinstance(value, str) else json.dumps(value, default=str)
     return f"  {f'{key}={written}':38} {meaning}".rstrip()
 
-# %% ../../nbs/experiments/configuration.ipynb #top-lines
+# %% ../../nbs/experiments/configuration.ipynb #many-runs
 _MANY_RUNS = (
     "A list means several runs, such as recipe.learning_rate=1e-3,3e-4: every "
     "combination of all lists."
 )
 
-
+# %% ../../nbs/experiments/configuration.ipynb #top-lines
 def _top_lines(config):  # of `configure`
     "The lines of what belongs to no part."
     families = sorted({name.partition("/")[0] for name in experiments()})

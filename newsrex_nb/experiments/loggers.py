@@ -21,15 +21,19 @@ class Again:
 
     earlier = {}
 
-    def on_resume(self, epochs, history):
+    def on_resume(
+        self,
+        epochs,  # that the run has behind it
+        history,  # {metric: value of each epoch}
+    ):
         self.earlier = {name: values[:epochs] for name, values in history.items()}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None):  # metrics, none yet
         super().on_train_begin(logs)
         for epoch, values in enumerate(_by_epoch(self.earlier)):
             super().on_epoch_end(epoch, values)
 
-
+# %% ../../nbs/experiments/loggers.ipynb #by-epoch
 def _by_epoch(history):  # {name: [value per epoch]}
     "The logs of each epoch, {name: value}; a metric may have fewer than others."
     return [
@@ -87,15 +91,19 @@ class WeightsAndBiases(keras.callbacks.Callback):
         super().__init__()
         self.settings, self.run = settings, None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs=None):  # metrics, none yet
         import wandb
 
         self.run = wandb.init(**self.settings)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self,
+        epoch,  # from 0
+        logs=None,  # {metric: value}
+    ):
         self.run.log({"epoch": epoch + 1, **(logs or {})}, step=epoch + 1)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs=None):  # metrics of the last epoch
         if not self.waits:
             self.run.finish()
 
@@ -135,10 +143,14 @@ def to_wandb(
 class Copied:
     "A stream whose whole lines are copied to a file."
 
-    def __init__(self, stream, path):
+    def __init__(
+        self,
+        stream,  # that is written to as before
+        path,  # of the file that gets a copy
+    ):
         self.stream, self.path, self.line = stream, path, ""
 
-    def write(self, text):
+    def write(self, text):  # as a program writes it, perhaps half a line
         *lines, self.line = (self.line + text).split("\n")
         for line in lines:
             self.note(_as_seen(line))
@@ -156,7 +168,7 @@ class Copied:
     def __getattr__(self, name):
         return getattr(self.stream, name)
 
-
+# %% ../../nbs/experiments/loggers.ipynb #as-seen
 def _as_seen(line):
     "A line as it stands on the screen at last: without colours, and overwritten."
     return re.sub(r"\x1b\[[0-9;]*m|\x08", "", line).split("\r")[-1].rstrip()

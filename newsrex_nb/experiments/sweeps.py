@@ -18,7 +18,7 @@ from ..core import METRICS, patch_to, wrong
 from ..data.features import feature_recipe
 from .runs import already_run, find_runs, run, run_key
 from .overrides import in_grammar, plain_values, read_overrides
-from ..metrics.results import aligned, cell, heading, table
+from ..metrics.results import aligned, cell, heading, result_table
 
 # %% ../../nbs/experiments/sweeps.ipynb #default-of
 def default_of(
@@ -188,7 +188,7 @@ def sweep(
         trial.read(outcome.folder)
         found.outcome, data, source = outcome, outcome.data, trial.config["data"]
         if many and trial.results:
-            say(f"\n{table(trial.results)}\n")
+            say(f"\n{result_table(trial.results)}\n")
     return found
 
 # %% ../../nbs/experiments/sweeps.ipynb #sweep-class

@@ -125,7 +125,7 @@ def open_bytes(
 # %% ../../nbs/files/archives.ipynb #members
 def members(
     path,  # of a `.zip`
-    file=None,  # the same, opened; None = open `path`
+    file=None,  # that archive, opened; None = open `path`
 ):  # list of tuples (member, …), as `open_bytes` takes them behind the archive
     "The files of an archive and of the archives in it."
     files = []

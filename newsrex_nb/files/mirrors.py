@@ -10,7 +10,7 @@ __all__ = ['PLACES', 'LICENCES', 'PUBLISHED', 'LANGUAGES', 'UNSPACED', 'GLOVE', 
 import os, re, sys, warnings
 
 from ..core import one_of, wrong
-from .downloads import downloads_folder, fetch, hub_address
+from .downloads import downloads_folder, download, hub_address
 
 # %% ../../nbs/files/mirrors.ipynb #places
 PLACES = {
@@ -66,7 +66,7 @@ def get(
     source,  # one of `PLACES`
     file,  # its way below the source's address
     under="",  # folder of the downloads that it is kept in, below the source's
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
     byhand="",  # a further way out without a network, as an imperative
 ):  # its path
     "A file of a source, downloaded unless it is there already."
@@ -75,12 +75,17 @@ def get(
         return path
     urls = [place.format(hub=hub_address(), file=file) for place in PLACES[source]]
     print(f"{path.name}: {LICENCES[source]}", file=sys.stderr)
-    fetch(urls, path, byhand=f"download it by hand from {urls[-1]} to {path}{byhand}")
+    download(
+        urls, path, byhand=f"download it by hand from {urls[-1]} to {path}{byhand}"
+    )
     _compare_size(file, path.stat().st_size)
     return path
 
 # %% ../../nbs/files/mirrors.ipynb #splits
-def _splits(size, test):  # as for `mind_folder`
+def _splits(
+    size,  # "demo", "small" or "large"
+    test,  # whether the large test set is wanted too
+):
     "The splits that a size has and that are wanted."
     return ["train", "dev"] + (["test"] if test and size == "large" else [])
 
@@ -88,7 +93,7 @@ def _splits(size, test):  # as for `mind_folder`
 def mind_folder(
     size,  # "demo", "small" or "large"
     test=False,  # whether the large test set is wanted too
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # a `Path`
     "The folder with MIND's archives of one size."
     one_of("size", size, ("demo", "small", "large"))
@@ -101,6 +106,8 @@ LANGUAGES = {  # xMIND's code -> BPEmb's
     **dict(swh="sw", som="so", cmn="zh", jpn="ja", tur="tr", tam="ta", vie="vi"),
     **dict(tha="th", ron="ro", fin="fi", kat="ka", hat="ht", ind="id", grn="gn"),
 }
+
+# %% ../../nbs/files/mirrors.ipynb #unspaced
 UNSPACED = "cmn", "jpn", "tha"  # written without spaces between words
 
 # %% ../../nbs/files/mirrors.ipynb #xmind-files
@@ -108,7 +115,7 @@ def xmind_files(
     language,  # one of `LANGUAGES`
     size,  # "small" or "large"
     test=False,  # whether the articles of the large test set are wanted too
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # list of paths
     "xMIND's archives of one language and size."
     one_of("language", language, tuple(LANGUAGES))
@@ -143,15 +150,17 @@ def _glove_archives():
 # %% ../../nbs/files/mirrors.ipynb #glove
 def glove(
     name,  # such as "glove.6B.100d"
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):
     "The vectors of a name, as a pair (archive, member)."
     archives = _glove_archives()
     archive = archives[one_of("GloVe's name", name, tuple(archives))]
     return str(get("GloVe", archive, cache=cache)), f"{name}.txt"
 
-# %% ../../nbs/files/mirrors.ipynb #bpemb-numbers
+# %% ../../nbs/files/mirrors.ipynb #bpemb-pieces
 PIECES = (1000, 3000, 5000, 10000, 25000, 50000, 100000, 200000, 320000, 1000000)
+
+# %% ../../nbs/files/mirrors.ipynb #bpemb-widths
 WIDTHS = (25, 50, 100, 200, 300)
 
 # %% ../../nbs/files/mirrors.ipynb #bpemb-file
@@ -170,7 +179,7 @@ def _bpemb_file(name):  # as for `bpemb`
 # %% ../../nbs/files/mirrors.ipynb #bpemb
 def bpemb(
     name,  # "bpemb.ja.10000", a tokenizer, or "bpemb.ja.10000.100d", its vectors
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):
     "The path of a file of BPEmb's."
     byhand = (
@@ -191,7 +200,7 @@ def _is_name(vectors):  # as for `find_vectors`
 # %% ../../nbs/files/mirrors.ipynb #find-vectors
 def find_vectors(
     vectors,  # what `open_bytes` takes, or a name such as "glove.6B.100d" or "bpemb.ja.10000.100d"
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # what `open_bytes` takes
     "The file that word vectors are read from."
     if not _is_name(vectors):

@@ -24,7 +24,10 @@ from ..models.base import NewsRecommender, weight_names
 from ..metrics.results import portable
 
 # %% ../../nbs/hub/folder.ipynb #write-text
-def write_text(path, text):
+def write_text(
+    path,  # of the file
+    text,  # its content
+):
     "Writes a text file."
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -124,10 +127,16 @@ def find_class(
         f"{name!r}, {reason}",
     )
 
-# %% ../../nbs/hub/folder.ipynb #names
+# %% ../../nbs/hub/folder.ipynb #format
 FORMAT = 1  # of the folder; newer ones are refused
+
+# %% ../../nbs/hub/folder.ipynb #needed
 NEEDED = "config.json", "features.json", "model.safetensors"
+
+# %% ../../nbs/hub/folder.ipynb #more
 MORE = "test_results.json", "training_run_summary.json", "README.md"
+
+# %% ../../nbs/hub/folder.ipynb #asked
 ASKED = "users.json", "articles.jsonl"  # see `hub.publish`
 
 # %% ../../nbs/hub/folder.ipynb #write-weights
@@ -186,10 +195,10 @@ def save(
     write_text(folder / "README.md", text)
     return folder
 
-# %% ../../nbs/hub/folder.ipynb #read-handle
+# %% ../../nbs/hub/folder.ipynb #shipped
 SHIPPED = {"newsrex://toy": Path(models.__file__).parents[1] / "toy-recommender"}
 
-
+# %% ../../nbs/hub/folder.ipynb #read-handle
 def read_handle(handle):  # "hf://…"
     "(repository, revision or None, folder inside it)"
     form = r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?((?:/[^/]+)*)/?"
@@ -280,10 +289,10 @@ def snapshot(
     "Some files of a repository as they are now, or as they were when last seen."
     from huggingface_hub import errors, snapshot_download
 
-    what = dict(revision=revision, allow_patterns=names)
+    request = dict(revision=revision, allow_patterns=names)
     with told(handle):
         try:
-            return Path(snapshot_download(repository, **what))
+            return Path(snapshot_download(repository, **request))
         except (
             errors.RepositoryNotFoundError,
             errors.RevisionNotFoundError,
@@ -293,7 +302,7 @@ def snapshot(
         # a hub that breaks off or answers nonsense; one that is not there is met inside
         except Exception as e:
             with contextlib.suppress(errors.LocalEntryNotFoundError):
-                kept = snapshot_download(repository, **what, local_files_only=True)
+                kept = snapshot_download(repository, **request, local_files_only=True)
                 warnings.warn(
                     f"{handle} is read from the cache, "
                     f"since the hub did not answer ({type(e).__name__})."
@@ -373,7 +382,9 @@ def check_names(
     raise wrong(" and ".join(lack), got, where=where, remedy=remedy)
 
 # %% ../../nbs/hub/folder.ipynb #open-folder
-def open_folder(folder):  # the folder, and its config.json
+def open_folder(
+    folder,  # a `Path`
+):  # the folder, and its config.json
     "Checks that a folder is one that `save` wrote and that this version can read."
     folder = Path(folder)
     right = (
@@ -451,7 +462,7 @@ def outside_encoders(config):  # of a model
 
 # %% ../../nbs/hub/folder.ipynb #load
 def load(
-    handle,  # see `fetch`
+    handle,  # a folder, "hf://organisation/repository", or "newsrex://toy"
 ):  # (model, features): the features have no articles yet, see `Features.encode`
     "Reads what `save` wrote, here or on the hub."
     from safetensors import SafetensorError

@@ -310,8 +310,8 @@ def _refuse_users(folder, users):
 # %% ../../nbs/hub/publish.ipynb #check-shareable
 def check_shareable(
     folder,  # a `Path`
-    keep_users,  # as for `push_to_hub`
-    keep_articles,  # as for `push_to_hub`
+    keep_users,  # whether user ids may be in it
+    keep_articles,  # whether articles may be in it
 ):
     "Raises unless a folder holds only what is to be published."
     users = open_folder(folder)[1]["config"]["sizes"].get("users")
@@ -351,13 +351,13 @@ def push_to_hub(
 
 # %% ../../nbs/hub/publish.ipynb #publish
 def publish(
-    model,  # as for `save_pretrained`
-    data,  # as for `save_pretrained`
+    model,  # a `NewsRecommender`
+    data,  # the `Dataset` it was trained on, or that it recommends from
     to,  # "organisation/repository"
-    private=None,  # as for `push_to_hub`
-    token=None,  # as for `push_to_hub`
-    keep_users=False,  # as for both
-    keep_articles=False,  # as for both
+    private=None,  # whether a new repository is; None = as the organisation has it
+    token=None,  # of the hub; None = the one that is logged in
+    keep_users=False,  # whether user ids, and vectors of single users, are saved and published
+    keep_articles=False,  # whether the articles of `data` are saved and published
     **options,  # results and run of `save_pretrained`
 ):
     "Saves a model and pushes it, by way of a folder that is gone afterwards."

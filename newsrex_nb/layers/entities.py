@@ -32,7 +32,7 @@ class CoAttentiveView(ConfiguredLayer):
         projected=False,  # whether attentions have biases and projections
         score_bias=True,  # whether the pooling's scores have a constant
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         one_of("join", join, ("concatenate", "add"))
@@ -49,7 +49,7 @@ class CoAttentiveView(ConfiguredLayer):
         mask,  # (..., n), True where an entry counts
         other,  # (..., m, D')
         other_mask,  # (..., m)
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (..., width)
         y = self.entries(x, mask, other, other_mask, training)
         return self.pool(y, mask=mask, training=training)
@@ -74,7 +74,11 @@ def _create_bridge(self, seeds):  # a stream of seeds
 
 # %% ../../nbs/layers/entities.ipynb #view-bridged
 @patch_to(CoAttentiveView)
-def _bridged(self, x, other):  # (..., n, D); (..., m, D')
+def _bridged(
+    self,
+    x,  # (..., n, D)
+    other,  # (..., m, D')
+):
     "What looks at the other sequence, and the other sequence that it sees."
     if self.own_kernel is None:
         return x, other
@@ -123,11 +127,16 @@ def _create_dense(self, seeds):  # a stream of seeds
 
 # %% ../../nbs/layers/entities.ipynb #view-joined
 @patch_to(CoAttentiveView)
-def _joined(self, own, seen):  # (..., n, D) each, or another width of the second
+def _joined(
+    self,
+    inward,  # (..., n, D), the look at itself
+    outward,  # (..., n, D or another width), the look at the other sequence
+):
     "One vector out of two looks: (..., n, width)."
     if self.kernel is None:
-        return own + seen
-    return ops.matmul(ops.concatenate([own, seen], axis=-1), self.kernel) + self.bias
+        return inward + outward
+    both = ops.concatenate([inward, outward], axis=-1)
+    return ops.matmul(both, self.kernel) + self.bias
 
 # %% ../../nbs/layers/entities.ipynb #view-pool
 @patch_to(CoAttentiveView)
@@ -145,12 +154,19 @@ def _new_pool(self, seed):  # initial values and dropout
 
 # %% ../../nbs/layers/entities.ipynb #view-entries
 @patch_to(CoAttentiveView)
-def entries(self, x, mask, other, other_mask, training=False):  # as `call` takes them
+def entries(
+    self,
+    x,  # (..., n, D)
+    mask,  # (..., n), True where an entry counts
+    other,  # (..., m, D')
+    other_mask,  # (..., m), True where an entry counts
+    training=False,  # whether dropout applies
+):
     "What is pooled: (..., n, width)."
     query, other = self._bridged(x, other)
-    own = self.attention(x, mask=mask, training=training)
-    seen = self.co_attention(query, other, mask=other_mask, training=training)
-    return self.drop(self._joined(own, seen), training=training)
+    inward = self.attention(x, mask=mask, training=training)
+    outward = self.co_attention(query, other, mask=other_mask, training=training)
+    return self.drop(self._joined(inward, outward), training=training)
 
 # %% ../../nbs/layers/entities.ipynb #co-attention
 @register
@@ -164,7 +180,7 @@ class CoAttention(ConfiguredLayer):
         num_heads=20,  # heads of both self-attentions
         head_dim=20,  # width of such a head; together they are the width of the result
         co_heads=5,  # heads of the look at the other sequence
-        co_dim=40,  # width of such a head
+        co_dim=40,  # width of a head that looks at the other sequence
         query_dim=200,  # width of the poolings' hidden layers
         dropout=0.2,  # dropout rate
         join="concatenate",  # looks and views: "concatenate" and a dense layer, or "add" and attention
@@ -172,7 +188,7 @@ class CoAttention(ConfiguredLayer):
         projected=False,  # whether attentions have biases and projections
         score_bias=True,  # whether the poolings' scores have a constant
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -189,7 +205,7 @@ class CoAttention(ConfiguredLayer):
         other,  # (..., m, D')
         other_mask,  # (..., m)
         more=None,  # (..., more_dim)
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (..., width)
         first = self.first(x, mask, other, other_mask, training=training)
         second = self.second(other, other_mask, x, mask, training=training)
@@ -197,7 +213,7 @@ class CoAttention(ConfiguredLayer):
             return self._side_by_side(first, second, more)
         return self._weighed([first, second], [mask, other_mask], training)
 
-# %% ../../nbs/layers/entities.ipynb #pair-view
+# %% ../../nbs/layers/entities.ipynb #view-arguments
 _VIEW_ARGUMENTS = (
     "num_heads",
     "head_dim",
@@ -210,9 +226,14 @@ _VIEW_ARGUMENTS = (
     "score_bias",
 )
 
-
+# %% ../../nbs/layers/entities.ipynb #pair-view
 @patch_to(CoAttention)
-def _new_view(self, input_dim, other_dim, seed):  # D; D'; initial values and dropout
+def _new_view(
+    self,
+    input_dim,  # D
+    other_dim,  # D'
+    seed,  # initial values and dropout
+):
     "One of the two views."
     options = {name: self.arguments[name] for name in _VIEW_ARGUMENTS}
     options |= dict(seed=seed, dtype=self.dtype_policy)
@@ -234,14 +255,24 @@ def _create_fusion(self, seeds):  # a stream of seeds
 
 # %% ../../nbs/layers/entities.ipynb #pair-side-by-side
 @patch_to(CoAttention)
-def _side_by_side(self, first, second, more):  # (..., width) each; (..., more_dim)
+def _side_by_side(
+    self,
+    first,  # (..., width), the first view
+    second,  # (..., width), the second view
+    more,  # (..., more_dim), or None
+):
     "A dense layer over both views, and over a third vector where there is one."
     parts = [first, second] if more is None else [first, second, more]
     return ops.matmul(ops.concatenate(parts, axis=-1), self.kernel) + self.bias
 
 # %% ../../nbs/layers/entities.ipynb #pair-weighed
 @patch_to(CoAttention)
-def _weighed(self, views, masks, training):  # two (..., width); their entries' masks
+def _weighed(
+    self,
+    views,  # two (..., width)
+    masks,  # of their entries, (..., n) and (..., m)
+    training,  # whether dropout applies
+):
     "Attention over those views that have entries."
     views = self.drop(ops.stack(views, axis=-2), training=training)
     there = ops.stack([ops.any(mask, axis=-1) for mask in masks], axis=-1)
@@ -262,9 +293,9 @@ class EntityNews(Encoder):
     def __init__(
         self,
         num_heads=20,  # heads of both self-attentions
-        head_dim=20,  # width of such a head
+        head_dim=20,  # width of a head of the self-attentions
         co_heads=5,  # heads of the look at the other sequence
-        co_dim=40,  # width of such a head
+        co_dim=40,  # width of a head that looks at the other sequence
         query_dim=200,  # width of the poolings' hidden layers
         word_dim=300,  # width of a word vector
         entity_dim=100,  # width of an entity vector
@@ -275,7 +306,7 @@ class EntityNews(Encoder):
         join="concatenate",  # looks and views: "concatenate" and a dense layer, or "add" and attention
         projected=False,  # whether attentions have biases and projections
         score_bias=True,  # whether the poolings' scores have a constant
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -300,21 +331,34 @@ class EntityNews(Encoder):
     def call(
         self,
         news,  # dict of columns
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (R, output_dim)
         inputs = self._inputs(news, training)
         return self.text(*inputs, training=training)
 
 # %% ../../nbs/layers/entities.ipynb #entity-new-table
 @patch_to(EntityNews)
-def _new_table(self, count, dim, seeds, vectors=None, kind="word"):  # largest id; width
+def _new_table(
+    self,
+    count,  # largest id
+    dim,  # width of a vector
+    seeds,  # a stream of seeds
+    vectors=None,  # initial values, or None
+    kind="word",  # of ids, for messages
+):
     "A table of vectors, with the next seed of the stream."
     options = dict(kind=kind, seed=next(seeds), dtype=self.dtype_policy)
     return WordEmbedding(count, dim, vectors, **options)
 
 # %% ../../nbs/layers/entities.ipynb #entity-tables
 @patch_to(EntityNews)
-def _create_tables(self, sizes, vectors, share, seeds):  # as `create` takes them
+def _create_tables(
+    self,
+    sizes,  # `Sizes`
+    vectors,  # initial entity vectors, or None
+    share,  # another model's tables, or None
+    seeds,  # a stream of seeds
+):
     "The tables of entities and categories, of its own or shared."
     if share:
         self.entities, self.categories = share.entities, share.categories
@@ -343,7 +387,11 @@ def _create_text(self, seeds):  # a stream of seeds
 
 # %% ../../nbs/layers/entities.ipynb #entity-inputs
 @patch_to(EntityNews)
-def _inputs(self, news, training):  # dict of columns
+def _inputs(
+    self,
+    news,  # dict of columns
+    training,  # whether dropout applies
+):
     "Words, entities, their masks, and the category's vector if it is read."
     words = self.drop_words(self.words(news["title"]), training=training)
     entities = self.entities(news["entities"])

@@ -24,7 +24,7 @@ class BinEmbedding(ConfiguredLayer):
         bins=200,  # how many there are
         dim=400,  # width of a vector
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **{"autocast": False, **kwargs})
         rows = generator(seed, "bins").uniform(-0.05, 0.05, (bins, dim))
@@ -57,7 +57,7 @@ class DenseStack(ConfiguredLayer):
         activations,  # of each layer, by Keras' names
         last_bias=True,  # whether the last layer has a bias
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         self.activate = [keras.activations.get(name) for name in activations]
@@ -106,7 +106,7 @@ class PopularityUser(ConfiguredLayer):
         projected=False,  # whether the attention has biases and a projection back to D
         score_bias=True,  # whether the pooling's scores have a constant
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -121,7 +121,7 @@ class PopularityUser(ConfiguredLayer):
         clicked,  # (B, H, D)
         mask,  # (B, H), True for clicks
         bins=None,  # (B, H) bins of their click rates
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (B, width)
         x = self.attention(clicked, mask=mask, training=training)
         x = self.drop(x, training=training)
@@ -150,7 +150,11 @@ def _new_bins(self, seeds):  # a stream of seeds
 
 # %% ../../nbs/layers/popularity.ipynb #user-keys
 @patch_to(PopularityUser)
-def _keys(self, x, bins):  # (B, H, width); (B, H)
+def _keys(
+    self,
+    x,  # (B, H, width)
+    bins,  # (B, H)
+):
     "What the pooling's scores are made of: (B, H, 2 · width), or None for `x` itself."
     if self.bins is None:
         return None

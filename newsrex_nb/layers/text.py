@@ -39,7 +39,13 @@ def check_vectors(
     )
 
 # %% ../../nbs/layers/text.ipynb #initial-vectors
-def _initial_vectors(vectors, words, dim, kind, seed):  # as `WordEmbedding` takes them
+def _initial_vectors(
+    vectors,  # (words + 1, dim), or None
+    words,  # largest word id
+    dim,  # width of a vector
+    kind,  # of ids, for messages
+    seed,  # of random vectors
+):
     "The table's initial values: (words + 1, dim)."
     if vectors is None:
         shape = (words + 1, dim)
@@ -70,7 +76,7 @@ class WordEmbedding(ConfiguredLayer):
         trainable=True,  # whether training changes the table
         kind="word",  # what the ids stand for, for messages
         seed=0,  # random initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         arguments = {**locals()}
         del arguments["vectors"], arguments["trainable"]
@@ -99,7 +105,10 @@ class _TextLayer(ConfiguredLayer):
         return y if self.pool is None else self.pool(y, mask=mask, training=training)
 
 # %% ../../nbs/layers/text.ipynb #windows
-def _windows(x, window):  # (..., L, D); words that are read together
+def _windows(
+    x,  # (..., L, D)
+    window,  # words that are read together
+):
     "Every word with its neighbours beside it: (..., L, window · D)."
     length, before = ops.shape(x)[-2], (window - 1) // 2
     edges = (before, window - 1 - before)
@@ -120,7 +129,7 @@ class CNNText(_TextLayer):
         dropout=0.2,  # dropout rate before and behind the convolution
         score_bias=False,  # whether the pooling's scores have a constant
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds, self.output_dim, self.window = Seeds(seed), filters, window
@@ -136,7 +145,12 @@ class CNNText(_TextLayer):
 
 # %% ../../nbs/layers/text.ipynb #cnn-words
 @patch_to(CNNText)
-def words(self, x, mask, training=False):  # (..., L, D), (..., L)
+def words(
+    self,
+    x,  # (..., L, D)
+    mask,  # (..., L), True for words
+    training=False,  # whether dropout applies
+):
     "What is pooled: (..., L, filters)."
     x = self.drop_words(x, training=training)
     x = x * ops.expand_dims(ops.cast(mask, x.dtype), -1)
@@ -156,12 +170,12 @@ class SelfAttentionText(_TextLayer):
         query_dim=200,  # width of the pooling's hidden layer
         dropout=0.2,  # dropout rate before and behind the self-attention
         bias=False,  # whether projections have a bias
-        key_bias=None,  # the same for the keys alone; None: as `bias`
+        key_bias=None,  # whether the keys' projection has one; None: as `bias` says
         project=False,  # whether the heads are projected back to D
         score_bias=False,  # whether the pooling's scores have a constant
         attention_dropout=0.0,  # dropout rate of the attention weights
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -202,7 +216,12 @@ def _new_pool(self, seed):  # initial values
 
 # %% ../../nbs/layers/text.ipynb #self-attention-words
 @patch_to(SelfAttentionText)
-def words(self, x, mask, training=False):  # (..., L, D), (..., L)
+def words(
+    self,
+    x,  # (..., L, D)
+    mask,  # (..., L), True for words
+    training=False,  # whether dropout applies
+):
     "What is pooled: (..., L, D')."
     x = self.drop_words(x, training=training)
     x = self.attention(x, mask=mask, training=training)
@@ -229,14 +248,19 @@ class TextEncoder(Encoder):
     def call(
         self,
         news,  # dict of columns, token ids (R, L) under the field's name
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (R, output_dim)
         ids = news[self.arguments["field"]]
         return self.text(self.words(ids), ops.not_equal(ids, 0), training=training)
 
 # %% ../../nbs/layers/text.ipynb #text-encoder-words
 @patch_to(TextEncoder)
-def _new_words(self, words, vectors, seed):  # largest word id; initial values, or None
+def _new_words(
+    self,
+    words,  # largest word id
+    vectors,  # initial values, or None
+    seed,  # of random vectors
+):
     "The table of word vectors."
     return WordEmbedding(
         words,
@@ -248,7 +272,10 @@ def _new_words(self, words, vectors, seed):  # largest word id; initial values, 
 
 # %% ../../nbs/layers/text.ipynb #text-encoder-layer
 @patch_to(TextEncoder)
-def text_layer(self, **kwargs):
+def text_layer(
+    self,
+    **kwargs,  # seed and dtype
+):
     "The layer from word vectors to a text's vector, of the class's `layer`."
     other = ("word_dim", "title_length", "field")
     options = {k: v for k, v in self.arguments.items() if k not in other}
@@ -271,7 +298,7 @@ class CNNTitle(TextEncoder):
         dropout=0.2,  # dropout rate before and behind the convolution
         score_bias=False,  # whether the pooling's scores have a constant
         field="title",  # the column to read
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -295,6 +322,6 @@ class SelfAttentionTitle(TextEncoder):
         score_bias=False,  # whether the pooling's scores have a constant
         attention_dropout=0.0,  # dropout rate of the attention weights
         field="title",  # the column to read
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)

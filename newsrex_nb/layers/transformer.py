@@ -26,7 +26,7 @@ class Linear(ConfiguredLayer):
         activation="linear",  # what Keras calls it
         gain=1.0,  # factor of the initial limit
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         self.activate, self.output_dim = keras.activations.get(activation), output_dim
@@ -47,7 +47,7 @@ class LayerNorm(ConfiguredLayer):
     def __init__(
         self,
         dim,  # D
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         self.scale = self.weight("scale", np.ones(dim, np.float32))
@@ -83,7 +83,7 @@ class TransformerBlock(ConfiguredLayer):
         feed_dim,  # width of the hidden layer of the feed-forward net
         dropout=0.0,  # dropout rate of attention weights, behind attention, in and behind the feed-forward net
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -98,7 +98,7 @@ class TransformerBlock(ConfiguredLayer):
         self,
         x,  # (..., L, D)
         mask=None,  # (..., L), True for words
-        training=False,
+        training=False,  # whether dropout applies
     ):
         y = self.attention(x, mask=mask, training=training)
         y = self.attended(x + self.drop_attended(y, training=training))

@@ -42,7 +42,7 @@ def _looked(
     layer,  # with `attention` and `drop`
     x,  # (..., n, D)
     mask,  # (..., n)
-    training,
+    training,  # whether dropout applies
 ):  # (..., n, D')
     "The entries as they have looked at each other, or as they are."
     if layer.attention is None:
@@ -62,7 +62,7 @@ class MeanText(ConfiguredLayer):
         head_dim=20,  # width of a head
         dropout=0.2,  # dropout rate before and behind the self-attention
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
@@ -75,7 +75,7 @@ class MeanText(ConfiguredLayer):
         self,
         x,  # word vectors (..., L, D)
         mask,  # (..., L), True for words
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (..., D')
         x = self.drop_words(x, training=training)
         return masked_mean(_looked(self, x, mask, training), mask)
@@ -95,7 +95,7 @@ class MeanTitle(TextEncoder):
         title_length=30,  # words to read
         dropout=0.2,  # dropout rate before and behind the self-attention
         field="title",  # the column to read
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -109,7 +109,7 @@ class MeanUser(Encoder):
         num_heads=20,  # heads; 0 = clicks do not look at each other
         head_dim=20,  # width of a head
         dropout=0.2,  # dropout rate behind the self-attention
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -125,7 +125,13 @@ class MeanUser(Encoder):
         )
         self.drop = self.dropout(self.arguments["dropout"], seeds)
 
-    def call(self, clicked, mask, context=None, training=False):
+    def call(
+        self,
+        clicked,  # (B, H, D)
+        mask,  # (B, H), True for clicks
+        context=None,  # not needed: no user or hour is read
+        training=False,  # whether dropout applies
+    ):  # (B, D')
         return masked_mean(_looked(self, clicked, mask, training), mask)
 
 # %% ../../nbs/layers/variants.ipynb #title-and-category
@@ -145,7 +151,7 @@ class TitleAndCategory(TextEncoder):
         title_length=30,  # words to read
         dropout=0.2,  # dropout rate before and behind the self-attention
         field="title",  # the column of the text
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -153,18 +159,31 @@ class TitleAndCategory(TextEncoder):
     def reads(self):
         return {**super().reads, "category": None}
 
-    def create(self, sizes, seeds, word_vectors=None):
+    def create(
+        self,
+        sizes,  # `Sizes`, or a mapping
+        seeds,  # a stream of seeds
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+    ):
         super().create(sizes, seeds, word_vectors)
         self._create_category(Sizes.of(sizes).categories, seeds)
 
-    def call(self, news, training=False, return_weights=False):
+    def call(
+        self,
+        news,  # columns: title (R, L), category (R,)
+        training=False,  # whether dropout applies
+        return_weights=False,  # whether to return the weights of the two views (R, 2), too
+    ):  # (R, output_dim)
         views = [super().call(news, training=training), self.category(news["category"])]
         there = self._there(news)
         return self.views(views, mask=there, return_weights=return_weights)
 
 # %% ../../nbs/layers/variants.ipynb #title-and-category-text
 @patch_to(TitleAndCategory)
-def text_layer(self, **kwargs):
+def text_layer(
+    self,
+    **kwargs,  # seed and dtype
+):
     "Self-attention and pooling over the words."
     names = ("num_heads", "head_dim", "query_dim", "dropout")
     options = {name: self.arguments[name] for name in names}
@@ -172,7 +191,11 @@ def text_layer(self, **kwargs):
 
 # %% ../../nbs/layers/variants.ipynb #title-and-category-views
 @patch_to(TitleAndCategory)
-def _create_category(self, count, seeds):  # largest category id; a stream of seeds
+def _create_category(
+    self,
+    count,  # largest category id
+    seeds,  # a stream of seeds
+):
     "The category's vector, and the attention over both views."
     arguments, policy = self.arguments, dict(dtype=self.dtype_policy)
     dims = (arguments["category_dim"], self.output_dim)

@@ -18,7 +18,11 @@ def _unit_square(x):  # float32 (..., E)
     return x * ops.rsqrt(ops.maximum(square, 1e-12)), square > 0
 
 # %% ../../nbs/layers/vectors.ipynb #check-width
-def _check_width(x, width, where):  # (..., E); the width expected; the encoder's name
+def _check_width(
+    x,  # (..., E)
+    width,  # the width expected
+    where,  # the encoder's name
+):
     "Raises the sentence that names both widths, unless they are equal."
     if x.shape[-1] != width:
         raise wrong(f"article vectors of {width} numbers", x.shape[-1], where=where)
@@ -33,7 +37,7 @@ class ArticleVectors(Encoder):
         vector_dim,  # E, width of the vectors
         output_dim=400,  # width of the result
         dropout=0.2,  # dropout rate of a vector's entries
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -56,7 +60,7 @@ class ArticleVectors(Encoder):
     def call(
         self,
         news,  # dict of columns, vectors (R, vector_dim) under "article_vectors"
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (R, output_dim)
         x = ops.cast(news["article_vectors"], "float32")
         _check_width(x, self.arguments["vector_dim"], type(self).__name__)

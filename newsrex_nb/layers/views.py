@@ -27,7 +27,7 @@ class CategoryEmbedding(ConfiguredLayer):
         activation="relu",  # of the dense layer; "linear": none
         train_table=True,  # whether training changes the table
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -76,7 +76,7 @@ class ViewAttention(ConfiguredLayer):
         query_dim=200,  # width of the hidden layer
         score_bias=False,  # whether the scores have a constant
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         options = dict(seed=next(Seeds(seed)), dtype=self.dtype_policy)
@@ -141,7 +141,12 @@ def _new_text(self, seed):  # initial values and dropout
 
 # %% ../../nbs/layers/views.ipynb #view-encoder-create-texts
 @patch_to(ViewEncoder)
-def _create_texts(self, words, seeds, vectors):  # largest word id; seeds; vectors
+def _create_texts(
+    self,
+    words,  # largest word id
+    seeds,  # a stream of seeds
+    vectors,  # initial word vectors, or None
+):
     "The word table and a layer for each text, under the text's name."
     texts = self._text_views()
     if texts:
@@ -155,7 +160,11 @@ def _create_texts(self, words, seeds, vectors):  # largest word id; seeds; vecto
 
 # %% ../../nbs/layers/views.ipynb #view-encoder-create-kinds
 @patch_to(ViewEncoder)
-def _create_kinds(self, sizes, seeds):  # `Sizes`; a stream of seeds
+def _create_kinds(
+    self,
+    sizes,  # `Sizes`
+    seeds,  # a stream of seeds
+):
     "A layer for each kind of category, under its name."
     for view in self.arguments["views"]:
         if view in self.kinds:
@@ -164,7 +173,12 @@ def _create_kinds(self, sizes, seeds):  # `Sizes`; a stream of seeds
 
 # %% ../../nbs/layers/views.ipynb #view-encoder-view
 @patch_to(ViewEncoder)
-def _encode_view(self, view, ids, training=False):  # ids (R, L) of a text, else (R,)
+def _encode_view(
+    self,
+    view,  # its name
+    ids,  # (R, L) of a text, else (R,)
+    training=False,  # whether dropout applies
+):
     "The vector of one view (R, width), and whether it is there (R,)."
     layer, mask = getattr(self, view), ops.not_equal(ids, 0)
     if view not in self.texts:
@@ -176,7 +190,7 @@ def _encode_view(self, view, ids, training=False):  # ids (R, L) of a text, else
 def encode(
     self,
     news,  # dict of columns
-    training=False,
+    training=False,  # whether dropout applies
 ):  # [(R, width) of each view], [(R,) whether it is there]
     "Every view by itself."
     encoded = [
@@ -204,11 +218,16 @@ class AttentiveViews(ViewEncoder):
         share_text=False,  # whether title and abstract have one encoder
         mask_empty=False,  # whether a view that an article lacks is left out; else it competes
         score_bias=False,  # whether the poolings' scores have a constant
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
-    def create(self, sizes, seeds, word_vectors=None):
+    def create(
+        self,
+        sizes,  # `Sizes`, or a mapping
+        seeds,  # a stream of seeds
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+    ):
         super().create(sizes, seeds, word_vectors)
         self.output_dim = self.arguments["filters"]
         self.attention = self._new_attention(next(seeds))
@@ -216,7 +235,7 @@ class AttentiveViews(ViewEncoder):
     def call(
         self,
         news,  # columns (R, L) or (R,) by name
-        training=False,
+        training=False,  # whether dropout applies
         return_weights=False,  # whether to return the weights of the views (R, K), too
     ):  # (R, filters)
         views, there = self.encode(news, training)
@@ -225,7 +244,11 @@ class AttentiveViews(ViewEncoder):
 
 # %% ../../nbs/layers/views.ipynb #attentive-views-kind
 @patch_to(AttentiveViews)
-def kind_layer(self, count, seed):  # largest id; initial values
+def kind_layer(
+    self,
+    count,  # largest id
+    seed,  # initial values
+):
     "A category's row, brought to the width of a text."
     dims = (self.arguments["category_dim"], self.arguments["filters"])
     return CategoryEmbedding(count, *dims, seed=seed, dtype=self.dtype_policy)
@@ -255,11 +278,16 @@ class JoinedViews(ViewEncoder):
         abstract_length=50,  # words to read of the abstract
         dropout=0.2,  # dropout rate before and behind the convolutions
         share_text=False,  # whether title and abstract have one encoder
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
-    def create(self, sizes, seeds, word_vectors=None):
+    def create(
+        self,
+        sizes,  # `Sizes`, or a mapping
+        seeds,  # a stream of seeds
+        word_vectors=None,  # initial word vectors (words + 1, word_dim)
+    ):
         super().create(sizes, seeds, word_vectors)
         layers = [getattr(self, view) for view in self.arguments["views"]]
         self.output_dim = sum(layer.output_dim for layer in layers)
@@ -267,13 +295,17 @@ class JoinedViews(ViewEncoder):
     def call(
         self,
         news,  # columns (R, L) or (R,) by name
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (R, the sum of the views' widths)
         return ops.concatenate(self.encode(news, training)[0], axis=-1)
 
 # %% ../../nbs/layers/views.ipynb #joined-views-kind
 @patch_to(JoinedViews)
-def kind_layer(self, count, seed):  # largest id; initial values
+def kind_layer(
+    self,
+    count,  # largest id
+    seed,  # initial values
+):
     "A category's row as it is."
     options = dict(output_dim=None, seed=seed, dtype=self.dtype_policy)
     return CategoryEmbedding(count, self.arguments["category_dim"], **options)

@@ -76,7 +76,7 @@ class GRU(ConfiguredLayer):
         input_dim,  # D
         units,  # width of the state
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         kernel, recurrent_kernel = _gru_kernels(input_dim, units, Seeds(seed))
@@ -107,7 +107,7 @@ class LongShortUser(Encoder):
         variant="ini",  # "ini": the long-term vector is the first state; "con": it stands beside the last one
         user_mask=0.5,  # share of the samples that lose the long-term vector in training
         halves=False,  # for "con": two vectors of half the width, and no dense layer behind them
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
 
@@ -116,7 +116,7 @@ class LongShortUser(Encoder):
         clicked,  # (B, H, D)
         mask,  # (B, H), True for clicks
         context,  # of the contract: the number of the user under `user` (B,)
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (B, D)
         lasting = self._long_term(context["user"], training)
         if self.arguments["variant"] == "ini":
@@ -152,8 +152,8 @@ def create(
 @patch_to(LongShortUser)
 def _joined(
     self,
-    last_state,  # (B, units)
-    lasting,  # (B, units)
+    last_state,  # (B, units) of the recurrent layer
+    lasting,  # (B, units) of the user's table
 ):  # (B, D)
     "The two parts of a user side by side, behind the dense layer where there is one."
     joined = ops.concatenate([last_state, lasting], axis=-1)

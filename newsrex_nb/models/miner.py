@@ -24,7 +24,7 @@ class PolyAttention(ConfiguredLayer):
         interests=32,  # K, learned context codes
         query_dim=200,  # width of a code
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -64,7 +64,7 @@ class Chooser(ConfiguredLayer):
         input_dim,  # D
         bias=False,  # whether there is a bias
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         kernel = glorot((input_dim, input_dim), next(Seeds(seed)))
@@ -193,13 +193,23 @@ def _make_interests(
 
 # %% ../../nbs/models/miner.ipynb #encode-news
 @patch_to(MINER)
-def encode_news(self, news, training=False):
+def encode_news(
+    self,
+    news,  # dict of columns (R, …)
+    training=False,  # whether dropout applies
+):
     "Columns (R, …) to news vectors (R, D)."
     return self.news_encoder(news, training=training)
 
-
+# %% ../../nbs/models/miner.ipynb #encode-candidate
 @patch_to(MINER)
-def encode_candidate(self, news, encoded, context, training=False):
+def encode_candidate(
+    self,
+    news,  # not needed: `encoded` has what was read
+    encoded,  # (R, D), of `encode_news`
+    context,  # not needed: no hour is read
+    training=False,  # not looked at: nothing is dropped here
+):
     "News vectors (R, D) to the news and what they ask for, (R, D) each."
     if self.chooser and self.side == "candidate":
         return {"news": encoded, "query": self.chooser(encoded)}
@@ -207,7 +217,13 @@ def encode_candidate(self, news, encoded, context, training=False):
 
 # %% ../../nbs/models/miner.ipynb #encode-user
 @patch_to(MINER)
-def encode_user(self, clicked, mask, context, training=False):
+def encode_user(
+    self,
+    clicked,  # (B, H, D)
+    mask,  # (B, H), True for clicks
+    context,  # dict; `clicked` has the clicks' categories (B, H)
+    training=False,  # not looked at: nothing is dropped here
+):
     "Clicks (B, H, D) and what the codes make of them, padded to a full history."
     state = {"news": clicked, "mask": mask, "logits": self.poly(clicked)}
     if self.category_weight:
@@ -218,7 +234,13 @@ def encode_user(self, clicked, mask, context, training=False):
 
 # %% ../../nbs/models/miner.ipynb #score
 @patch_to(MINER)
-def score(self, state, candidates, context, training=False):
+def score(
+    self,
+    state,  # what `encode_user` returns
+    candidates,  # what `encode_candidate` returns, (B, C, …)
+    context,  # dict; `candidates` has their categories (B, C)
+    training=False,  # not looked at: nothing is dropped here
+):
     "A state and candidates (B, C, …) to logits (B, C)."
     weights = interest_weights(self, state, context)
     clicked, news = state["news"], candidates["news"]
@@ -235,7 +257,13 @@ def score(self, state, candidates, context, training=False):
 
 # %% ../../nbs/models/miner.ipynb #auxiliary
 @patch_to(MINER)
-def auxiliary(self, encoded, count, state, logits):
+def auxiliary(
+    self,
+    encoded,  # not needed: the clicks stand in `state`
+    count,  # not needed: users are averaged, not articles
+    state,  # what `encode_user` returns
+    logits,  # not needed: the scores have no say
+):
     "How alike a user's interests are, weighed."
     weights = masked_softmax(state["logits"], state["mask"][..., None], axis=1)
     interests = ops.einsum("bhk,bhd->bkd", weights, state["news"])

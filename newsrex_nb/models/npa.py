@@ -24,7 +24,7 @@ class PersonalQuery(ConfiguredLayer):
         output_dim,  # D, width of what is attended
         query_dim=200,  # width in between
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds = Seeds(seed)
@@ -103,7 +103,7 @@ def _make_users(self, user_dim, filters, query_dim):
 def encode_news(
     self,
     news,  # the titles, ids (R, L)
-    training=False,
+    training=False,  # whether dropout applies
 ):  # word states (R, title_length, filters) and their mask
     "The states of the words, the same for all users."
     ids = news["title"]
@@ -117,7 +117,13 @@ def encode_news(
 
 # %% ../../nbs/models/npa.ipynb #encode-user
 @patch_to(NPA)
-def encode_user(self, clicked, mask, context, training=False):
+def encode_user(
+    self,
+    clicked,  # dict of the clicks' words (B, H, L, D) and their mask
+    mask,  # (B, H), True for clicks
+    context,  # dict; `user` has the users' ids (B,)
+    training=False,  # not looked at: nothing is dropped here
+):
     "The user's vector (B, D) and word query (B, D)."
     user = self.users(context["user"])
     query = self.word_query(user)
@@ -127,7 +133,13 @@ def encode_user(self, clicked, mask, context, training=False):
 
 # %% ../../nbs/models/npa.ipynb #score
 @patch_to(NPA)
-def score(self, state, candidates, context, training=False):
+def score(
+    self,
+    state,  # what `encode_user` returns
+    candidates,  # dict of their words (B, C, L, D) and their mask
+    context,  # not looked at
+    training=False,  # not looked at: nothing is dropped here
+):
     "Logits (B, C): the user's vector times the candidates as this user reads them."
     query = state["query"][:, None]
     news = pool_by_query(candidates["words"], candidates["mask"], query)

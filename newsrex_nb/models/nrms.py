@@ -13,8 +13,8 @@ from .base import TwoTower
 
 # %% ../../nbs/models/nrms.ipynb #wirings
 def wirings(
-    dropout,  # switches of the news encoder and of the user encoder, by wiring
-):
+    dropout,  # dropout rate
+):  # switches of the news encoder and of the user encoder, by wiring
     "How the sources of NRMS wire the two encoders; all with masks."
     keras_form = dict(bias=True, project=True, attention_dropout=dropout)
     torch_form = dict(bias=True, project=True)

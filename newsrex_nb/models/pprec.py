@@ -30,7 +30,7 @@ class TimeAwarePopularity(ConfiguredLayer):
         recency=True,  # whether the age is read
         ctr=True,  # whether the click rate is read
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         self._make_layers(Seeds(seed))
@@ -138,9 +138,9 @@ class PPRec(NewsRecommender):
         self,
         sizes,  # `Sizes` or a mapping
         num_heads=20,  # heads of the self-attentions
-        head_dim=20,  # width of such a head
+        head_dim=20,  # width of a head of the self-attentions
         co_heads=5,  # heads between words and entities
-        co_dim=40,  # width of such a head
+        co_dim=40,  # width of a head between words and entities
         query_dim=200,  # width of the poolings' hidden layers
         word_dim=300,  # width of a word vector
         entity_dim=100,  # width of an entity vector
@@ -193,10 +193,7 @@ def _make_encoders(
 
 # %% ../../nbs/models/pprec.ipynb #make-user
 @patch_to(PPRec)
-def _make_user(
-    self,
-    form,  # switches of attentions and poolings
-):
+def _make_user(self, form):  # switches of attentions and poolings
     "Makes the user encoder, the popularity and the gate."
     options, seeds = self.configuration, self.seeds
     policy = dict(dtype=self.dtype_policy)
@@ -216,20 +213,36 @@ def _make_user(
 
 # %% ../../nbs/models/pprec.ipynb #encode-news
 @patch_to(PPRec)
-def encode_news(self, news, training=False):
+def encode_news(
+    self,
+    news,  # dict of columns (R, …)
+    training=False,  # whether dropout applies
+):
     "Columns (R, …) to news vectors (R, D)."
     return self.news_encoder(news, training=training)
 
 # %% ../../nbs/models/pprec.ipynb #encode-candidate
 @patch_to(PPRec)
-def encode_candidate(self, news, encoded, context, training=False):
+def encode_candidate(
+    self,
+    news,  # dict of columns (R, …)
+    encoded,  # (R, D), of `encode_news`
+    context,  # not looked at
+    training=False,  # whether dropout applies
+):
     "News vectors (R, D), and beside them what popularity takes from the article."
     z = self.popularity_encoder(news, training=training)
     return {"news": encoded, **self.popularity.known(z)}
 
 # %% ../../nbs/models/pprec.ipynb #encode-user
 @patch_to(PPRec)
-def encode_user(self, clicked, mask, context, training=False):
+def encode_user(
+    self,
+    clicked,  # (B, H, D)
+    mask,  # (B, H), True for clicks
+    context,  # dict; `clicked` has the clicks' popularity bins (B, H)
+    training=False,  # whether dropout applies
+):
     "The user's vector (B, D) and the share of interest (B, 1)."
     bins = None
     if self.user.bins:
@@ -243,7 +256,13 @@ def encode_user(self, clicked, mask, context, training=False):
 
 # %% ../../nbs/models/pprec.ipynb #score
 @patch_to(PPRec)
-def score(self, state, candidates, context, training=False):
+def score(
+    self,
+    state,  # what `encode_user` returns
+    candidates,  # what `encode_candidate` returns, (B, C, …)
+    context,  # dict; hours (B,) and the candidates' columns (B, C)
+    training=False,  # not looked at: nothing is dropped here
+):
     "Interest and popularity, mixed: logits (B, C)."
     news, options, age = context["candidates"], self.configuration, None
     if options["recency"]:

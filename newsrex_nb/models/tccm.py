@@ -31,7 +31,7 @@ class ContentPopularity(ConfiguredLayer):
         projected=False,  # whether attentions have biases and projections
         bins=200,  # bins of a click rate
         seed=0,  # initial values and dropout
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         self._make_layers(Seeds(seed))
@@ -42,7 +42,7 @@ class ContentPopularity(ConfiguredLayer):
         word_mask,  # (R, n), True for words
         entities,  # (R, m) bins of entities
         entity_mask,  # (R, m)
-        training=False,
+        training=False,  # whether dropout applies
     ):  # (R,)
         p = self._vector(words, word_mask, entities, entity_mask, training)
         return self.scale(p)[..., 0]
@@ -91,7 +91,7 @@ class TimeFactor(ConfiguredLayer):
         exponent=2.0,  # how strongly it acts; 0: not at all
         floor=0.1,  # smallest number that is raised to the negative exponent; 0: none
         seed=0,  # initial values
-        **kwargs,
+        **kwargs,  # name and dtype of the Keras layer
     ):
         super().__init__(locals(), **kwargs)
         seeds, policy = Seeds(seed), dict(dtype=self.dtype_policy)
@@ -222,7 +222,11 @@ def _make_user(
 
 # %% ../../nbs/models/tccm.ipynb #encode-news
 @patch_to(TCCM)
-def encode_news(self, news, training=False):
+def encode_news(
+    self,
+    news,  # dict of columns (R, …)
+    training=False,  # whether dropout applies
+):
     "Columns (R, …) to news vectors (R, D)."
     return self.news_encoder(news, training=training)
 
@@ -236,7 +240,13 @@ def _content_at(self, hour, tables, news, training):
 
 # %% ../../nbs/models/tccm.ipynb #encode-candidate
 @patch_to(TCCM)
-def encode_candidate(self, news, encoded, context, training=False):
+def encode_candidate(
+    self,
+    news,  # dict of columns (R, …)
+    encoded,  # (R, D), of `encode_news`
+    context,  # dict; hours (R,) and the table of words' popularity
+    training=False,  # whether dropout applies
+):
     "News vectors (R, D), and beside them the popularity (R,) at hours (R,)."
     hour, options = context["hour"], self.configuration
     fixed = None if training else self.intervention
@@ -250,7 +260,13 @@ def encode_candidate(self, news, encoded, context, training=False):
 
 # %% ../../nbs/models/tccm.ipynb #encode-user
 @patch_to(TCCM)
-def encode_user(self, clicked, mask, context, training=False):
+def encode_user(
+    self,
+    clicked,  # (B, H, D)
+    mask,  # (B, H), True for clicks
+    context,  # dict; `clicked` has the clicks' popularity bins (B, H)
+    training=False,  # whether dropout applies
+):
     "The user's vector (B, D) and the share of interest (B, 1)."
     bins = context["clicked"]["ctr_bin"]
     user = self.user(clicked, mask, bins, training=training)
@@ -258,7 +274,13 @@ def encode_user(self, clicked, mask, context, training=False):
 
 # %% ../../nbs/models/tccm.ipynb #score
 @patch_to(TCCM)
-def score(self, state, candidates, context, training=False):
+def score(
+    self,
+    state,  # what `encode_user` returns
+    candidates,  # what `encode_candidate` returns, (B, C, …)
+    context,  # not looked at
+    training=False,  # not looked at: nothing is dropped here
+):
     "Interest and popularity, mixed: logits (B, C)."
     interest = ops.einsum("bd,bcd->bc", state["user"], candidates["news"])
     popularity = ops.cast(candidates["popularity"], interest.dtype)

@@ -34,7 +34,7 @@ def _word_row(axis, y, words, lightness, shades, left, widths, size):
 # %% ../../nbs/viz/attention.ipynb #word-figure
 def word_figure(
     texts,  # [(words, weights)], of `evaluate.explain.word_weights`
-    title="Attention over words",
+    title="Attention over words",  # heading of the figure
 ):
     "Words in cells whose colour is their weight in equal shares; a row per text."
     import matplotlib.pyplot as plt
@@ -61,7 +61,10 @@ def word_figure(
     return figure
 
 # %% ../../nbs/viz/attention.ipynb #shortened
-def shortened(text, length=48):
+def shortened(
+    text,  # any
+    length=48,  # letters that fit
+):
     "A text, or its beginning and three dots where it is longer than `length`."
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
@@ -69,7 +72,7 @@ def shortened(text, length=48):
 def click_figure(
     titles,  # of the clicked articles, oldest first
     weights,  # (H,)
-    title="Attention over clicks",
+    title="Attention over clicks",  # heading of the figure
 ):
     "The weight of every click of a history."
     import matplotlib.pyplot as plt

@@ -13,7 +13,11 @@ from ...core import generator, patch_to, wrong
 from ..schema import Histories, owner, segments, take
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-times
-def first_times(user, time, row):  # (clicks,)
+def first_times(
+    user,  # (clicks,) who clicked
+    time,  # (clicks,) when, in seconds
+    row,  # (clicks,) which article
+):
     """The places of the clicks that are their user's first on the article, in the order
     of time, then user, then row."""
     order = np.lexsort((row, user, time))
@@ -25,8 +29,8 @@ def first_times(user, time, row):  # (clicks,)
 def _earlier_clicks(
     user,  # (clicks,) sorted by user, then time
     time,  # (clicks,) of the same clicks
-    at_user,  # (B,) as for `growing_histories`
-    at_time,  # (B,) as for `growing_histories`
+    at_user,  # (B,) whose clicks are wanted
+    at_time,  # (B,) before which second
 ):  # ((B,) the first, (B,) the place behind the last)
     "The stretch of each user's clicks before each moment."
     first = min(time.min(initial=0), at_time.min(initial=0))
@@ -38,8 +42,8 @@ def _earlier_clicks(
 
 # %% ../../../nbs/data/sources/clicks.ipynb #number-stretches
 def _number_stretches(
-    start,  # (B,)
-    end,  # (B,)
+    start,  # (B,) first place of each stretch
+    end,  # (B,) place behind its last
 ):  # ((B,) the number of each, for each number from 1 on a place where it stands)
     "Numbers stretches that differ in their end."
     filled = np.flatnonzero(end > start)
@@ -143,7 +147,11 @@ def count(self, time):  # (...) seconds
 
 # %% ../../../nbs/data/sources/clicks.ipynb #alive-at
 @patch_to(Alive)
-def at(self, place, time):  # (...) a place below `count(time)`; seconds
+def at(
+    self,
+    place,  # (...) below `count(time)`
+    time,  # (...) seconds
+):
     "(...) the article that stood there."
     time = np.clip(time - self.first, 0, self.span - 1)
     move = np.searchsorted(self.keys, place * self.span + time, "right") - 1
@@ -151,7 +159,11 @@ def at(self, place, time):  # (...) a place below `count(time)`; seconds
 
 # %% ../../../nbs/data/sources/clicks.ipynb #alive-woken
 @patch_to(Alive)
-def woken(self, row, time):  # (...) an article and a second in which it was alive
+def woken(
+    self,
+    row,  # (...) articles
+    time,  # (...) seconds in which they were alive
+):
     "(...) whether that second was the first of its stretch: nothing had foretold it."
     order = np.lexsort((self.start, self.row))
     key = self.row[order] * self.span + self.start[order] - self.first
@@ -250,7 +262,7 @@ def draw(
     wanted,  # (B,) how many
     banned,  # function of (impressions, rows), both (n,): whether a row must not be shown there
     tries,  # candidates looked at per impression
-    purpose="draw",  # see `chances`
+    purpose="draw",  # word that tells this draw from another of the same seed
 ):  # (B, tries) rows in random order, 0 where there is none
     "For each moment some of the articles that were alive, each once."
     rows = _draw_once(seed, number, alive, time, wanted, banned, tries, purpose)
@@ -273,14 +285,24 @@ def draw(
 class FirstClicks:
     "When each user clicked each article for the first time."
 
-    def __init__(self, user, time, row):  # (clicks,) each pair of a user and a row once
+    def __init__(
+        self,
+        user,  # (clicks,) who clicked
+        time,  # (clicks,) when for the first time, in seconds
+        row,  # (clicks,) which article; each pair of a user and a row once
+    ):
         self.rows = np.int64(row.max(initial=0) + 1)
         key = user * self.rows + row
         order = np.argsort(key)
         self.keys = np.append(key[order], -1)
         self.time = np.append(time[order], 0)
 
-    def before(self, user, time, row):  # (n,)
+    def before(
+        self,
+        user,  # (n,) who
+        time,  # (n,) seconds
+        row,  # (n,) which article
+    ):
         "(n,) whether the user had clicked the article in that second or earlier."
         key = user * self.rows + row
         at = np.searchsorted(self.keys[:-1], key)

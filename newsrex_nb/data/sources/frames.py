@@ -48,7 +48,10 @@ def _wrong_text(
     )
 
 # %% ../../../nbs/data/sources/frames.ipynb #read-text
-def read_text(path, kind):  # "csv" or "tsv"
+def read_text(
+    path,  # of the file
+    kind,  # "csv" or "tsv"
+):  # a pandas data frame of texts
     "A text file with a header as a data frame of texts."
     import pandas as pd
 
@@ -72,13 +75,13 @@ def read_text(path, kind):  # "csv" or "tsv"
 # %% ../../../nbs/data/sources/frames.ipynb #table-kind
 def _table_kind(
     path,  # of a file
-    what,  # "news" or "behaviors", for messages
+    role,  # "news" or "behaviors", for messages
 ):  # "csv", "tsv" or "parquet"
     "How a file is read, by the end of its name."
     ending = re.search(r"\.(csv|tsv|parquet)(\.(gz|bz2|xz|zip))?$", path)
     if not ending:
         expected = "a file that ends in .csv, .tsv or .parquet"
-        raise wrong(expected, repr(path), where=what)
+        raise wrong(expected, repr(path), where=role)
     if not os.path.isfile(path):
         got = "a folder" if os.path.isdir(path) else "nothing"
         raise wrong("a file", got, where=path, remedy="check the path")
@@ -109,18 +112,18 @@ def _read_parquet(path):  # of the file
 # %% ../../../nbs/data/sources/frames.ipynb #read-frame
 def read_frame(
     source,  # a data frame, or the path of a .csv, .tsv or .parquet
-    what,  # "news" or "behaviors", for messages
+    role,  # "news" or "behaviors", for messages
 ):  # (data frame with the index 0, 1, …, what messages call it)
     "A table as pandas holds it."
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
-        return source.reset_index(drop=True), what
+        return source.reset_index(drop=True), role
     if not isinstance(source, (str, os.PathLike)):
         got = type(source).__name__
-        raise wrong("a data frame or the path of a file", got, where=what)
+        raise wrong("a data frame or the path of a file", got, where=role)
     path = os.fspath(source)
-    kind = _table_kind(path, what)
+    kind = _table_kind(path, role)
     if kind == "parquet":
         return _read_parquet(path), path
     return read_text(path, kind), path
@@ -206,10 +209,10 @@ def _cell_key(cell):  # a text, a list of any kind, a number, or nothing
     missing = cell is None or cell != cell
     return "" if missing else str(cell)
 
-# %% ../../../nbs/data/sources/frames.ipynb #id-lists
+# %% ../../../nbs/data/sources/frames.ipynb #word
 WORD = re.compile(r"[^\s,\[\]'\"]+")  # an id in a text
 
-
+# %% ../../../nbs/data/sources/frames.ipynb #id-lists
 def id_lists(column):  # a pandas Series
     "Distinct lists of ids, the empty one first, and the number of each cell's list."
     distinct = Numbering({(): 0})
@@ -230,10 +233,10 @@ class Table:
     def __init__(
         self,
         source,  # a data frame or a path, see `read_frame`
-        what,  # "news" or "behaviors"
+        role,  # "news" or "behaviors"
         malformed,  # "raise" or "skip"
     ):
-        self.frame, self.name = read_frame(source, what)
+        self.frame, self.name = read_frame(source, role)
         self.malformed = malformed
         self.used = np.ones(len(self.frame), bool)
         if not len(self.frame):
@@ -291,19 +294,29 @@ def reject(
 
 # %% ../../../nbs/data/sources/frames.ipynb #table-texts
 @patch_to(Table)
-def texts(self, column):  # a list of texts, "" where there is no such column
+def texts(
+    self,
+    column,  # name of the column
+):  # (n,) texts, "" where there is no such column
     "A column of ids or texts."
     return as_texts(self.frame[column]) if column in self else [""] * len(self)
 
-
+# %% ../../../nbs/data/sources/frames.ipynb #table-lists
 @patch_to(Table)
-def lists(self, column):  # as `id_lists` returns it
+def lists(
+    self,
+    column,  # name of the column
+):  # what `id_lists` returns
     "A column of lists of ids."
     return id_lists(self.frame[column])
 
 # %% ../../../nbs/data/sources/frames.ipynb #table-times
 @patch_to(Table)
-def times(self, column, needed=True):  # whether a row without a time is of no use
+def times(
+    self,
+    column,  # name of the column
+    needed=True,  # whether a row without a time is of no use
+):
     "(n,) int64 seconds, -1 where there is no time."
     seconds, missing, bad = seconds_of(self.frame[column])
 

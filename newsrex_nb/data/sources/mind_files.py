@@ -78,10 +78,10 @@ def sources(path):  # a folder, or one archive
         every += _sources_of(file, file.relative_to(base).as_posix())
     return sorted(s for s in every if not re.search(r"(^|/)(\.|__MACOSX/)", s.name))
 
-# %% ../../../nbs/data/sources/mind_files.ipynb #find-files
+# %% ../../../nbs/data/sources/mind_files.ipynb #file-names
 FILES = "behaviors.tsv", "news.tsv", "entity_embedding.vec"
 
-
+# %% ../../../nbs/data/sources/mind_files.ipynb #find-files
 def find_files(path):  # a folder, or one archive
     'The files of each split: {"train": {"behaviors.tsv": source, …}, …}.'
     splits = {}
@@ -202,8 +202,8 @@ def split_log(
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #named-splits
 def _named_splits(
-    path,  # as for `wanted_files`
-    validation,  # as for `wanted_files`
+    path,  # a folder, or one archive
+    validation,  # "last_day", "random", "dev" or None
 ):  # splits with their files
     "The splits that lie under `path`, the only one as the training split."
     files = find_files(path)
@@ -229,7 +229,7 @@ def _named_splits(
 # %% ../../../nbs/data/sources/mind_files.ipynb #wanted-files
 def wanted_files(
     path,  # a folder, or one archive
-    validation,  # as for `mind`
+    validation,  # "last_day", "random", "dev" or None, which decides whether dev/ and test/ are read
 ):  # splits with their files, the training split first
     "The files that are read."
     files = _named_splits(path, validation)
@@ -280,8 +280,8 @@ def _encode(
     features = Features(news, recipe)
     if vectors is not None:
         notes["words with a vector"] = give_words(features, vectors, seed)
-    kind = FILES[2]
-    entity_files = [found[kind].file for found in files.values() if kind in found]
+    sources = [split_files.get(FILES[2]) for split_files in files.values()]
+    entity_files = [source.file for source in sources if source is not None]
     if entity_files:
         entities = features.vocabulary["entities"]
         features.entity_vectors = read_entity_vectors(entity_files, entities)
@@ -291,14 +291,14 @@ def _encode(
 def build_mind(
     files,  # as `wanted_files` returns them
     texts,  # files with titles and abstracts in another language
-    vectors,  # as for `mind`
-    validation,  # as for `mind`
-    empty_history,  # as for `mind`
-    malformed,  # as for `mind`
-    seed,  # as for `mind`
-    name,  # as for `mind`
-    recipe,  # as for `mind`
-    key,  # as for `mind`
+    vectors,  # of words: what `open_bytes` takes, or None
+    validation,  # what is held out: "last_day", "random", "dev" or None
+    empty_history,  # "keep" or "drop" impressions without clicks before them
+    malformed,  # "raise" at a line that cannot be read, or "skip" and count it
+    seed,  # of the random validation split and of the vectors of missing words
+    name,  # what results call the data set
+    recipe,  # a whole one, of `read_recipe`
+    key,  # fingerprint of all that the data set is made of
 ):  # a `Dataset`
     "Reads, splits and encodes."
     news, users, logs, notes = read_log(files, Lines(malformed))
@@ -313,9 +313,9 @@ def build_mind(
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #made-of
 def made_of(
-    files,  # as for `build_mind`
-    texts,  # as for `build_mind`
-    vectors,  # as for `build_mind`
+    files,  # {split: {file name: source}}
+    texts,  # files with titles and abstracts in another language
+    vectors,  # of words: what `open_bytes` takes, or None
     recipe,  # a whole one
 ):  # list of names and hashes
     "What files a data set is made of: the same files, the same list."

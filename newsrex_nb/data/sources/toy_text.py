@@ -13,11 +13,13 @@ import numpy as np
 from ...core import patch_to
 from ..schema import News, owner
 
-# %% ../../../nbs/data/sources/toy_text.ipynb #common
+# %% ../../../nbs/data/sources/toy_text.ipynb #categories
 CATEGORIES = (
     "news sports finance travel health movies music science weather food cars politics "
     "games family art nature fashion history"
 ).split()  # names of topics
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #common
 _NOUNS = (
     "city team plan report season week crowd deal record town home leader law "
     "price road game study night world"
@@ -36,8 +38,10 @@ COMMON = dict(
     preposition="in of for with at near against over".split(),
     link="and as after while but before".split(),
 )
+
+# %% ../../../nbs/data/sources/toy_text.ipynb #grammar
 _ORDER = "noun verb adjective noun preposition noun link"
-GRAMMAR = tuple(_ORDER.split())  # over and over
+GRAMMAR = tuple(_ORDER.split())
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #syllables
 def _syllables():
@@ -51,7 +55,10 @@ def _syllables():
     ]
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #words
-def invent_words(rng, n):  # a NumPy generator, number of words
+def invent_words(
+    rng,  # NumPy generator
+    n,  # how many words
+):
     "Distinct pronounceable words."
     syllables = _syllables()
     tails = [""] * 30 + syllables
@@ -116,8 +123,8 @@ class Lexicon:
 # %% ../../../nbs/data/sources/toy_text.ipynb #noun-pools
 def _noun_pools(
     pool,  # (words,) the pools of the grammar, 0 for nouns
-    topic,  # (words,) what each word's text is about
-    subtopic,  # (words,) what each word's text is about
+    topic,  # (words,) the topic of each word's text
+    subtopic,  # (words,) the subtopic of each word's text
     topics,  # how many there are
     luck,  # (words,) random numbers between 0 and 1
 ):  # (words,) pools
@@ -178,7 +185,12 @@ def _pool_of_words(self):
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #lexicon-vectors
 @patch_to(Lexicon)
-def vectors(self, rng, words, width):  # words from number 2 on, entries of a vector
+def vectors(
+    self,
+    rng,  # NumPy generator
+    words,  # from number 2 on
+    width,  # entries of a vector
+):
     "(V, width) float32: words of one subtopic, and of one topic, lie near each other."
     centres = _centres(rng, self.topic, width)
     pool = self._pool_of_words()
@@ -188,7 +200,14 @@ def vectors(self, rng, words, width):  # words from number 2 on, entries of a ve
     return np.concatenate([np.zeros((2, width)), real]).astype(np.float32)
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #text-lengths
-def text_lengths(rng, n, median, spread, least, most):
+def text_lengths(
+    rng,  # NumPy generator
+    n,  # how many lengths
+    median,  # of the lengths, in words
+    spread,  # standard deviation of their logarithm
+    least,  # shortest length
+    most,  # longest length
+):  # (n,) int64
     "Whole log-normal numbers between two limits."
     lengths = np.rint(median * np.exp(spread * rng.standard_normal(n)))
     return np.clip(lengths, least, most).astype(np.int64)
@@ -212,12 +231,12 @@ def _put_names(
         named.append(second[0])
     return named
 
-# %% ../../../nbs/data/sources/toy_text.ipynb #toy-news
+# %% ../../../nbs/data/sources/toy_text.ipynb #upper
 def _upper(text):
     "The text with its first letter as a capital."
     return text[:1].upper() + text[1:]
 
-
+# %% ../../../nbs/data/sources/toy_text.ipynb #toy-news
 def toy_news(
     rng,  # a NumPy generator
     lexicon,  # a `Lexicon`

@@ -74,11 +74,11 @@ def _sizes(scale, changes):
         raise wrong(f"at least {least} articles, 4 of each subtopic", sizes["articles"])
     return sizes
 
-# %% ../../../nbs/data/sources/toy_world.ipynb #oracle
+# %% ../../../nbs/data/sources/toy_world.ipynb #parts-and-day
 _PARTS = ("content", "popularity", "recency", "identity", "order")
 _DAY = 86_400  # seconds
 
-
+# %% ../../../nbs/data/sources/toy_world.ipynb #oracle
 @dataclasses.dataclass
 class Oracle:
     "The utility behind the clicks of a toy world: no model can rank better."
@@ -108,7 +108,11 @@ class Oracle:
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #oracle-popularity
 @patch_to(Oracle)
-def popularity(self, rows, time):  # article rows and seconds
+def popularity(
+    self,
+    rows,  # (...) article rows
+    time,  # (...) seconds
+):
     "How popular articles are at a time, between 0 and 1."
     age = (time - self.published[rows]) / 3600 / self.peak[rows]
     return self.quality[rows] * np.maximum(age, 0) * np.exp(1 - age)
@@ -127,7 +131,11 @@ def _click_weights(
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #oracle-mood
 @patch_to(Oracle)
-def mood(self, log, ordered):  # a `Behaviors`; whether the order of clicks is read
+def mood(
+    self,
+    log,  # a `Behaviors` of this world
+    ordered,  # whether the order of clicks is read
+):
     "(impressions, subtopics) recent interest, from the last clicks or all of them."
     numbers, place = np.unique(log.history, return_inverse=True)
     longest = int(log.histories.lengths[numbers].max(initial=1))
@@ -140,7 +148,11 @@ def mood(self, log, ordered):  # a `Behaviors`; whether the order of clicks is r
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #oracle-parts
 @patch_to(Oracle)
-def parts(self, log, ordered=True):  # a `Behaviors` of this world
+def parts(
+    self,
+    log,  # a `Behaviors` of this world
+    ordered=True,  # whether the order of clicks is read
+):  # {name: (candidates,)}
     "The parts of the utility, each flat like the candidates."
     who = owner(log.offsets)
     rows = log.candidates
@@ -192,12 +204,12 @@ def _subtopics(rng, sizes):
     share = 1 / (3 + topic) / (2 + np.arange(count) % sizes["subtopics"])
     return topic, rng.choice(count, sizes["articles"], p=share / share.sum())
 
-# %% ../../../nbs/data/sources/toy_world.ipynb #articles
+# %% ../../../nbs/data/sources/toy_world.ipynb #row
 def _row(column, first, dtype):
     "A column with a row for the padding."
     return np.concatenate([[first], column]).astype(dtype)
 
-
+# %% ../../../nbs/data/sources/toy_world.ipynb #articles
 def _articles(rng, sizes, start):
     "What an `Oracle` knows of articles."
     n = sizes["articles"]
@@ -286,9 +298,9 @@ def _occurrence(keys):
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #interests
 def _interests(
-    rng,
-    oracle,
-    user,  # of each click; clicks of one user stand together
+    rng,  # NumPy generator
+    oracle,  # the `Oracle`
+    user,  # (clicks,) who clicked; clicks of one user stand together
 ):  # (clicks,) subtopics
     "What each click of the past was about."
     other_user = np.diff(user, prepend=-1) != 0
@@ -416,7 +428,7 @@ def _labels(rng, utility, offsets):
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #damaged
 def _damaged(line, way):
-    "A line that no reader can read: too short, without a time, or without candidates."
+    "A line that cannot be read: too short, without a time, or without candidates."
     fields = line.split("\t")
     if len(fields) != 5 or way == 0:
         return "\t".join(fields[:3])
@@ -551,13 +563,13 @@ def write_mind(
     return Path(folder)
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #draw-log
-def _draw_log(rng, made, start, world):
+def _draw_log(rng, counts, start, world):
     "(`Oracle`, `Behaviors` of all splits, split of each impression)."
-    time, user, split = _traffic(rng("traffic"), made, start)
-    people = _people(rng("people"), made, world["subtopic"], int(user.max()))
+    time, user, split = _traffic(rng("traffic"), counts, start)
+    people = _people(rng("people"), counts, world["subtopic"], int(user.max()))
     oracle = Oracle(**world, **people)
-    histories, history = _past(rng("past"), oracle, made, start, time, user)
-    size = text_lengths(rng("sizes"), len(time), *made["candidates"])
+    histories, history = _past(rng("past"), oracle, counts, start, time, user)
+    size = text_lengths(rng("sizes"), len(time), *counts["candidates"])
     candidates, offsets = _candidates(rng("candidates"), oracle, time, size)
     before = np.where(split == 2, (split < 2).sum(), 0)
     ids = np.arange(len(time)) - before + 1  # counted anew in MIND's second file
@@ -574,18 +586,18 @@ def toy(
     **sizes,  # other sizes than the scale's, such as `articles`, `users`, `impressions`, `valid`, `test`
 ):  # a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
     "A data set from a world whose best reachable AUC is known."
-    made = _sizes(scale, sizes)
+    counts = _sizes(scale, sizes)
 
     def rng(purpose):
         return generator(seed, "toy", purpose)
 
     end = datetime.datetime(2019, 11, 16, tzinfo=datetime.timezone.utc)
-    start = int(end.timestamp()) - made["days"] * _DAY
-    world = _articles(rng("articles"), made, start)
-    pools = (made[k] for k in ("topic_words", "subtopic_words", "entities"))
+    start = int(end.timestamp()) - counts["days"] * _DAY
+    world = _articles(rng("articles"), counts, start)
+    pools = (counts[k] for k in ("topic_words", "subtopic_words", "entities"))
     lexicon = Lexicon.invent(rng("words"), world["topic"], *pools)
     news = toy_news(rng("news"), lexicon, world["subtopic"][1:])
-    oracle, log, split = _draw_log(rng, made, start, world)
+    oracle, log, split = _draw_log(rng, counts, start, world)
     splits = [take(log, split == s) if (split == s).any() else None for s in range(3)]
     features = Features(news, recipe)
     if vectors:
@@ -600,6 +612,6 @@ def toy(
         *splits,
         features,
         oracle=oracle,
-        key=fingerprint("toy", seed, made, vectors, features.recipe),
+        key=fingerprint("toy", seed, counts, vectors, features.recipe),
         entity_names=dict(pair for cast in lexicon.entities for pair in cast),
     )

@@ -15,10 +15,10 @@ from ...files.mirrors import LANGUAGES, UNSPACED, xmind_files
 
 # %% ../../../nbs/data/sources/xmind.ipynb #paths-of
 def _paths_of(
-    language,  # as for `translation_files`
-    size,  # as for `translation_files`
-    test,  # as for `translation_files`
-    cache,  # as for `translation_files`
+    language,  # one of xMIND's codes, or a folder or file
+    size,  # of MIND, or None
+    test,  # whether the large test set is wanted too
+    cache,  # True for the usual folder of downloads, or a folder
 ):  # list of paths
     "The .zip and .tsv files of a language, downloaded where it is a code."
     root = Path(language)
@@ -33,7 +33,7 @@ def translation_files(
     language,  # one of xMIND's codes, or a folder or file with its files
     size,  # of MIND: "demo", "small", "large", or None where MIND came from a path
     test=False,  # whether the articles of the large test set are wanted too
-    cache=True,  # as for `downloads_folder`
+    cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # list of what `open_bytes` takes
     "The files that hold one language."
     packed = []
@@ -100,18 +100,18 @@ def read_translations(
 # %% ../../../nbs/data/sources/xmind.ipynb #translate
 def translate(
     news,  # a `News`
-    found,  # {id: (title, abstract)}
+    translations,  # {id: (title, abstract)}
 ):  # (`News` with other texts, count of the articles that have them)
     "The articles in another language."
     ids = news.ids.tolist()
     originals = zip(news.title, news.abstract)
-    texts = [found.get(id, original) for id, original in zip(ids, originals)]
-    count = sum(id in found for id in ids)
+    texts = [translations.get(id, original) for id, original in zip(ids, originals)]
+    count = sum(id in translations for id in ids)
     if not count:
         raise wrong(
             f"translations of some of {len(news) - 1} articles",
             "none of them",
-            where=f"{len(found)} translations",
+            where=f"{len(translations)} translations",
             remedy="give the files of the same MIND",
         )
     titles = [title for title, _ in texts]
@@ -120,7 +120,7 @@ def translate(
 
 # %% ../../../nbs/data/sources/xmind.ipynb #check-language
 def check_language(
-    language,  # as for `translation_files`
+    language,  # one of xMIND's codes, a folder or file, or None
     tokenizer,  # of the recipe
 ):
     "Raises the sentence that lists the languages, or names a tokenizer that fits one."
