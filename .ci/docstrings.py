@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 import tokenize
+from collections import Counter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "newsrex_nb"
@@ -35,18 +36,23 @@ def arguments_of(function):
 
 
 def described(function, comments):
-    "What the comments of a signature say: ([(names, default, text)], what is returned or None)."
+    """What the comments of a signature say: ([(name, default, text)], what is returned or None). On a line by itself a signature's comment
+    is about its one argument, `# argument -> result` about both, and about the result where there are several arguments or none."""
     arguments = arguments_of(function)
+    text = lambda node: ast.unparse(node) if node else None
     head = range(function.lineno, function.body[0].lineno)
-    lines = {}
-    for name, line, default in arguments: lines.setdefault(line, []).append((name, default))
-    entries = []
-    for line, here in lines.items():
-        if line not in comments or line == head[-1]: continue
-        (name, default), *more = here
-        if more: raise SyntaxError(f"line {line}: expected an argument with its comment on a line of its own, got {name}, {more[0][0]} in one")
-        entries.append((name, ast.unparse(default) if default else None, comments[line]))
-    return entries, next((comments[line] for line in reversed(head) if line in comments and line not in set(lines) - {head[-1]}), None)
+    if len(head) == 1 or arguments and arguments[-1][1] == function.lineno:
+        comment = comments.get(function.lineno)
+        if comment is None: return [], None
+        given, arrow, result = comment.rpartition("-> ")
+        if not arrow: given, result = (comment, None) if len(arguments) == 1 else (None, comment)
+        if len(arguments) != 1 or not given.strip(): return [], result
+        return [(arguments[0][0], text(arguments[0][2]), given.strip(" ;,"))], result
+    entries = [(name, text(default), comments[line]) for name, line, default in arguments if line in comments]
+    shared = {line for line, names in Counter(line for _, line, _ in arguments).items() if names > 1}
+    if shared & comments.keys(): raise SyntaxError(f"line {min(shared & comments.keys())}: expected a comment for each argument, on lines of their own, got one for several")
+    last = arguments[-1][1]
+    return entries, next((comments[line] for line in reversed(head) if line > last and line in comments), None)
 
 
 def fields_of(node, comments):
