@@ -17,8 +17,7 @@ readme = (here / "README.md").read_text(encoding="utf-8").replace("](nbs/", f"](
 
 setuptools.setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"],
-    author=cfg["author"], author_email=cfg["author_email"], license=licenses[cfg["license"]], url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"] + "/"},
+    author=cfg["author"], author_email=cfg["author_email"], license=licenses[cfg["license"]],
     long_description=readme, long_description_content_type="text/markdown",
     classifiers=[
         f"Development Status :: {statuses[cfg['status']]}",

@@ -1,9 +1,11 @@
-"""What nbdev does to a notebook before Quarto renders it, with four changes: the module's name stands under the title, a page shows the
-code it exports, a name that several modules have links to the one that is meant, and signatures hold no links, which would be shown as text. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
+"""What nbdev does to a notebook before Quarto renders it, with five changes: the module's name stands under the title, a page shows the
+code it exports, tables and diagrams stand as Quarto draws them without another host, a name that several modules have links to the one that is meant, and signatures stand as the code has them, with `*` and
+comments, without links, which would be shown as text, and without types guessed from defaults. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
 PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
 import ast
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from nbdev.config import get_config
@@ -19,6 +21,25 @@ def is_setup(cell):
     if cell.cell_type != "code": return False
     if "default_exp" in cell.directives_: return True
     return "export" in cell.directives_ and all(isinstance(node, IMPORTS) for node in ast.parse(cell.source).body)
+
+
+def defined(tree, name):
+    "The syntax tree of a function, class or method; a method may stand in its class or under `@patch_to(Class)`."
+    owner, _, name = name.rpartition(".")
+    patched = lambda node: any(isinstance(d, ast.Call) and ast.unparse(d) == f"patch_to({owner})" for d in getattr(node, "decorator_list", ()))
+    inside = next((node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == owner), []) if owner else tree.body
+    nodes = [*inside, *(node for node in tree.body if owner and patched(node))]
+    return next((node for node in nodes if getattr(node, "name", None) == name), None)
+
+
+def signature(source, name):
+    "How a function or the making of a class is written: its lines up to the body, without `def` and `self`; None where there are none."
+    node, title = defined(ast.parse(source), name), name
+    if isinstance(node, ast.ClassDef): node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if not isinstance(node, ast.FunctionDef): return None
+    text = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
+    text = re.sub(r"\):(\s*#[^\n]*)?\Z", r")\1", text)
+    return re.sub(r"\Adef \w+\((\s*)(?:(?:self|cls)(?:,\s*|(?=\))))?", lambda m: f"{title}({m[1]}", text)
 
 
 class changed(Processor):
@@ -39,9 +60,11 @@ class changed(Processor):
             cells.insert(behind - 1, cells.pop(at))
 
     def cell(self, cell):
-        if cell.cell_type == "markdown": cell["source"] = self.linked(cell.source)
+        if cell.cell_type == "markdown": cell["source"] = self.linked(cell.source).replace("```mermaid\n", "```{mermaid}\n")
         for out in cell.get("outputs", []):
             data = out.get("data", {})
+            if "text/html" in data:  # as Markdown, since Quarto lets a page with HTML outputs ask another host for scripts
+                data["text/markdown"] = f"```{{=html}}\n{''.join(data.pop('text/html'))}\n```"
             if "text/markdown" not in data: continue
             lines = [self.linked(line) for line in ([data["text/markdown"]] if isinstance(data["text/markdown"], str) else data["text/markdown"])]
             if getattr(cell, "has_sd", 0): lines = [self.sourced("".join(lines), cell.source.rpartition("show_doc(")[2].rstrip(")"))]
@@ -51,7 +74,9 @@ class changed(Processor):
         "The documentation of a name: its source is this page's, and code holds no links."
         _, path, source = self.symbols[self.module][f"{self.module}.{name}"]
         text = re.sub(r"\[source\]\([^)]*\)", f"[source]({source}#L{_lineno(name, path)})", text)
-        return re.sub(r"```python\n.*?\n```", lambda m: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", m[0]), text, flags=re.S)
+        written = signature(Path(path).read_text(encoding="utf-8"), name)
+        if written is None: return re.sub(r"```python\n.*?\n```", lambda m: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", m[0]), text, flags=re.S)
+        return re.sub(r"```python\n.*?\n```", lambda m: f"```python\n{written}\n```", text, flags=re.S)
 
     def linked(self, text):
         "A link of a name that several modules have goes to this page, if it is one of them, and else nowhere."

@@ -16,7 +16,13 @@ from .core import InputError, one_of, wrong
 
 # %% ../nbs/cli.ipynb #bracketed
 def bracketed(text):  # such as "seed=42,123"
-    "The argument, a bare list of values in brackets."
+    """The argument, a bare list of values in brackets.
+
+    Parameters
+    ----------
+    text
+        such as "seed=42,123"
+    """
     key, equals, value = text.partition("=")
     if equals and "," in value and not set(value) & set("[](){}'\"\\ "):
         return f"{key}=[{value}]"
@@ -29,7 +35,23 @@ def divide(
     defaults,  # {key: default} of the command itself, read as text
     folders=1,  # how many are wanted: 1, or 0 for a command about data alone
 ):  # (folder of the run or None, {key: text}, the rest)
-    "The run's folder, the command's own keys, and what is about the data."
+    """The run's folder, the command's own keys, and what is about the data.
+
+    Parameters
+    ----------
+    arguments
+        of a command
+    usage
+        one line for the message
+    defaults
+        {key: default} of the command itself, read as text
+    folders : default 1
+        how many are wanted: 1, or 0 for a command about data alone
+
+    Returns
+    -------
+    (folder of the run or None, {key: text}, the rest)
+    """
     words = [text for text in arguments if "=" not in text]
     values, rest = dict(defaults), []
     if len(words) != folders:
@@ -52,7 +74,21 @@ def words_and_keys(
     usage,  # one line for the message
     defaults,  # {key: default}, read as text
 ):  # (words, {key: text})
-    "The words and the command's own keys."
+    """The words and the command's own keys.
+
+    Parameters
+    ----------
+    arguments
+        of a command
+    usage
+        one line for the message
+    defaults
+        {key: default}, read as text
+
+    Returns
+    -------
+    (words, {key: text})
+    """
     words = [text for text in arguments if "=" not in text]
     values = dict(defaults)
     if not words:
@@ -76,7 +112,13 @@ def _next_steps(run):  # what `experiment` returns
 
 # %% ../nbs/cli.ipynb #summary
 def summary(runs):  # a `Sweep` that has run
-    "The table at the end: of one model over its seeds, or of ranked combinations."
+    """The table at the end: of one model over its seeds, or of ranked combinations.
+
+    Parameters
+    ----------
+    runs
+        a `Sweep` that has run
+    """
     from newsrex_nb.metrics.results import result_table
 
     results = [trial.results for trial in runs.trials if trial.results]
@@ -94,7 +136,13 @@ def summary(runs):  # a `Sweep` that has run
 
 # %% ../nbs/cli.ipynb #train
 def train_command(arguments):  # of the line behind `train`
-    "train [key=value …]  trains a model and measures it; a list, such as seed=42,123, means several runs"
+    """train [key=value …]  trains a model and measures it; a list, such as seed=42,123, means several runs
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `train`
+    """
     from newsrex_nb.experiments.sweeps import sweep
 
     runs = sweep(*map(bracketed, arguments))
@@ -109,7 +157,13 @@ def train_command(arguments):  # of the line behind `train`
 
 # %% ../nbs/cli.ipynb #reproduce
 def reproduce_command(arguments):  # of the line behind `reproduce`
-    "reproduce EXPERIMENT [key=value …]  trains a published experiment with three seeds and compares; without a name: all of them"
+    """reproduce EXPERIMENT [key=value …]  trains a published experiment with three seeds and compares; without a name: all of them
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `reproduce`
+    """
     from newsrex_nb.experiments.reproduction import reproduce, reproduction_table
 
     names = [text for text in arguments if "=" not in text]
@@ -134,7 +188,13 @@ def _measured(
 
 # %% ../nbs/cli.ipynb #evaluate
 def evaluate_command(arguments):  # of the line behind `evaluate`
-    "evaluate RUN [split=test] [data=… data.path=…]  measures a run again, or on other data, or a file with predictions=FILE"
+    """evaluate RUN [split=test] [data=… data.path=…]  measures a run again, or on other data, or a file with predictions=FILE
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `evaluate`
+    """
     if any(text.startswith("predictions=") for text in arguments):
         return evaluate_file(arguments)
     from newsrex_nb.experiments.runs import measure, reopen
@@ -147,7 +207,13 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
 
 # %% ../nbs/cli.ipynb #predict
 def predict_command(arguments):  # of the line behind `predict`
-    "predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file, or scores to a .tsv or .parquet"
+    """predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file, or scores to a .tsv or .parquet
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `predict`
+    """
     from newsrex_nb.experiments.runs import reopen, shown
     from newsrex_nb.evaluate.predictions import RANKED, check_predictions, predict
 
@@ -165,7 +231,13 @@ def predict_command(arguments):  # of the line behind `predict`
 def evaluate_file(
     arguments,  # of the line behind `evaluate`, with predictions=FILE among them
 ):
-    "Measures or checks a file of predictions."
+    """Measures or checks a file of predictions.
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `evaluate`, with predictions=FILE among them
+    """
     from newsrex_nb.experiments.configuration import configure
     from newsrex_nb.experiments.runs import load_data, measure
     from newsrex_nb.evaluate.predictions import FileScores, check_predictions
@@ -189,7 +261,13 @@ def _ids(text):  # such as "N1,N2"
 
 # %% ../nbs/cli.ipynb #recommend
 def recommend_command(arguments):  # of the line behind `recommend`
-    "recommend RUN history=N1,N2 [k=10] [user=… at=… among=N3,N4] [data=… data.path=…]  orders articles for one user"
+    """recommend RUN history=N1,N2 [k=10] [user=… at=… among=N3,N4] [data=… data.path=…]  orders articles for one user
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `recommend`
+    """
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
 
@@ -208,7 +286,13 @@ def recommend_command(arguments):  # of the line behind `recommend`
 
 # %% ../nbs/cli.ipynb #table
 def table_command(arguments):  # of the line behind `table`
-    "table FILE|FOLDER … [csv=table.csv]  compares runs by what results=FILE or their folders have gathered, as Markdown"
+    """table FILE|FOLDER … [csv=table.csv]  compares runs by what results=FILE or their folders have gathered, as Markdown
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `table`
+    """
     from newsrex_nb.experiments.compare_runs import write_csv
     from newsrex_nb.metrics.results import comparison, markdown, one_data_set
     from newsrex_nb.metrics.results import read_runs, run_table
@@ -223,7 +307,13 @@ def table_command(arguments):  # of the line behind `table`
 
 # %% ../nbs/cli.ipynb #compare
 def compare_command(arguments):  # of the line behind `compare`
-    "compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv split=test]  who is better, and could it be luck"
+    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv split=test]  who is better, and could it be luck
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `compare`
+    """
     from newsrex_nb.experiments.compare_runs import compare_runs
 
     keys = dict(metric="auc", draws="1000", baselines="false", slices="false")
@@ -237,7 +327,13 @@ def compare_command(arguments):  # of the line behind `compare`
 
 # %% ../nbs/cli.ipynb #protocols
 def protocols_command(arguments):  # of the line behind `protocols`
-    "protocols RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries"
+    """protocols RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `protocols`
+    """
     from newsrex_nb.experiments.compare_runs import as_markdown, protocols_of_runs
     from newsrex_nb.experiments.compare_runs import write_csv
 
@@ -250,7 +346,13 @@ def protocols_command(arguments):  # of the line behind `protocols`
 
 # %% ../nbs/cli.ipynb #probe
 def probe_command(arguments):  # of the line behind `probe`
-    "probe model=nrms [key=value … results=results/probe.jsonl path=probe.png]  what a model learns of the toy world"
+    """probe model=nrms [key=value … results=results/probe.jsonl path=probe.png]  what a model learns of the toy world
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `probe`
+    """
     from newsrex_nb.experiments.compare_runs import as_markdown
     from newsrex_nb.experiments.probe import draw_probe, probe_models, probe_table
 
@@ -270,7 +372,13 @@ def probe_command(arguments):  # of the line behind `probe`
 
 # %% ../nbs/cli.ipynb #ablate
 def ablate_command(arguments):  # of the line behind `ablate`
-    "ablate QUESTION data.path=FOLDER [key=value … results=FILE effects=FILE folder=FOLDER]  what one decision of a protocol is worth"
+    """ablate QUESTION data.path=FOLDER [key=value … results=FILE effects=FILE folder=FOLDER]  what one decision of a protocol is worth
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `ablate`
+    """
     from newsrex_nb.experiments.ablations import QUESTIONS, ablate
     from newsrex_nb.experiments.ablations import effect_table, keep_effects
     from newsrex_nb.experiments.compare_runs import as_markdown
@@ -309,7 +417,13 @@ def _gathered(folder):  # of `gather`
 
 # %% ../nbs/cli.ipynb #share
 def share_command(arguments):  # of the line behind `share`
-    "share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first"
+    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `share`
+    """
     from newsrex_nb.experiments.overrides import plain_values
     from newsrex_nb.hub.publish import gather, push_to_hub
 
@@ -330,7 +444,13 @@ def share_command(arguments):  # of the line behind `share`
 
 # %% ../nbs/cli.ipynb #bench
 def bench_command(arguments):  # of the line behind `bench`
-    "bench [key=value …]  measures the speed of the library on this machine"
+    """bench [key=value …]  measures the speed of the library on this machine
+
+    Parameters
+    ----------
+    arguments
+        of the line behind `bench`
+    """
     from newsrex_nb.experiments.bench import bench
     from newsrex_nb.experiments.overrides import plain_values
 
@@ -421,7 +541,13 @@ def _warn(message, category, *where, **how):  # as for `warnings.showwarning`
 
 # %% ../nbs/cli.ipynb #main
 def main(argv=None):  # words of the command line; None = those of the process
-    "Runs one command; returns the exit status."
+    """Runs one command; returns the exit status.
+
+    Parameters
+    ----------
+    argv : default None
+        words of the command line; None = those of the process
+    """
     command, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     os.environ.setdefault("MPLBACKEND", "Agg")  # curves are written, not shown
     if os.getcwd() not in sys.path:

@@ -25,7 +25,23 @@ def wrong(
     where=None,  # file and line, argument or row
     remedy=None,  # what the user can do, as an imperative
 ):  # an `InputError`, to be raised by the caller
-    "The error that says what was expected, what came, where, and what to do."
+    """The error that says what was expected, what came, where, and what to do.
+
+    Parameters
+    ----------
+    expected
+        what was expected, as a noun phrase
+    got
+        what came instead
+    where : default None
+        file and line, argument or row
+    remedy : default None
+        what the user can do, as an imperative
+
+    Returns
+    -------
+    an `InputError`, to be raised by the caller
+    """
     place = f" in {where}" if where else ""
     advice = f": {remedy}." if remedy else "."
     return InputError(f"Expected {expected}{place}, got {got}{advice}")
@@ -36,7 +52,21 @@ def one_of(
     value,  # what came
     legal,  # the legal values
 ):  # `value`, unchanged
-    "Returns a legal `value`, or raises the sentence that lists the legal values."
+    """Returns a legal `value`, or raises the sentence that lists the legal values.
+
+    Parameters
+    ----------
+    name
+        the argument's name
+    value
+        what came
+    legal
+        the legal values
+
+    Returns
+    -------
+    `value`, unchanged
+    """
     if value not in legal:
         raise wrong(f"{name} to be one of {', '.join(map(repr, legal))}", repr(value))
     return value
@@ -45,7 +75,21 @@ def one_of(
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """The largest id of each kind, which decides how many rows a model's lookup tables
-    have."""
+    have.
+
+    Parameters
+    ----------
+    words : default 1
+        largest word id; 0 pads, 1 is the unknown word
+    categories : default 0
+        largest category id; 0 pads
+    subcategories : default 0
+        largest subcategory id; 0 pads
+    entities : default 0
+        largest entity id; 0 pads
+    users : default 0
+        largest id of a user seen in training; 0 stands for everybody else
+    """
 
     words: int = 1  # largest word id; 0 pads, 1 is the unknown word
     categories: int = 0  # largest category id; 0 pads
@@ -55,7 +99,13 @@ class Sizes:
 
     @classmethod
     def of(cls, sizes):  # `Sizes`, or a mapping with some of its fields
-        "`sizes` itself, or the `Sizes` that a mapping describes."
+        """`sizes` itself, or the `Sizes` that a mapping describes.
+
+        Parameters
+        ----------
+        sizes
+            `Sizes`, or a mapping with some of its fields
+        """
         if isinstance(sizes, cls):
             return sizes
         names = [f.name for f in dataclasses.fields(cls)]
@@ -70,7 +120,14 @@ class Sizes:
 def generator(
     *keys,  # numbers and words that name the purpose, such as `(seed, "negatives", epoch)`
 ):
-    "A NumPy random generator that depends on `keys` alone."
+    """A NumPy random generator that depends on `keys` alone.
+
+    Parameters
+    ----------
+    *keys
+        numbers and words that name the purpose, such as `(seed, "negatives",
+        epoch)`
+    """
     words = [
         zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xFFFFFFFF
         for k in keys
@@ -80,7 +137,13 @@ def generator(
 # %% ../nbs/core.ipynb #seeds
 class Seeds:
     """An endless stream of seeds for the layers of one model, drawn in the order in
-    which the layers are built."""
+    which the layers are built.
+
+    Parameters
+    ----------
+    seed
+        whole number that all layers' seeds follow from
+    """
 
     def __init__(self, seed):  # whole number that all layers' seeds follow from
         self._rng = generator(seed, "layers")
@@ -93,7 +156,13 @@ class Seeds:
 
 # %% ../nbs/core.ipynb #fingerprint
 def fingerprint(*parts):  # anything that JSON can write, and arrays
-    "A short hash of `parts`; equal parts give equal hashes in every process."
+    """A short hash of `parts`; equal parts give equal hashes in every process.
+
+    Parameters
+    ----------
+    *parts
+        anything that JSON can write, and arrays
+    """
     import hashlib
 
     digest = hashlib.blake2b(digest_size=12)
@@ -113,7 +182,19 @@ def atomic(
     shared=False,  # whether other processes may write the same file meanwhile
 ):  # yields the `Path` to write to
     """What is written in the block takes the place of the file when the block ends; if
-    it fails, the file stays as it was."""
+    it fails, the file stays as it was.
+
+    Parameters
+    ----------
+    path
+        of the file; its folder has to be there
+    shared : default False
+        whether other processes may write the same file meanwhile
+
+    Returns
+    -------
+    yields the `Path` to write to
+    """
     path = Path(path)
     writer = f".{os.getpid()}" if shared else ""
     temporary = path.with_name(f"{path.name}{writer}.part")
@@ -129,7 +210,12 @@ METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
 
 # %% ../nbs/core.ipynb #patch-to
 def patch_to(cls):  # a class of the same module
-    "Makes the function below it a method of `cls`, under the function's name."
+    """Makes the function below it a method of `cls`, under the function's name.
+
+    Returns
+    -------
+    a class of the same module
+    """
 
     def patch(function):
         setattr(cls, function.__name__, function)
@@ -141,14 +227,25 @@ def patch_to(cls):  # a class of the same module
 # %% ../nbs/core.ipynb #register
 def register(cls):  # a Keras layer or model
     """Registers `cls` with Keras under the package's name, so that configurations can
-    be read back."""
+    be read back.
+
+    Returns
+    -------
+    a Keras layer or model
+    """
     import keras
 
     return keras.saving.register_keras_serializable(package="newsrex_nb")(cls)
 
 # %% ../nbs/core.ipynb #at-jax
 def need_jax(purpose):  # what is to be done, for the message
-    "Raises the sentence that says how to get the JAX backend, unless it is there."
+    """Raises the sentence that says how to get the JAX backend, unless it is there.
+
+    Parameters
+    ----------
+    purpose
+        what is to be done, for the message
+    """
     import keras
 
     if keras.config.backend() != "jax":

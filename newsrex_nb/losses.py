@@ -17,7 +17,21 @@ def softmax_loss(
     label_smoothing=0.0,  # share of the target that is spread over all candidates
 ):  # (B,) float32
     """Minus the log probability of the clicked candidate among all candidates of its
-    sample."""
+    sample.
+
+    Parameters
+    ----------
+    logits
+        (B, C), any float type
+    target
+        (B,) position of the clicked candidate
+    label_smoothing : default 0.0
+        share of the target that is spread over all candidates
+
+    Returns
+    -------
+    (B,) float32
+    """
     log_share = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
     position = ops.expand_dims(target, -1)
     loss = -ops.squeeze(ops.take_along_axis(log_share, position, axis=-1), -1)
@@ -31,7 +45,21 @@ def binary_loss(
     target,  # (B,) position of the clicked candidate
     label_smoothing=0.0,  # how far labels move from 0 and 1 towards one half
 ):  # (B,) float32
-    "The mean over candidates of the sigmoid cross-entropy between logit and click."
+    """The mean over candidates of the sigmoid cross-entropy between logit and click.
+
+    Parameters
+    ----------
+    logits
+        (B, C), any float type
+    target
+        (B,) position of the clicked candidate
+    label_smoothing : default 0.0
+        how far labels move from 0 and 1 towards one half
+
+    Returns
+    -------
+    (B,) float32
+    """
     logits = ops.cast(logits, "float32")
     clicked = ops.one_hot(target, logits.shape[-1], dtype="float32")
     clicked = clicked * (1 - label_smoothing) + label_smoothing / 2
@@ -42,7 +70,19 @@ def bpr_loss(
     logits,  # (B, C), any float type
     target,  # (B,) position of the clicked candidate
 ):  # (B,) float32; 0 where a sample has no other candidate
-    "The mean of minus the log sigmoid of the clicked candidate's lead over each other."
+    """The mean of minus the log sigmoid of the clicked candidate's lead over each other.
+
+    Parameters
+    ----------
+    logits
+        (B, C), any float type
+    target
+        (B,) position of the clicked candidate
+
+    Returns
+    -------
+    (B,) float32; 0 where a sample has no other candidate
+    """
     logits = ops.cast(logits, "float32")
     count = logits.shape[-1]
     behind = logits - ops.take_along_axis(logits, ops.expand_dims(target, -1), axis=-1)
@@ -56,7 +96,17 @@ LOSSES = {"softmax": softmax_loss, "binary": binary_loss, "bpr": bpr_loss}
 def loss_function(
     loss,  # a name in `LOSSES`, or a function of logits (B, C) and target (B,)
 ):  # the function
-    "The loss that `loss` names, or `loss` itself if it is a function."
+    """The loss that `loss` names, or `loss` itself if it is a function.
+
+    Parameters
+    ----------
+    loss
+        a name in `LOSSES`, or a function of logits (B, C) and target (B,)
+
+    Returns
+    -------
+    the function
+    """
     if callable(loss):
         return loss
     if not isinstance(loss, str) or loss not in LOSSES:

@@ -17,7 +17,9 @@ from newsrex_nb.experiments.bench import memory_sentence
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 PAGES = sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-SETTINGS = runpy.run_path(str(ROOT / ".ci/badges"))["settings"]()
+BADGES = runpy.run_path(str(ROOT / ".ci/badges"))
+SETTINGS = BADGES["settings"]()
+AT = {BADGES["address"](page): page for page in PAGES}  # {where it stands on the site: page}
 SITE, GITHUB = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/", f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}/"
 LINK = re.compile(r"\]\(([^()\s]+(?:\([^()\s]*\)[^()\s]*)*)(?:\s+\"[^\"]*\")?\)|(?:src|href)=\"([^\"]+)\"")
 NBDEV = re.compile(r"^#\|\s*(export|exporti|exports|hide|hide_line|default_exp|slow|gpu|download)\b", re.M)
@@ -70,6 +72,16 @@ def test_pages_are_processed(processed):
                     assert "](" not in fence, f"{page}: a link in code is shown as text: {fence[:200]}"
 
 
+def test_pages_ask_no_other_host(processed):
+    "Quarto adds scripts of another host where an output is stored as HTML, and a picture elsewhere has to be asked for; diagrams are drawn on the site too."
+    for page, cells in processed.items():
+        for cell in cells:
+            kinds = {kind for out in cell.get("outputs", []) for kind in out.get("data", {})}
+            assert not kinds & {"text/html", "application/javascript"}, page
+            assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:img|script|link)[^>]+(?:src|href)=.?https?:", joined(cell["source"])), page
+            assert "```mermaid" not in joined(cell["source"]), page
+
+
 def public_names(text):
     "The public classes and functions of a module; a method that a cell adds to a class as `Class.method`."
     for node in ast.parse(text).body:
@@ -108,7 +120,7 @@ def broken(url, page, found):
         return not (ROOT / path).exists() or line and int(line) > len((ROOT / path).read_text(encoding="utf-8").split("\n"))
     if url.startswith(SITE):
         target, _, anchor = url.removeprefix(SITE).partition("#")
-        target = (target or "index.html").removesuffix(".html") + ".ipynb"
+        target = AT.get(target or "index.html", target)
     elif re.match(r"[a-z]+:", url): return False
     else:
         target, _, anchor = url.partition("#")
@@ -167,7 +179,11 @@ def test_configuration():
     assert all("/*-- scss:" in (NBS / name).read_text(encoding="utf-8") for name in themes)
     links = [tool["href"] for tool in config["website"]["navbar"]["tools"]]
     assert SETTINGS["git_url"] in links and config["website"]["search"] and html["html-math-method"] == "mathml"
-    assert re.search(r"^\s+PYTHONPATH: \.ci\b", (ROOT / ".github/workflows/site.yml").read_text(), re.M), "where .ci/pages.py is found"
+    assert "run: .ci/site\n" in (ROOT / ".github/workflows/site.yml").read_text(), "which says where .ci/pages.py is found"
+    assert all((NBS / config["website"][name]).is_file() for name in ("favicon", "image")) and config["website"]["description"]
+    # a file of ours with the name of one of Bootstrap's would be read in its place
+    partials = {"alert", "badge", "card", "close", "code", "dropdown", "forms", "grid", "images", "mixins", "modal", "nav", "navbar", "tables", "type", "utilities", "variables"}
+    assert not partials & {path.stem.lstrip("_") for path in NBS.rglob("*.scss")}
 
 
 def test_pages_state_their_memory(processed):

@@ -40,7 +40,19 @@ def give_vectors(
     data,  # a `Dataset`, or its `Features`
     vectors,  # (N, E), a row per row of the news table; or {article id: (E,)}
 ):  # `data`
-    "Says what the vectors of articles are; those of other articles stay as they are."
+    """Says what the vectors of articles are; those of other articles stay as they are.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`, or its `Features`
+    vectors
+        (N, E), a row per row of the news table; or {article id: (E,)}
+
+    Returns
+    -------
+    `data`
+    """
     features = data if isinstance(data, Features) else data.features
     if not isinstance(vectors, dict):
         vectors = _by_id(features, vectors)
@@ -73,7 +85,15 @@ def write_vectors(
     path,  # of a .safetensors or .npy file
     vectors,  # {article id: (E,)}
 ):
-    "Writes vectors by article id."
+    """Writes vectors by article id.
+
+    Parameters
+    ----------
+    path
+        of a .safetensors or .npy file
+    vectors
+        {article id: (E,)}
+    """
     ids = list(vectors)
     matrix = np.stack([*vectors.values()]).astype(np.float32)
     kind = Path(path).suffix
@@ -117,7 +137,17 @@ def _read_table(path):
 def read_article_vectors(
     path,  # of a .safetensors or .npy file
 ):  # {article id: (E,)}
-    "The vectors of a file by article id."
+    """The vectors of a file by article id.
+
+    Parameters
+    ----------
+    path
+        of a .safetensors or .npy file
+
+    Returns
+    -------
+    {article id: (E,)}
+    """
     table, about = _read_table(path)
     if isinstance(table, dict):
         if "ids" not in about:
@@ -146,7 +176,21 @@ def kept_vectors(
     texts,  # distinct strings
     cache=True,  # whether to keep them in the usual folder, or a folder
 ):  # (N, E) float32
-    "Vectors of texts, from disk where they have been computed before."
+    """Vectors of texts, from disk where they have been computed before.
+
+    Parameters
+    ----------
+    name
+        of a sentence-transformers model
+    texts
+        distinct strings
+    cache : default True
+        whether to keep them in the usual folder, or a folder
+
+    Returns
+    -------
+    (N, E) float32
+    """
     folder = cache_folder(cache) if len(texts) >= KEPT else None
     if folder is None:
         return sentence_vectors(name, texts)
@@ -166,7 +210,21 @@ def vectors_of(
     rows,  # rows of articles
     name,  # of a sentence-transformers model
 ):  # {article id: (E,)}
-    "What a language model makes of some articles."
+    """What a language model makes of some articles.
+
+    Parameters
+    ----------
+    features
+        `Features`
+    rows
+        rows of articles
+    name
+        of a sentence-transformers model
+
+    Returns
+    -------
+    {article id: (E,)}
+    """
     news, recipe = features.news, features.recipe
     fields = [getattr(news, field) for field in recipe["vector_fields"]]
     texts = [" ".join(filter(None, (field[row] for field in fields))) for row in rows]
@@ -204,7 +262,17 @@ def _stacked(
 def article_vectors(
     features,  # `Features` that were given vectors
 ):  # (N, E) float32
-    "The vector of every article; 0 for padding and for articles without a row."
+    """The vector of every article; 0 for padding and for articles without a row.
+
+    Parameters
+    ----------
+    features
+        `Features` that were given vectors
+
+    Returns
+    -------
+    (N, E) float32
+    """
     ids = features.news.ids.tolist()
     have, source = features.article_vectors, features.recipe["article_vectors"]
     articles = [row for row, name in enumerate(ids) if name not in ("", UNKNOWN)]

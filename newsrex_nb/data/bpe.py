@@ -16,7 +16,13 @@ from .text import tokenizer
 
 # %% ../../nbs/data/bpe.ipynb #normal
 def normal(text):  # any string
-    "Lower case, and every digit a 0."
+    """Lower case, and every digit a 0.
+
+    Parameters
+    ----------
+    text
+        any string
+    """
     return re.sub(r"\d", "0", text.lower())
 
 # %% ../../nbs/data/bpe.ipynb #sentencepiece
@@ -61,7 +67,23 @@ def train_pieces(
     pieces=8000,  # how many, single characters included
     coverage=0.9995,  # share of the texts' characters that get a piece; the rarest have none
 ):  # `path`
-    "Learns the pieces of some texts and writes them as a file that `tokenizer=` takes."
+    """Learns the pieces of some texts and writes them as a file that `tokenizer=` takes.
+
+    Parameters
+    ----------
+    texts
+        strings
+    path
+        of the file, `….model`
+    pieces : default 8000
+        how many, single characters included
+    coverage : default 0.9995
+        share of the texts' characters that get a piece; the rarest have none
+
+    Returns
+    -------
+    `path`
+    """
     if not str(path).endswith(".model"):
         raise wrong("a name that ends in .model", repr(str(path)), where="path")
     _sentencepiece()  # a missing package is said before a missing text
@@ -76,7 +98,15 @@ def train_pieces(
 
 # %% ../../nbs/data/bpe.ipynb #pieces
 class Pieces:
-    "A tokenizer made of a sentencepiece file."
+    """A tokenizer made of a sentencepiece file.
+
+    Parameters
+    ----------
+    model
+        the file's bytes
+    where
+        for the message
+    """
 
     def __init__(
         self,
@@ -102,7 +132,13 @@ class Pieces:
 # %% ../../nbs/data/bpe.ipynb #from-text
 @functools.lru_cache(maxsize=4)
 def from_text(packed):  # what `Pieces.pieces` holds
-    "The tokenizer that a saved vocabulary holds."
+    """The tokenizer that a saved vocabulary holds.
+
+    Parameters
+    ----------
+    packed
+        what `Pieces.pieces` holds
+    """
     try:
         model = zlib.decompress(base64.b85decode(packed))
     except (ValueError, zlib.error):
@@ -117,7 +153,19 @@ def from_file(
     name,  # path of a sentencepiece file
     pieces=(),  # of a saved vocabulary, which then needs no file
 ):  # a `Pieces`
-    "The tokenizer of a sentencepiece file."
+    """The tokenizer of a sentencepiece file.
+
+    Parameters
+    ----------
+    name
+        path of a sentencepiece file
+    pieces : default ()
+        of a saved vocabulary, which then needs no file
+
+    Returns
+    -------
+    a `Pieces`
+    """
     if pieces:
         return from_text(pieces[0])
     with open_bytes(name) as file:
@@ -129,7 +177,19 @@ def from_bpemb(
     name,  # such as "bpemb.ja.10000"
     pieces=(),  # of a saved vocabulary, which then needs no download
 ):  # a `Pieces`
-    "A tokenizer of BPEmb's, downloaded once."
+    """A tokenizer of BPEmb's, downloaded once.
+
+    Parameters
+    ----------
+    name
+        such as "bpemb.ja.10000"
+    pieces : default ()
+        of a saved vocabulary, which then needs no download
+
+    Returns
+    -------
+    a `Pieces`
+    """
     if len(str(name).split(".")) != 3:
         raise wrong("the name of a tokenizer, bpemb.<language>.<pieces>", repr(name))
     return from_text(pieces[0]) if pieces else from_file(bpemb(name))
@@ -139,7 +199,15 @@ def check_pieces(
     tokenizer,  # name of the recipe's tokenizer
     vectors,  # of words: a file, a name such as "bpemb.ja.10000.100d", or None
 ):
-    "Raises unless the tokenizer is the one whose pieces the vectors are of."
+    """Raises unless the tokenizer is the one whose pieces the vectors are of.
+
+    Parameters
+    ----------
+    tokenizer
+        name of the recipe's tokenizer
+    vectors
+        of words: a file, a name such as "bpemb.ja.10000.100d", or None
+    """
     of_pieces = r"bpemb\.[^/\\.]+\.\d+\.\d+d$"
     if not isinstance(vectors, str) or not re.match(of_pieces, vectors):
         return

@@ -20,7 +20,13 @@ from ..files.archives import open_bytes
 
 # %% ../../nbs/data/cache.ipynb #pack
 def pack(strings):  # any number of strings
-    "Strings as (bytes, offsets)."
+    """Strings as (bytes, offsets).
+
+    Parameters
+    ----------
+    strings
+        any number of strings
+    """
     parts = [s.encode() for s in strings]
     return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
 
@@ -29,7 +35,19 @@ def unpack(
     data,  # (bytes,) uint8
     offsets,  # (strings + 1,) of the first byte of each
 ):  # list of strings
-    "What `pack` packed."
+    """What `pack` packed.
+
+    Parameters
+    ----------
+    data
+        (bytes,) uint8
+    offsets
+        (strings + 1,) of the first byte of each
+
+    Returns
+    -------
+    list of strings
+    """
     data, offsets = data.tobytes(), offsets.tolist()
     return [data[a:b].decode() for a, b in zip(offsets, offsets[1:])]
 
@@ -64,7 +82,17 @@ def _strings(data):  # a `Dataset`
 def to_arrays(
     data,  # a `Dataset`
 ):  # dict of arrays
-    "A data set as named arrays."
+    """A data set as named arrays.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+
+    Returns
+    -------
+    dict of arrays
+    """
     news, features = data.news, data.features
     histories = next(iter(data.splits.values())).histories
     strings = _strings(data)
@@ -125,7 +153,17 @@ def _read_features(arrays, strings, news, recipe):
 def from_arrays(
     arrays,  # what `to_arrays` made
 ):  # a `Dataset`
-    "The data set that was written as named arrays."
+    """The data set that was written as named arrays.
+
+    Parameters
+    ----------
+    arrays
+        what `to_arrays` made
+
+    Returns
+    -------
+    a `Dataset`
+    """
     strings = _read_strings(arrays)
     about = json.loads(strings["about"][0])
     news = _read_news(arrays, strings)
@@ -152,7 +190,17 @@ def from_arrays(
 def cache_folder(
     cache,  # True for the usual folder, False for none, or a folder
 ):  # a `Path`, or None
-    "The folder that encoded data sets are kept in."
+    """The folder that encoded data sets are kept in.
+
+    Parameters
+    ----------
+    cache
+        True for the usual folder, False for none, or a folder
+
+    Returns
+    -------
+    a `Path`, or None
+    """
     if cache is False or cache is None:
         return None
     return usual_folder() if cache is True else Path(cache)
@@ -162,7 +210,19 @@ def content_hash(
     path,  # a file
     limit=2**30,  # bytes; of larger files only size, time of change and both ends count
 ):  # a short hash
-    "A hash of what a file contains."
+    """A hash of what a file contains.
+
+    Parameters
+    ----------
+    path
+        a file
+    limit : default 2 ** 30
+        bytes; of larger files only size, time of change and both ends count
+
+    Returns
+    -------
+    a short hash
+    """
     import hashlib
 
     with open(path, "rb") as file:
@@ -176,7 +236,13 @@ def content_hash(
 
 # %% ../../nbs/data/cache.ipynb #hash-of
 def hash_of(file):  # what `open_bytes` takes
-    "The hash of a file, or of the archive that it lies in."
+    """The hash of a file, or of the archive that it lies in.
+
+    Parameters
+    ----------
+    file
+        what `open_bytes` takes
+    """
     with open_bytes(file):
         pass  # says it if there is none
     return content_hash(file[0] if isinstance(file, tuple) else file)
@@ -188,7 +254,23 @@ def cached(
     key,  # fingerprint of everything that makes the data set
     build,  # function without arguments that returns the data set
 ):  # a `Dataset`
-    "The data set from its file, or built and, for the next time, written."
+    """The data set from its file, or built and, for the next time, written.
+
+    Parameters
+    ----------
+    folder
+        a `Path`, or None for no cache
+    name
+        what the file's name begins with
+    key
+        fingerprint of everything that makes the data set
+    build
+        function without arguments that returns the data set
+
+    Returns
+    -------
+    a `Dataset`
+    """
     if folder is None:
         return build()
     path = folder / f"{name}-{key}.npz"

@@ -42,7 +42,15 @@ def with_splits(
     **splits,  # some of train, valid and test
 ):
     """The data set with other splits: texts are kept as numbers, what was made of the
-    log is built anew."""
+    log is built anew.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    **splits
+        some of train, valid and test
+    """
     # attaching drops what came from the log
     return dataclasses.replace(data, **splits, features=copy.copy(data.features))
 
@@ -61,7 +69,22 @@ def other_histories(
     rng=None,  # NumPy generator that deals out other articles; None = the histories become empty
 ):  # `Histories`
     """The histories, where those that no impression before `hour` has are empty, or
-    hold other articles."""
+    hold other articles.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    hour
+        of the log: what is seen from it on is the future
+    rng : default None
+        NumPy generator that deals out other articles; None = the histories become
+        empty
+
+    Returns
+    -------
+    `Histories`
+    """
     histories = next(iter(data.splits.values())).histories
     used = _used_histories(data, hour)
     if rng is not None:
@@ -83,7 +106,19 @@ def without_future(
     data,  # a `Dataset`
     hour,  # of the log: impressions from it on are left out
 ):  # a `Dataset`
-    "The data set as it was at the beginning of an hour."
+    """The data set as it was at the beginning of an hour.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    hour
+        of the log: impressions from it on are left out
+
+    Returns
+    -------
+    a `Dataset`
+    """
     histories = other_histories(data, hour)
     splits = {}
     for name, log in data.splits.items():
@@ -97,7 +132,21 @@ def another_future(
     hour,  # of the log: impressions from it on are changed
     rng,  # NumPy generator of the changes
 ):  # a `Dataset`
-    "The data set with other candidates, clicks and histories from an hour on."
+    """The data set with other candidates, clicks and histories from an hour on.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    hour
+        of the log: impressions from it on are changed
+    rng
+        NumPy generator of the changes
+
+    Returns
+    -------
+    a `Dataset`
+    """
     histories = other_histories(data, hour, rng)
     splits = {}
     for name, log in data.splits.items():
@@ -114,7 +163,13 @@ def another_future(
 
 # %% ../../nbs/data/causal.ipynb #leaves
 def leaves(built):  # an array, a tuple or list of such, or an object that holds arrays
-    "The arrays of what a feature has built."
+    """The arrays of what a feature has built.
+
+    Parameters
+    ----------
+    built
+        an array, a tuple or list of such, or an object that holds arrays
+    """
     if isinstance(built, np.ndarray):
         return [built]
     parts = ()
@@ -128,7 +183,17 @@ def leaves(built):  # an array, a tuple or list of such, or an object that holds
 def kind_of(
     name,  # of a registered feature
 ):  # "column", "table" or "planner"
-    "What kind of feature is registered under a name."
+    """What kind of feature is registered under a name.
+
+    Parameters
+    ----------
+    name
+        of a registered feature
+
+    Returns
+    -------
+    "column", "table" or "planner"
+    """
     registries = dict(column=COLUMNS, table=TABLES, planner=PLANNERS)
     for kind, registry in registries.items():
         if name in registry:
@@ -144,7 +209,23 @@ def read_by(
     clicked,  # rows of these histories
     reading,  # a function of (array, hour), or None
 ):
-    "What impressions up to an hour read: pairs of (what, array)."
+    """What impressions up to an hour read: pairs of (what, array).
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    name
+        of a feature
+    upto
+        hours whose impressions read
+    numbers
+        of histories, for a planner
+    clicked
+        rows of these histories
+    reading
+        a function of (array, hour), or None
+    """
     features, kind = data.features, kind_of(name)
     if kind == "planner":
         plan = features.planner(name).plan(numbers, clicked)
@@ -162,7 +243,15 @@ def first_difference(
     a,  # array of any shape
     b,  # the array to compare it with
 ):
-    "The place of the first entry that differs, () if the shapes do, or None."
+    """The place of the first entry that differs, () if the shapes do, or None.
+
+    Parameters
+    ----------
+    a
+        array of any shape
+    b
+        the array to compare it with
+    """
     if a.shape != b.shape:
         return ()
     differ = (a != b) & ~((a != a) & (b != b))  # NaN equals NaN
@@ -191,7 +280,23 @@ def demand_equal(
     way,  # in words
 ):
     """Raises the sentence that names feature, hour and article, unless all is equal;
-    returns the number of values."""
+    returns the number of values.
+
+    Parameters
+    ----------
+    name
+        of a feature
+    data
+        the whole data set
+    altered
+        pairs of `read_by` in another world
+    true
+        pairs of `read_by` in the true world
+    hour
+        from which on the future is another one
+    way
+        in words
+    """
     for (reading, a), (_, b) in zip(altered, true, strict=True):
         place = first_difference(a, b)
         if place is None:
@@ -211,7 +316,20 @@ def moments_of(
     hourly,  # whether any hour of the log will do; otherwise hours behind the training split, the first of them always
     rng,  # NumPy generator
 ):
-    "Hours with impressions, in ascending order."
+    """Hours with impressions, in ascending order.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    count
+        of hours
+    hourly
+        whether any hour of the log will do; otherwise hours behind the training
+        split, the first of them always
+    rng
+        NumPy generator
+    """
     hours = [data.hour(log.time) for log in data.splits.values()]
     busy = np.unique(np.concatenate(hours))
     if hourly:
@@ -258,7 +376,27 @@ def check_causal(
     readings={},  # more of `READINGS`: {name: function of (array, hour)}
 ):  # {name: number of values that were compared}
     """Demands that features know nothing of the future, or raises the sentence that
-    says what they know."""
+    says what they know.
+
+    Parameters
+    ----------
+    features
+        names of registered columns, tables or planners, or one name
+    data
+        a `Dataset`
+    moments : default 5
+        hours at which the future is deleted
+    seed : default 0
+        of the hours and of other futures
+    strict : default False
+        whether what is no hourly column may not even know the later training log
+    readings : default {}
+        more of `READINGS`: {name: function of (array, hour)}
+
+    Returns
+    -------
+    {name: number of values that were compared}
+    """
     names = [features] if isinstance(features, str) else list(features)
     rng = generator(seed, "causal")
     readings = READINGS | readings

@@ -23,7 +23,19 @@ COLUMNS, TABLES, PLANNERS = {}, {}, {}  # by name
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    "How one column of the news table is built, and what its second axis means."
+    """How one column of the news table is built, and what its second axis means.
+
+    Parameters
+    ----------
+    name
+        what models call it
+    build
+        features -> array with first axis N
+    text : default False
+        numbers of words, 0 pads on the right: cut to any width
+    hours : default False
+        axis 1 is the hour of the log: a sample reads its own hour
+    """
 
     name: str  # what models call it
     build: Callable  # features -> array with first axis N
@@ -35,7 +47,15 @@ def column(
     name,  # what models call it
     **kind,  # `text=True` or `hours=True`
 ):
-    "Registers a function that builds a column."
+    """Registers a function that builds a column.
+
+    Parameters
+    ----------
+    name
+        what models call it
+    **kind
+        `text=True` or `hours=True`
+    """
 
     def register(build):
         COLUMNS[name] = Column(name, build, **kind)
@@ -45,7 +65,13 @@ def column(
 
 # %% ../../nbs/data/features.ipynb #table
 def table(name):  # what models call it
-    "Registers a function that builds an array of no article."
+    """Registers a function that builds an array of no article.
+
+    Parameters
+    ----------
+    name
+        what models call it
+    """
 
     def register(build):
         TABLES[name] = build
@@ -55,7 +81,13 @@ def table(name):  # what models call it
 
 # %% ../../nbs/data/features.ipynb #planner
 def planner(name):  # what models call it
-    "Registers a function that builds a planner."
+    """Registers a function that builds a planner.
+
+    Parameters
+    ----------
+    name
+        what models call it
+    """
 
     def register(build):
         PLANNERS[name] = build
@@ -77,7 +109,37 @@ def feature_recipe(
     article_vectors=None,  # file of vectors by article id, or name of a sentence-transformers model
     vector_fields=("title",),  # texts that such a model reads, one after the other
 ):  # a dict that JSON can write
-    "How articles, and what happened to them, become numbers."
+    """How articles, and what happened to them, become numbers.
+
+    Parameters
+    ----------
+    tokenizer : default 'word'
+        "word"; or pieces: "bpemb.ja.10000", or a sentencepiece file "….model"
+    min_count : default 2
+        words that occur less often are unknown
+    fields : default ('title', 'abstract')
+        texts whose words enter the vocabulary
+    title_length : default 32
+        words kept of a title
+    abstract_length : default 128
+        words kept of an abstract
+    title_entities : default 5
+        entities kept of a title
+    missing_words : default 'normal'
+        vectors of words that a vector file lacks: "normal" or "zero"
+    popularity_mode : default 'causal_stream'
+        clicks counted: "causal_stream" = of all splits, "train_only"
+    popularity_hours : default 1
+        hours before an impression in which they are counted
+    article_vectors : default None
+        file of vectors by article id, or name of a sentence-transformers model
+    vector_fields : default ('title',)
+        texts that such a model reads, one after the other
+
+    Returns
+    -------
+    a dict that JSON can write
+    """
     return dict(
         tokenizer=tokenizer,
         min_count=min_count,
@@ -111,7 +173,13 @@ def _check_recipe(recipe):
 
 # %% ../../nbs/data/features.ipynb #read-recipe
 def read_recipe(given):  # a mapping with some of the recipe's arguments
-    "The whole recipe, or the sentence that lists its arguments."
+    """The whole recipe, or the sentence that lists its arguments.
+
+    Parameters
+    ----------
+    given
+        a mapping with some of the recipe's arguments
+    """
     known = list(inspect.signature(feature_recipe).parameters)
     for name in given:
         if name not in known:
@@ -127,7 +195,23 @@ def build_vocabulary(
     tokens,  # tokens(field) gives its `Tokens`
     cut=None,  # the tokenizer; what it is made of, if it says so, is kept as `pieces`
 ):  # lists of names by kind; words are numbered from 2, the others from 1
-    "The names of `news` in the order of their numbers."
+    """The names of `news` in the order of their numbers.
+
+    Parameters
+    ----------
+    news
+        a `News`
+    recipe
+        a whole recipe
+    tokens
+        tokens(field) gives its `Tokens`
+    cut : default None
+        the tokenizer; what it is made of, if it says so, is kept as `pieces`
+
+    Returns
+    -------
+    lists of names by kind; words are numbered from 2, the others from 1
+    """
     words = Vocabulary.build(
         *map(tokens, recipe["fields"]),
         min_count=recipe["min_count"],
@@ -147,14 +231,32 @@ def number_names(
     names,  # N names
     known,  # the names that have a number, in order
 ):  # (N,) int32
-    "Names as numbers from 1; 0 for those that are missing or unknown."
+    """Names as numbers from 1; 0 for those that are missing or unknown.
+
+    Parameters
+    ----------
+    names
+        N names
+    known
+        the names that have a number, in order
+
+    Returns
+    -------
+    (N,) int32
+    """
     number = {name: n for n, name in enumerate(known, 1)}
     return np.fromiter((number.get(name, 0) for name in names), np.int32, len(names))
 
 # %% ../../nbs/data/features.ipynb #tokenizer-of
 def tokenizer_of(features):  # a `Features`
     """What cuts the texts, made once: from the pieces of a saved vocabulary, or by its
-    name."""
+    name.
+
+    Parameters
+    ----------
+    features
+        a `Features`
+    """
     name = features.recipe["tokenizer"]
     if ("tokenizer", name) not in features.kept:
         pieces = (features._vocabulary or {}).get("pieces", ())
@@ -164,7 +266,23 @@ def tokenizer_of(features):  # a `Features`
 # %% ../../nbs/data/features.ipynb #features
 class Features:
     """The columns of one news table under one vocabulary, each built when first asked
-    for."""
+    for.
+
+    Parameters
+    ----------
+    news
+        a `News`
+    recipe : default {}
+        some arguments of `feature_recipe`
+    vocabulary : default None
+        lists of words, categories, subcategories, entities; None = those of `news`
+    word_vectors : default None
+        (V, E) float32, a row per number of a word; None = there are none
+    entity_vectors : default None
+        (entities + 1, E) float32; None = there are none
+    article_vectors : default {}
+        (E,) float32 by article id, see `data.article_vectors`
+    """
 
     def __init__(
         self,
@@ -250,7 +368,13 @@ def _build(
 # %% ../../nbs/data/features.ipynb #attach
 @patch_to(Features)
 def attach(self, dataset):  # a `Dataset`, or None
-    "Makes `dataset` the one whose log columns can look at."
+    """Makes `dataset` the one whose log columns can look at.
+
+    Parameters
+    ----------
+    dataset
+        a `Dataset`, or None
+    """
     if dataset is not self._dataset:
         self.kept = {k: v for k, v in self.kept.items() if k not in self._logged}
     self._dataset = dataset
@@ -258,7 +382,13 @@ def attach(self, dataset):  # a `Dataset`, or None
 # %% ../../nbs/data/features.ipynb #tokens
 @patch_to(Features)
 def tokens(self, field):  # "title" or "abstract"
-    "A field's texts, cut once for counting and numbering."
+    """A field's texts, cut once for counting and numbering.
+
+    Parameters
+    ----------
+    field
+        "title" or "abstract"
+    """
     if field not in self._tokens:
         self._tokens[field] = Tokens(getattr(self.news, field), tokenizer_of(self))
     return self._tokens[field]
@@ -266,7 +396,13 @@ def tokens(self, field):  # "title" or "abstract"
 # %% ../../nbs/data/features.ipynb #encode
 @patch_to(Features)
 def encode(self, articles):  # a `News`, or dicts of raw fields
-    "Features of other articles under the same vocabulary and recipe."
+    """Features of other articles under the same vocabulary and recipe.
+
+    Parameters
+    ----------
+    articles
+        a `News`, or dicts of raw fields
+    """
     return Features(
         articles if isinstance(articles, News) else news_table(articles),
         self.recipe,
@@ -282,7 +418,21 @@ def text_column(
     field,  # of the news table, such as "title"
     length,  # words kept of a text
 ):  # (N, length) int32
-    "The words of one field as numbers, padded on the right."
+    """The words of one field as numbers, padded on the right.
+
+    Parameters
+    ----------
+    features
+        `Features`
+    field
+        of the news table, such as "title"
+    length
+        words kept of a text
+
+    Returns
+    -------
+    (N, length) int32
+    """
     words, tokenizer = features.vocabulary["words"], features.recipe["tokenizer"]
     return Vocabulary(words, tokenizer).encode(features.tokens(field), length)
 
@@ -319,7 +469,17 @@ def subcategory(
 def entities(
     features,  # `Features`
 ):  # (N, title_entities) int32
-    "The first entities of each title as numbers, padded on the right."
+    """The first entities of each title as numbers, padded on the right.
+
+    Parameters
+    ----------
+    features
+        `Features`
+
+    Returns
+    -------
+    (N, title_entities) int32
+    """
     width = features.recipe["title_entities"]
     rows = [[*named, *[""] * width][:width] for named in features.news.entities]
     flat = [entity for row in rows for entity in row]

@@ -37,7 +37,13 @@ def _rarity(tokens, text):  # `Tokens`; the distinct text of each of its words
 
 # %% ../../nbs/data/graphs.ipynb #normalised
 def normalised(vectors):  # (N, E)
-    "Rows of length 1; zero rows stay zero."
+    """Rows of length 1; zero rows stay zero.
+
+    Parameters
+    ----------
+    vectors
+        (N, E)
+    """
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -46,7 +52,19 @@ def hashed_vectors(
     texts,  # N strings
     width=256,  # entries of a vector, a multiple of 8, at most 512
 ):  # (N, width) float32 of length 1, or 0 for texts without words
-    "TF-IDF vectors, folded to a fixed width by random signs that each word has."
+    """TF-IDF vectors, folded to a fixed width by random signs that each word has.
+
+    Parameters
+    ----------
+    texts
+        N strings
+    width : default 256
+        entries of a vector, a multiple of 8, at most 512
+
+    Returns
+    -------
+    (N, width) float32 of length 1, or 0 for texts without words
+    """
     tokens = Tokens(texts, "word")
     signs = _word_signs(tokens.words, width)
     count = len(tokens.offsets) - 1  # distinct texts
@@ -67,7 +85,20 @@ def text_vectors(
     texts,  # N strings
     encoder=None,  # None: `hashed_vectors`; a function of N strings; or the name of a sentence-transformers model
 ):  # (N, E) float32 of length 1 or 0
-    "Vectors of texts; an empty text has none."
+    """Vectors of texts; an empty text has none.
+
+    Parameters
+    ----------
+    texts
+        N strings
+    encoder : default None
+        None: `hashed_vectors`; a function of N strings; or the name of a sentence-
+        transformers model
+
+    Returns
+    -------
+    (N, E) float32 of length 1 or 0
+    """
     if encoder is None:
         return hashed_vectors(texts)
     if isinstance(encoder, str):
@@ -96,7 +127,20 @@ def news_vectors(
     features,  # `Features`
     encoder=None,  # as for `text_vectors`, or a matrix (N, E): one vector per row of the news table
 ):  # (N, E) float32, whose products are similarities
-    "Half the sum of an article's title and abstract vectors."
+    """Half the sum of an article's title and abstract vectors.
+
+    Parameters
+    ----------
+    features
+        `Features`
+    encoder : default None
+        as for `text_vectors`, or a matrix (N, E): one vector per row of the news
+        table
+
+    Returns
+    -------
+    (N, E) float32, whose products are similarities
+    """
     if isinstance(encoder, np.ndarray):
         if len(encoder) != len(features):
             raise wrong(
@@ -129,7 +173,26 @@ def nearest(
     same=None,  # (N,) the row that stands for each; None: every row stands for itself
     cells=1 << 24,  # similarities that are held at a time
 ):  # (rows (N, count) int32, 0 where there are fewer; similarities (N, count) float32), the most similar first
-    "The most similar rows of each row's own group."
+    """The most similar rows of each row's own group.
+
+    Parameters
+    ----------
+    vectors
+        (N, E) whose products are similarities
+    group
+        (N,) numbers: neighbours are looked for in the own group; 0 has none
+    count : default 5
+        neighbours of each
+    same : default None
+        (N,) the row that stands for each; None: every row stands for itself
+    cells : default 1 << 24
+        similarities that are held at a time
+
+    Returns
+    -------
+    (rows (N, count) int32, 0 where there are fewer; similarities (N, count) float32),
+    the most similar first
+    """
     every = np.arange(len(vectors))
     same = every if same is None else same
     rows = np.zeros((len(vectors), count), np.int32)
@@ -151,7 +214,15 @@ def places(
     neighbours,  # M
     hops,  # K
 ):
-    "How many nodes the graph around an article can have: 1 + M + M(M-1) + …"
+    """How many nodes the graph around an article can have: 1 + M + M(M-1) + …
+
+    Parameters
+    ----------
+    neighbours
+        M
+    hops
+        K
+    """
     return 1 + sum(neighbours * (neighbours - 1) ** k for k in range(hops))
 
 # %% ../../nbs/data/graphs.ipynb #expand
@@ -162,7 +233,25 @@ def expand(
     hops=2,  # K
     threshold=0.5,  # similarity from which on neighbours of neighbours are taken
 ):  # (nodes (N, G) int32, the article itself first, 0 fills up; links (N, G, G) bool)
-    "The graph around every article."
+    """The graph around every article.
+
+    Parameters
+    ----------
+    near
+        (N, M) rows of neighbours, 0 where there are fewer
+    alike
+        (N, M) their similarities
+    same
+        (N,) the row that stands for each
+    hops : default 2
+        K
+    threshold : default 0.5
+        similarity from which on neighbours of neighbours are taken
+
+    Returns
+    -------
+    (nodes (N, G) int32, the article itself first, 0 fills up; links (N, G, G) bool)
+    """
     total, most = near.shape
     nodes = np.zeros((total, places(most, hops)), np.int32)
     depth = np.full(nodes.shape, hops)
@@ -209,7 +298,21 @@ def similar_news(
     hops=2,  # K
     threshold=0.5,  # similarity from which on neighbours of neighbours are taken
 ):
-    "Registers a graph of similar articles."
+    """Registers a graph of similar articles.
+
+    Parameters
+    ----------
+    name
+        what models call it
+    encoder : default None
+        None, a matrix, a function or a name: see `news_vectors`
+    neighbours : default 5
+        M, of an article
+    hops : default 2
+        K
+    threshold : default 0.5
+        similarity from which on neighbours of neighbours are taken
+    """
 
     @table(f"{name}_graph")
     def graph(features):
@@ -234,7 +337,17 @@ similar_news("similar_news", threshold=0.15)
 def training_histories(
     train,  # `Behaviors` of the training split
 ):  # numbers of histories: one per user, and each distinct history of unknown users
-    "The longest history of each user."
+    """The longest history of each user.
+
+    Parameters
+    ----------
+    train
+        `Behaviors` of the training split
+
+    Returns
+    -------
+    numbers of histories: one per user, and each distinct history of unknown users
+    """
     lengths = train.histories.lengths[train.history]
     order = np.lexsort([np.arange(len(train)), -lengths, train.user])
     users, first = np.unique(train.user[order], return_index=True)
@@ -247,7 +360,21 @@ def first_of(
     offsets,  # (S + 1,) of segments
     count,  # values of each
 ):  # (S, count) int32, 0 where there are fewer
-    "The first values of every segment."
+    """The first values of every segment.
+
+    Parameters
+    ----------
+    values
+        flat values
+    offsets
+        (S + 1,) of segments
+    count
+        values of each
+
+    Returns
+    -------
+    (S, count) int32, 0 where there are fewer
+    """
     place = offsets[:-1, None] + np.arange(count)
     inside = place < offsets[1:, None]
     padded = np.append(values, 0)
@@ -267,7 +394,19 @@ def _steps(clicks, ends, without):
 # %% ../../nbs/data/graphs.ipynb #click-graph
 class ClickGraph:
     """Edges from an article to the next one, by receiver: article i receives from
-    sources[offsets[i]:offsets[i + 1]]."""
+    sources[offsets[i]:offsets[i + 1]].
+
+    Parameters
+    ----------
+    histories
+        `Histories`
+    numbers
+        of those to read, repeated ones counted again
+    rows
+        rows of the news table
+    without : default ()
+        rows that are no articles, such as the one for unknown articles
+    """
 
     def __init__(
         self,
@@ -291,7 +430,13 @@ class ClickGraph:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def strongest(self, count):  # (rows, count) int32, 0 where there are fewer
-        "The most frequent sources of every article."
+        """The most frequent sources of every article.
+
+        Parameters
+        ----------
+        count
+            (rows, count) int32, 0 where there are fewer
+        """
         return first_of(self.sources, self.offsets, count)
 
 # %% ../../nbs/data/graphs.ipynb #click-table
@@ -317,7 +462,19 @@ def packed_edges(
     planner,  # a `ClickPlanner`
     nodes,  # (n, M) rows, 0 fills up
 ):  # (n, M, ceil(M / 8)) uint8
-    "All edges between the nodes, bit j of row i for an edge from j to i."
+    """All edges between the nodes, bit j of row i for an edge from j to i.
+
+    Parameters
+    ----------
+    planner
+        a `ClickPlanner`
+    nodes
+        (n, M) rows, 0 fills up
+
+    Returns
+    -------
+    (n, M, ceil(M / 8)) uint8
+    """
     graph, local = planner.graph, np.full(len(planner.near), -1)
     out = np.zeros((*nodes.shape, -(-nodes.shape[1] // 8)), np.uint8)
     for bits, rows in zip(out, nodes):
@@ -338,7 +495,19 @@ def numbered_edges(
     planner,  # a `ClickPlanner`
     nodes,  # (n, M) rows, 0 fills up
 ):  # (n, M, neighbours) int16, counted from 1, 0 is nobody
-    "The places of each node's most frequent sources, where they are among the nodes."
+    """The places of each node's most frequent sources, where they are among the nodes.
+
+    Parameters
+    ----------
+    planner
+        a `ClickPlanner`
+    nodes
+        (n, M) rows, 0 fills up
+
+    Returns
+    -------
+    (n, M, neighbours) int16, counted from 1, 0 is nobody
+    """
     local = np.zeros(len(planner.near), np.int16)
     out = np.zeros((*nodes.shape, planner.near.shape[1]), np.int16)
     for edges, rows in zip(out, nodes):
@@ -350,7 +519,21 @@ def numbered_edges(
 
 # %% ../../nbs/data/graphs.ipynb #click-planner
 class ClickPlanner:
-    "Subgraphs of a click graph around histories, in a fixed number of places."
+    """Subgraphs of a click graph around histories, in a fixed number of places.
+
+    Parameters
+    ----------
+    graph
+        a `ClickGraph`
+    places : default 1536
+        M, nodes at most
+    neighbours : default 8
+        sources of an article that are followed
+    hops : default 2
+        how far
+    top : default False
+        whether messages come from the followed sources only
+    """
 
     def __init__(
         self,
@@ -384,7 +567,17 @@ def around(
     self,
     clicked,  # (n, H) rows
 ):  # (n, M) nodes, in the order in which they are found
-    "The nodes of some histories."
+    """The nodes of some histories.
+
+    Parameters
+    ----------
+    clicked
+        (n, H) rows
+
+    Returns
+    -------
+    (n, M) nodes, in the order in which they are found
+    """
     hops = [clicked]
     for _ in range(self.hops):
         hops.append(self.near[hops[-1]].reshape(len(clicked), -1))
@@ -399,7 +592,17 @@ def around(
 # %% ../../nbs/data/graphs.ipynb #found
 @patch_to(ClickPlanner)
 def found(self, clicked):  # (n, H) rows -> n arrays of rows
-    "The nodes of each history's subgraph."
+    """The nodes of each history's subgraph.
+
+    Parameters
+    ----------
+    clicked
+        (n, H) rows
+
+    Returns
+    -------
+    n arrays of rows
+    """
     clicked = np.ascontiguousarray(clicked, np.int32)
     keys = [row[row > 0].tobytes() for row in clicked]
     if self.size > 1 << 26:
@@ -426,7 +629,17 @@ def members(
     clicked,  # (n, H) rows
     places=None,  # M, at least as many as there are nodes; None: as many as there can be
 ):
-    "The same as a matrix (n, M), 0 fills up."
+    """The same as a matrix (n, M), 0 fills up.
+
+    Parameters
+    ----------
+    numbers
+        of the histories, not needed
+    clicked
+        (n, H) rows
+    places : default None
+        M, at least as many as there are nodes; None: as many as there can be
+    """
     out = np.zeros((len(clicked), places or self.places), np.int32)
     for row, nodes in zip(out, self.found(clicked)):
         row[: len(nodes)] = nodes  # an error where there are more
@@ -436,7 +649,12 @@ def members(
 @patch_to(ClickPlanner)
 def plan(self, numbers, clicked, places=None):  # as for `members`
     """(nodes (n, M), edges: bits (n, M, M/8) or numbers of sources (n, M, neighbours),
-    place of each click (n, H))."""
+    place of each click (n, H)).
+
+    Returns
+    -------
+    as for `members`
+    """
     nodes = self.members(numbers, clicked, places)
     edges = (numbered_edges if self.top else packed_edges)(self, nodes)
     # clicks are the first nodes
@@ -448,7 +666,12 @@ def plan(self, numbers, clicked, places=None):  # as for `members`
 # %% ../../nbs/data/graphs.ipynb #reach
 @patch_to(ClickPlanner)
 def reach(self, numbers, clicked):  # as for `members` -> rows
-    "All articles that the subgraphs of some histories touch."
+    """All articles that the subgraphs of some histories touch.
+
+    Returns
+    -------
+    rows
+    """
     return np.unique(np.concatenate([[0], *self.found(clicked)])).astype(np.int32)
 
 # %% ../../nbs/data/graphs.ipynb #planners
@@ -468,7 +691,23 @@ def entity_pairs(
     total,  # largest number of an entity
     count=10,  # neighbours of each
 ):  # (total + 1, count) int32, 0 where there are fewer
-    "The most frequent neighbours of each entity along the click graph."
+    """The most frequent neighbours of each entity along the click graph.
+
+    Parameters
+    ----------
+    graph
+        a `ClickGraph`
+    entities
+        (N, K) numbers of entities, 0 pads
+    total
+        largest number of an entity
+    count : default 10
+        neighbours of each
+
+    Returns
+    -------
+    (total + 1, count) int32, 0 where there are fewer
+    """
     codes, weights, size = [], [], total + 1
     sources = entities[graph.sources].astype(np.int64)
     targets = entities[graph.targets].astype(np.int64)

@@ -14,7 +14,13 @@ from .schema import owner
 
 # %% ../../nbs/data/popularity.ipynb #hour-count
 def hour_count(features):  # `Features` with a data set
-    "Hours from the first to the last impression."
+    """Hours from the first to the last impression.
+
+    Parameters
+    ----------
+    features
+        `Features` with a data set
+    """
     data = features.dataset
     last = [int(data.hour(log.time).max(initial=0)) for log in data.splits.values()]
     return 1 + max(last, default=0)
@@ -23,7 +29,13 @@ def hour_count(features):  # `Features` with a data set
 @table("news_counts")
 def news_counts(features):  # `Features` of a data set
     """(4, P) int32: row, hour, displays, clicks of every pair of an article and an hour
-    in which it was displayed."""
+    in which it was displayed.
+
+    Parameters
+    ----------
+    features
+        `Features` of a data set
+    """
     data, alone = features.dataset, features.recipe["popularity_mode"] == "train_only"
     hours = hour_count(features)
     shown = np.zeros(len(features) * hours, np.int32)
@@ -44,7 +56,19 @@ def windows(
     counts,  # (n, hours) of each hour
     width,  # hours of a window
 ):  # (n, hours + 1): at hour t the sum over the hours from t - width to t - 1
-    "Sums over the hours before each hour; the last entry is behind the last hour."
+    """Sums over the hours before each hour; the last entry is behind the last hour.
+
+    Parameters
+    ----------
+    counts
+        (n, hours) of each hour
+    width
+        hours of a window
+
+    Returns
+    -------
+    (n, hours + 1): at hour t the sum over the hours from t - width to t - 1
+    """
     before = np.zeros((len(counts), counts.shape[1] + 1), np.int32)
     np.cumsum(counts, axis=1, out=before[:, 1:])
     before[:, width:] -= before[:, :-width].copy() if width < before.shape[1] else 0
@@ -58,7 +82,25 @@ def hourly_sums(
     values,  # several (E,) counts, displays first
     size,  # number of items
 ):  # (size, hours + 1) int32 for each of the counts
-    "Window sums of counts for every item and hour."
+    """Window sums of counts for every item and hour.
+
+    Parameters
+    ----------
+    features
+        `Features` with a data set
+    item
+        (E,) what displays are counted for: rows, words …
+    hour
+        (E,) when
+    values
+        several (E,) counts, displays first
+    size
+        number of items
+
+    Returns
+    -------
+    (size, hours + 1) int32 for each of the counts
+    """
     data, recipe, hours = features.dataset, features.recipe, hour_count(features)
     width, key = recipe["popularity_hours"], item * np.int64(hours) + hour
     flat = [np.bincount(key, v, size * hours).astype(np.int32) for v in values]
@@ -79,7 +121,19 @@ def rate(
     clicked,  # (...) clicks
     shown,  # (...) displays
 ):  # (...)
-    "Clicks per display."
+    """Clicks per display.
+
+    Parameters
+    ----------
+    clicked
+        (...) clicks
+    shown
+        (...) displays
+
+    Returns
+    -------
+    (...)
+    """
     return clicked / (shown + 0.01)
 
 # %% ../../nbs/data/popularity.ipynb #bins
@@ -87,7 +141,19 @@ def bins(
     clicked,  # (...) clicks
     shown,  # (...) displays
 ):  # (...) uint8
-    "The bin of a rate, from 0 to 199."
+    """The bin of a rate, from 0 to 199.
+
+    Parameters
+    ----------
+    clicked
+        (...) clicks
+    shown
+        (...) displays
+
+    Returns
+    -------
+    (...) uint8
+    """
     binned, there = np.zeros(np.shape(shown), np.uint8), np.nonzero(clicked)
     binned[there] = np.minimum(199, np.ceil(200 * rate(clicked[there], shown[there])))
     return binned
@@ -96,14 +162,30 @@ def bins(
 def article_sums(
     features,  # `Features` of a data set
 ):  # (displays, clicks), (N, hours + 1) each
-    "Window sums of displays and clicks of every article."
+    """Window sums of displays and clicks of every article.
+
+    Parameters
+    ----------
+    features
+        `Features` of a data set
+
+    Returns
+    -------
+    (displays, clicks), (N, hours + 1) each
+    """
     row, hour, *counts = features.table("news_counts")
     return hourly_sums(features, row, hour, counts, len(features))
 
 # %% ../../nbs/data/popularity.ipynb #ctr-column
 @column("ctr", hours=True)
 def ctr(features):  # `Features` of a data set
-    "(N, hours + 1) float16: clicks per display in the window before each hour."
+    """(N, hours + 1) float16: clicks per display in the window before each hour.
+
+    Parameters
+    ----------
+    features
+        `Features` of a data set
+    """
     shown, clicked = article_sums(features)
     rates, there = np.zeros(shown.shape, np.float16), np.nonzero(clicked)
     rates[there] = rate(clicked[there], shown[there])
@@ -112,13 +194,25 @@ def ctr(features):  # `Features` of a data set
 # %% ../../nbs/data/popularity.ipynb #ctr-bin-column
 @column("ctr_bin", hours=True)
 def ctr_bin(features):  # `Features` of a data set
-    "(N, hours + 1) uint8: the bin of the same rate."
+    """(N, hours + 1) uint8: the bin of the same rate.
+
+    Parameters
+    ----------
+    features
+        `Features` of a data set
+    """
     shown, clicked = article_sums(features)
     return bins(clicked, shown)
 
 # %% ../../nbs/data/popularity.ipynb #once
 def once(ids):  # (N, L) numbers, 0 pads
-    "The numbers of each row, sorted and each once, 0 in place of the others."
+    """The numbers of each row, sorted and each once, 0 in place of the others.
+
+    Parameters
+    ----------
+    ids
+        (N, L) numbers, 0 pads
+    """
     ids = np.sort(ids, axis=1)
     return np.where(np.diff(ids, axis=1, prepend=0) > 0, ids, 0)
 
@@ -128,7 +222,17 @@ def token_bins(
     ids,  # (N, L) numbers of words or entities
     size,  # how many numbers there are
 ):
-    "(hours + 1, size) uint8: bins of the click rate of each number before each hour."
+    """(hours + 1, size) uint8: bins of the click rate of each number before each hour.
+
+    Parameters
+    ----------
+    features
+        `Features` with a data set
+    ids
+        (N, L) numbers of words or entities
+    size
+        how many numbers there are
+    """
     row, hour, *counts = features.table("news_counts")
     named = once(ids)[row]
     pair, place = np.nonzero(named)
@@ -157,7 +261,13 @@ NEVER = np.int32(2**30)  # later than any hour
 @column("published_hour")
 def published_hour(features):  # `Features` of a data set
     """(N,) int32: the hour in which each article was published, or first seen; negative
-    before the log begins."""
+    before the log begins.
+
+    Parameters
+    ----------
+    features
+        `Features` of a data set
+    """
     data, first = features.dataset, np.full(len(features), NEVER)
     for log in data.splits.values():
         hour, read = data.hour(log.time), np.full(len(log.histories), NEVER)

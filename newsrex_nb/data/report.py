@@ -27,7 +27,15 @@ def in_history(
     log,  # `Behaviors`
     block=2**22,  # history entries looked at together
 ):
-    "(candidates,) whether a candidate is among the articles that its user had clicked."
+    """(candidates,) whether a candidate is among the articles that its user had clicked.
+
+    Parameters
+    ----------
+    log
+        `Behaviors`
+    block : default 2 ** 22
+        history entries looked at together
+    """
     inside, histories = np.zeros(len(log.candidates), bool), log.histories
     largest = max(log.candidates.max(initial=0), histories.rows.max(initial=0))
     size = np.int64(largest + 1)
@@ -62,7 +70,13 @@ def _list_codes(log):
 # %% ../../nbs/data/report.ipynb #repeated
 def repeated(log):  # `Behaviors`
     """(B,) whether an impression has the user, the second and the list of candidates of
-    an earlier one."""
+    an earlier one.
+
+    Parameters
+    ----------
+    log
+        `Behaviors`
+    """
     code = _list_codes(log)
     order = np.lexsort((code, log.time, log.user))
     keys = code, log.time, log.user, log.lengths
@@ -76,7 +90,15 @@ def too_early(
     log,  # `Behaviors`
     published,  # (N,) seconds of each article, -1 = unknown; or None
 ):
-    "(clicks among candidates, clicks in histories) before the article was published."
+    """(clicks among candidates, clicks in histories) before the article was published.
+
+    Parameters
+    ----------
+    log
+        `Behaviors`
+    published
+        (N,) seconds of each article, -1 = unknown; or None
+    """
     if published is None:
         return 0, 0
     early = log.time[owner(log.offsets)] < published[log.candidates]
@@ -90,13 +112,25 @@ def too_early(
 
 # %% ../../nbs/data/report.ipynb #day
 def day(seconds):  # since 1970
-    "A time as text."
+    """A time as text.
+
+    Parameters
+    ----------
+    seconds
+        since 1970
+    """
     minute = np.datetime64(int(seconds), "s").astype("datetime64[m]")
     return str(minute).replace("T", " ")
 
 # %% ../../nbs/data/report.ipynb #share
 def percentage(mask):  # any booleans
-    "The share that is true, as text."
+    """The share that is true, as text.
+
+    Parameters
+    ----------
+    mask
+        any booleans
+    """
     return f"{100 * np.mean(mask) if len(mask) else 0:.1f} %"
 
 # %% ../../nbs/data/report.ipynb #size-counts
@@ -143,7 +177,17 @@ def split_counts(
     log,  # one of its splits
     twice,  # how many of its impressions are repeated
 ):
-    "{measure: value} of one split."
+    """{measure: value} of one split.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        one of its splits
+    twice
+        how many of its impressions are repeated
+    """
     counts = _size_counts(data, log) | _click_counts(log) | _history_counts(log)
     if data.news.published is not None:
         clicks, before = too_early(log, data.news.published)
@@ -155,7 +199,13 @@ def split_counts(
 
 # %% ../../nbs/data/report.ipynb #article-counts
 def article_counts(news):  # a `News`
-    "{measure: value} of the news table."
+    """{measure: value} of the news table.
+
+    Parameters
+    ----------
+    news
+        a `News`
+    """
     rows = [r for r in range(1, len(news)) if news.ids[r] != UNKNOWN]
     counts = {"articles": len(rows)}
     for field in ("title", "abstract", "category", "subcategory", "entities"):
@@ -203,7 +253,13 @@ def _total(logs):
 
 # %% ../../nbs/data/report.ipynb #by-file
 def by_file(data):  # a `Dataset` of MIND
-    "{file: counts as in `RELEASES`} by the days of the impressions."
+    """{file: counts as in `RELEASES`} by the days of the impressions.
+
+    Parameters
+    ----------
+    data
+        a `Dataset` of MIND
+    """
     counts = {}
     for file, days in DAYS.items():
         first, end = (int(np.datetime64(d, "s").astype(np.int64)) for d in days)
@@ -231,7 +287,19 @@ def against_release(
     data,  # a `Dataset`
     release=None,  # "small" or "large"; None = the one whose size it has, if it has any
 ):  # (release or None, {file: {measure: (here, released)}})
-    "The counts of MIND beside those of its release."
+    """The counts of MIND beside those of its release.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    release : default None
+        "small" or "large"; None = the one whose size it has, if it has any
+
+    Returns
+    -------
+    (release or None, {file: {measure: (here, released)}})
+    """
     here, kinds = by_file(data), ("impressions", "candidates", "clicks", "users")
     if release is None:
         release = _release_of(here)
@@ -280,7 +348,19 @@ def findings(
     compared,  # counts beside those of the release
     notes,  # of the data set
 ):
-    "What needs a look, one sentence each."
+    """What needs a look, one sentence each.
+
+    Parameters
+    ----------
+    splits
+        counts of each split
+    articles
+        counts of the news table
+    compared
+        counts beside those of the release
+    notes
+        of the data set
+    """
     sentences = [s for name in splits for s in _split_findings(name, splits[name])]
     if float(articles["without title"].split()[0]) > 5:
         sentences.append(f"{articles['without title']} of the articles have no title.")
@@ -356,7 +436,20 @@ def report(
     data,  # a `Dataset`
     release=None,  # of MIND to compare with: "small" or "large"; None = the one whose size it has, if it has any
 ):  # a `Report`
-    "Counts of a data set, and what in it would mislead."
+    """Counts of a data set, and what in it would mislead.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    release : default None
+        of MIND to compare with: "small" or "large"; None = the one whose size it
+        has, if it has any
+
+    Returns
+    -------
+    a `Report`
+    """
     logs = data.splits
     if not logs:
         raise wrong("a data set with a log", "articles alone")

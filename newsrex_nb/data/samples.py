@@ -16,7 +16,23 @@ from .schema import owner
 # %% ../../nbs/data/samples.ipynb #samples
 @dataclasses.dataclass
 class Samples:
-    "One sample per click of an impression that also has candidates without a click."
+    """One sample per click of an impression that also has candidates without a click.
+
+    Parameters
+    ----------
+    impression
+        (S,) the impression of each sample
+    clicked
+        (S,) flat position of the clicked candidate
+    negatives
+        flat positions of all candidates without a click, in order
+    first
+        (S,) where the sample's negatives start
+    count
+        (S,) how many there are
+    skipped
+        clicks of impressions in which every candidate was clicked
+    """
 
     impression: np.ndarray  # (S,) the impression of each sample
     clicked: np.ndarray  # (S,) flat position of the clicked candidate
@@ -30,7 +46,13 @@ class Samples:
 
 # %% ../../nbs/data/samples.ipynb #training-samples
 def training_samples(behaviors):  # labelled `Behaviors`
-    "All training samples of the impressions."
+    """All training samples of the impressions.
+
+    Parameters
+    ----------
+    behaviors
+        labelled `Behaviors`
+    """
     if behaviors.labels is None:
         raise wrong("labelled impressions to train on", "impressions without labels")
     clicks = np.flatnonzero(behaviors.labels > 0)
@@ -55,7 +77,21 @@ def draw_negatives(
     rng,  # NumPy generator
 ):  # (S, K) flat positions
     """Draws the negatives of every sample, without replacement as long as there are
-    enough."""
+    enough.
+
+    Parameters
+    ----------
+    samples
+        `Samples`
+    negatives
+        K, per sample
+    rng
+        NumPy generator
+
+    Returns
+    -------
+    (S, K) flat positions
+    """
     count = samples.count
     pool = np.where(count >= negatives, count, -(-negatives // count) * count)
     picks = np.empty((len(samples), negatives), np.int64)
@@ -74,7 +110,21 @@ def balanced(
     loads,  # (S,)
     rng,  # NumPy generator
 ):  # (B, n): the same classes, such that the columns' loads are alike
-    "Gives, class by class, the sample that adds most to the batch that has least."
+    """Gives, class by class, the sample that adds most to the batch that has least.
+
+    Parameters
+    ----------
+    classes
+        (B, n) numbers of samples, -1 = filler
+    loads
+        (S,)
+    rng
+        NumPy generator
+
+    Returns
+    -------
+    (B, n): the same classes, such that the columns' loads are alike
+    """
     loads = np.append(loads, 0)
     held = rng.random(classes.shape[1])
     out = np.empty_like(classes)
@@ -102,7 +152,26 @@ def arrange(
     rng,  # NumPy generator; None keeps the samples in their order
     loads=None,  # (S,) what has to be encoded for each sample, in words for example
 ):  # (steps, B) numbers of samples, -1 = filler; each batch of a shuffled epoch is sorted by length
-    "Deals the samples of an epoch to batches that are alike in lengths and load."
+    """Deals the samples of an epoch to batches that are alike in lengths and load.
+
+    Parameters
+    ----------
+    lengths
+        (S,) history length or number of nodes of each sample
+    batch_size
+        B
+    window
+        steps that are dealt together
+    rng
+        NumPy generator; None keeps the samples in their order
+    loads : default None
+        (S,) what has to be encoded for each sample, in words for example
+
+    Returns
+    -------
+    (steps, B) numbers of samples, -1 = filler; each batch of a shuffled epoch is sorted
+    by length
+    """
     total = len(lengths)
     steps = -(-total // batch_size)
     if rng is None:

@@ -17,7 +17,25 @@ from ..core import Sizes, patch_to, wrong
 @dataclasses.dataclass
 class News:
     """One row per article, row 0 = padding; every column has as many entries as there
-    are rows."""
+    are rows.
+
+    Parameters
+    ----------
+    ids
+        (N,) strings, ids[0] = ""
+    title
+        N strings
+    abstract
+        N strings, "" where there is none
+    category
+        N strings
+    subcategory
+        N strings
+    entities
+        N lists of entity ids named in the title, in order of appearance
+    published : default None
+        (N,) int64 seconds, -1 = unknown; None: no field
+    """
 
     ids: np.ndarray  # (N,) strings, ids[0] = ""
     title: list  # N strings
@@ -70,7 +88,20 @@ def news_table(
     unknown=False,  # whether to add the row that stands for unknown articles
 ):  # a `News` with the padding row in front
     """Builds the news table from one dict per article; fields that are missing are
-    empty."""
+    empty.
+
+    Parameters
+    ----------
+    articles
+        dicts with `id` and any of title, abstract, category, subcategory, entities,
+        published
+    unknown : default False
+        whether to add the row that stands for unknown articles
+
+    Returns
+    -------
+    a `News` with the padding row in front
+    """
     rows = [{"id": ""}, *articles, *([{"id": UNKNOWN}] if unknown else [])]
     fields = "title", "abstract", "category", "subcategory"
     dates = [row.get("published") for row in rows]
@@ -91,7 +122,17 @@ def check_offsets(
     offsets,  # (n + 1,) where each list begins
     total,  # length of the flat array
 ):
-    "Raises unless `offsets` climb from 0 to `total`."
+    """Raises unless `offsets` climb from 0 to `total`.
+
+    Parameters
+    ----------
+    what
+        whose offsets they are, for the message
+    offsets
+        (n + 1,) where each list begins
+    total
+        length of the flat array
+    """
     spans = len(offsets) and not offsets[0] and offsets[-1] == total
     if not spans or (np.diff(offsets) < 0).any():
         raise wrong(
@@ -103,7 +144,17 @@ def check_offsets(
 @dataclasses.dataclass
 class Histories:
     """Distinct click histories, oldest click first, at full length; history 0 is the
-    empty one."""
+    empty one.
+
+    Parameters
+    ----------
+    rows
+        (clicks,) int32 rows of the news table
+    offsets
+        (S + 1,) int64; history s owns rows[offsets[s]:offsets[s+1]]
+    clicked_at : default None
+        (clicks,) int64 seconds; None: the log does not say
+    """
 
     rows: np.ndarray  # (clicks,) int32 rows of the news table
     offsets: np.ndarray  # (S + 1,) int64; history s owns rows[offsets[s]:offsets[s+1]]
@@ -130,7 +181,17 @@ class Histories:
 def make_histories(
     lists,  # click lists, each a sequence of rows
 ):  # (`Histories`, number of each list's history)
-    "Stores every distinct list once, in order of first appearance after the empty one."
+    """Stores every distinct list once, in order of first appearance after the empty one.
+
+    Parameters
+    ----------
+    lists
+        click lists, each a sequence of rows
+
+    Returns
+    -------
+    (`Histories`, number of each list's history)
+    """
     numbers, distinct = {(): 0}, [()]
     numbered = []
     for rows in lists:
@@ -151,7 +212,20 @@ def last(
     numbers,  # (B,) numbers of histories
     length,  # clicks to keep
 ):  # (B, length) int32 rows: the last clicks, oldest first, padded on the right with row 0
-    "The last `length` clicks of each history as a matrix of rows."
+    """The last `length` clicks of each history as a matrix of rows.
+
+    Parameters
+    ----------
+    numbers
+        (B,) numbers of histories
+    length
+        clicks to keep
+
+    Returns
+    -------
+    (B, length) int32 rows: the last clicks, oldest first, padded on the right with row
+    0
+    """
     numbers = np.asarray(numbers)
     end = self.offsets[numbers + 1]
     start = np.maximum(self.offsets[numbers], end - length)
@@ -163,7 +237,27 @@ def last(
 # %% ../../nbs/data/schema.ipynb #behaviors
 @dataclasses.dataclass
 class Behaviors:
-    "Impressions: who saw which candidates when, and which of them were clicked."
+    """Impressions: who saw which candidates when, and which of them were clicked.
+
+    Parameters
+    ----------
+    ids
+        (B,) impression ids, as the file names them
+    user
+        (B,) int32 rows of the data set's users, 0 = unknown
+    time
+        (B,) int64 seconds, naive
+    history
+        (B,) int32 numbers of histories
+    candidates
+        (candidates,) int32 rows of the news table
+    offsets
+        (B + 1,) int64 places in candidates, where impressions begin
+    labels
+        (candidates,) int8, 1 = clicked; None where nothing is known
+    histories
+        shared by all splits of a data set
+    """
 
     ids: np.ndarray  # (B,) impression ids, as the file names them
     user: np.ndarray  # (B,) int32 rows of the data set's users, 0 = unknown
@@ -235,7 +329,19 @@ def segments(
     offsets,  # (B + 1,) offsets of a flat array
     index,  # numbers of segments
 ):  # (flat positions of their entries, offsets of the result)
-    "Where the entries of some segments stand in the flat array, segment after segment."
+    """Where the entries of some segments stand in the flat array, segment after segment.
+
+    Parameters
+    ----------
+    offsets
+        (B + 1,) offsets of a flat array
+    index
+        numbers of segments
+
+    Returns
+    -------
+    (flat positions of their entries, offsets of the result)
+    """
     lengths = np.diff(offsets)[index]
     new = np.concatenate([[0], np.cumsum(lengths)])
     return np.repeat(offsets[:-1][index] - new[:-1], lengths) + np.arange(new[-1]), new
@@ -245,7 +351,19 @@ def take(
     behaviors,  # a `Behaviors`
     index,  # numbers of impressions, in any order, or a mask
 ):  # the chosen ones; histories are shared, not copied
-    "Some impressions of `behaviors`, in the order of `index`."
+    """Some impressions of `behaviors`, in the order of `index`.
+
+    Parameters
+    ----------
+    behaviors
+        a `Behaviors`
+    index
+        numbers of impressions, in any order, or a mask
+
+    Returns
+    -------
+    the chosen ones; histories are shared, not copied
+    """
     index = np.arange(len(behaviors))[index]
     flat, offsets = segments(behaviors.offsets, index)
     return dataclasses.replace(
@@ -263,7 +381,17 @@ def take(
 def owner(
     offsets,  # (B + 1,) offsets
 ):  # (candidates,) the segment that each flat position belongs to
-    "The number of the segment that owns each position of a flat array."
+    """The number of the segment that owns each position of a flat array.
+
+    Parameters
+    ----------
+    offsets
+        (B + 1,) offsets
+
+    Returns
+    -------
+    (candidates,) the segment that each flat position belongs to
+    """
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 # %% ../../nbs/data/schema.ipynb #merge
@@ -271,7 +399,15 @@ def merge(
     first,  # `Behaviors`
     second,  # `Behaviors` of the same data set
 ):
-    "The impressions of both, in this order."
+    """The impressions of both, in this order.
+
+    Parameters
+    ----------
+    first
+        `Behaviors`
+    second
+        `Behaviors` of the same data set
+    """
     if first.histories is not second.histories:
         raise wrong("two splits of one data set", "splits that share no histories")
     if (first.labels is None) != (second.labels is None):
@@ -288,7 +424,20 @@ def order_users(
     users,  # ids by provisional number, users[0] = ""
     splits,  # `Behaviors` with provisional numbers, the training split first; None where there is none
 ):  # (ids, splits) with the final numbers
-    "Numbers the users so that those of the first split come first."
+    """Numbers the users so that those of the first split come first.
+
+    Parameters
+    ----------
+    users
+        ids by provisional number, users[0] = ""
+    splits
+        `Behaviors` with provisional numbers, the training split first; None where
+        there is none
+
+    Returns
+    -------
+    (ids, splits) with the final numbers
+    """
     seen = np.zeros(len(users), bool)
     if splits[0] is not None:
         seen[splits[0].user] = True
@@ -304,7 +453,31 @@ def order_users(
 # %% ../../nbs/data/schema.ipynb #dataset
 @dataclasses.dataclass
 class Dataset:
-    "A news table, up to three splits of one log, and the features that models read."
+    """A news table, up to three splits of one log, and the features that models read.
+
+    Parameters
+    ----------
+    name
+        what results call it
+    news
+        the news table
+    users
+        user ids, users[0] = ""; those of the training split come first
+    train
+        what models learn from
+    valid
+        what epochs are chosen on; None where there is none
+    test
+        what is reported; None where there is none
+    features
+        the registry of columns, see `data.features`
+    notes : default dataclasses.field(default_factory=dict)
+        counts worth reporting
+    key : default ''
+        fingerprint of everything that made it
+    oracle : default None
+        the utility behind the clicks; toy world only
+    """
 
     name: str  # what results call it
     news: News  # the news table
@@ -350,7 +523,13 @@ class Dataset:
 # %% ../../nbs/data/schema.ipynb #dataset-split
 @patch_to(Dataset)
 def split(self, name):  # "train", "valid" or "test"
-    "The behaviors of one split, or the sentence that names the splits there are."
+    """The behaviors of one split, or the sentence that names the splits there are.
+
+    Parameters
+    ----------
+    name
+        "train", "valid" or "test"
+    """
     if name not in self.splits:
         raise wrong(f"a split of {self.name} ({', '.join(self.splits)})", repr(name))
     return self.splits[name]
@@ -358,5 +537,11 @@ def split(self, name):  # "train", "valid" or "test"
 # %% ../../nbs/data/schema.ipynb #dataset-hour
 @patch_to(Dataset)
 def hour(self, time):  # seconds, a number or an array
-    "Whole hours since the log's first hour; what was before it counts as in it."
+    """Whole hours since the log's first hour; what was before it counts as in it.
+
+    Parameters
+    ----------
+    time
+        seconds, a number or an array
+    """
     return np.maximum((np.asarray(time) - self.start) // 3600, 0).astype(np.int32)

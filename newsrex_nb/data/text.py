@@ -19,7 +19,13 @@ TOKENIZERS = {}  # name -> function without arguments that returns a tokenizer; 
 # %% ../../nbs/data/text.ipynb #tokenizer
 def tokenizer(name):  # what a recipe calls it, or a pattern with * for a family
     """Registers a function that makes a tokenizer, a function from a text to its list
-    of tokens."""
+    of tokens.
+
+    Parameters
+    ----------
+    name
+        what a recipe calls it, or a pattern with * for a family
+    """
 
     def register(factory):
         TOKENIZERS[name] = factory
@@ -32,7 +38,19 @@ def make_tokenizer(
     name,  # of a registered tokenizer, or of one of a registered family
     pieces=(),  # what a saved vocabulary holds of it; nothing: it is found by its name
 ):  # a function from a text to its list of tokens
-    "The tokenizer of a name."
+    """The tokenizer of a name.
+
+    Parameters
+    ----------
+    name
+        of a registered tokenizer, or of one of a registered family
+    pieces : default ()
+        what a saved vocabulary holds of it; nothing: it is found by its name
+
+    Returns
+    -------
+    a function from a text to its list of tokens
+    """
     key = next((key for key in TOKENIZERS if fnmatch.fnmatchcase(str(name), key)), name)
     make = TOKENIZERS[one_of("tokenizer", key, TOKENIZERS)]
     return make(name, pieces) if "*" in key else make()
@@ -49,7 +67,19 @@ def tokenize(
     text,  # any string
     tokenizer="word",  # the name of a registered tokenizer
 ):  # list of tokens
-    "Cuts one text into tokens."
+    """Cuts one text into tokens.
+
+    Parameters
+    ----------
+    text
+        any string
+    tokenizer : default 'word'
+        the name of a registered tokenizer
+
+    Returns
+    -------
+    list of tokens
+    """
     return make_tokenizer(tokenizer)(text)
 
 # %% ../../nbs/data/text.ipynb #numbering
@@ -62,7 +92,15 @@ class Numbering(dict):
 
 # %% ../../nbs/data/text.ipynb #tokens
 class Tokens:
-    "Texts as flat numbers of words, each distinct text cut once."
+    """Texts as flat numbers of words, each distinct text cut once.
+
+    Parameters
+    ----------
+    texts
+        strings
+    tokenizer
+        a tokenizer, or the name of a registered one
+    """
 
     def __init__(
         self,
@@ -106,7 +144,15 @@ PAD, UNK = 0, 1  # the numbers that no word has
 
 # %% ../../nbs/data/text.ipynb #vocabulary
 class Vocabulary:
-    "Words by number: 0 pads, 1 is unknown, `words[i]` has number `i + 2`."
+    """Words by number: 0 pads, 1 is unknown, `words[i]` has number `i + 2`.
+
+    Parameters
+    ----------
+    words
+        the words, in the order of their numbers
+    tokenizer
+        the name of the tokenizer that texts are cut with
+    """
 
     def __init__(
         self,
@@ -123,7 +169,17 @@ class Vocabulary:
         min_count,  # words that occur less often are unknown
         tokenizer,  # the name of a registered tokenizer
     ):
-        "The words of `texts`, the most frequent first and equals alphabetically."
+        """The words of `texts`, the most frequent first and equals alphabetically.
+
+        Parameters
+        ----------
+        *texts
+            lists of strings, or `Tokens`
+        min_count
+            words that occur less often are unknown
+        tokenizer
+            the name of a registered tokenizer
+        """
         total = {}
         for field in texts:
             tokens = field if isinstance(field, Tokens) else Tokens(field, tokenizer)
@@ -142,7 +198,19 @@ def encode(
     texts,  # N strings, or `Tokens`
     length,  # L, words kept of each text
 ):  # (N, L) int32 numbers, padded with 0 on the right
-    "The numbers of the first `length` words of each text."
+    """The numbers of the first `length` words of each text.
+
+    Parameters
+    ----------
+    texts
+        N strings, or `Tokens`
+    length
+        L, words kept of each text
+
+    Returns
+    -------
+    (N, L) int32 numbers, padded with 0 on the right
+    """
     tokens = texts if isinstance(texts, Tokens) else Tokens(texts, self.tokenizer)
     known = [self.number.get(word, UNK) for word in tokens.words]
     numbers = np.array([*known, PAD], np.int32)[tokens.flat]

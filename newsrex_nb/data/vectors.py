@@ -21,7 +21,21 @@ def numbers(
     width,  # numbers that a vector has
     place,  # file and line, for the message
 ):  # (name as bytes, (width,) float32)
-    "One line as a name and its numbers."
+    """One line as a name and its numbers.
+
+    Parameters
+    ----------
+    fields
+        one line's fields, the name first
+    width
+        numbers that a vector has
+    place
+        file and line, for the message
+
+    Returns
+    -------
+    (name as bytes, (width,) float32)
+    """
     try:
         values = [float(f) for f in fields[-width:]]
     except ValueError:
@@ -57,7 +71,19 @@ def read_slice(
     path,  # what `save_vectors` wrote
     wanted,  # names
 ):  # (dict from name to (width,) float32, width)
-    "The vectors of the wanted names in a slice."
+    """The vectors of the wanted names in a slice.
+
+    Parameters
+    ----------
+    path
+        what `save_vectors` wrote
+    wanted
+        names
+
+    Returns
+    -------
+    (dict from name to (width,) float32, width)
+    """
     from safetensors import SafetensorError
 
     try:
@@ -107,7 +133,21 @@ def read_vectors(
     wanted,  # names
     separator=" ",  # what stands between the fields
 ):  # (dict from name to (width,) float32, width)
-    "The vectors of the wanted names; where a name occurs twice, the first line counts."
+    """The vectors of the wanted names; where a name occurs twice, the first line counts.
+
+    Parameters
+    ----------
+    path
+        a file with a vector per line, as `open_bytes` takes it, a slice, or a name
+    wanted
+        names
+    separator : default ' '
+        what stands between the fields
+
+    Returns
+    -------
+    (dict from name to (width,) float32, width)
+    """
     path = find_vectors(path)
     if str(path).endswith(".safetensors"):
         return read_slice(path, wanted)
@@ -131,7 +171,23 @@ def save_vectors(
     words,  # the vocabulary, such as `data.features.vocabulary["words"]`
     dtype="float32",  # of the numbers: "float32" or "float16", half the size and rounded
 ):  # how many of the words have a vector
-    "Writes the vectors of a vocabulary as a small file that stands for the large one."
+    """Writes the vectors of a vocabulary as a small file that stands for the large one.
+
+    Parameters
+    ----------
+    path
+        of the slice, `….safetensors`
+    vectors
+        what `read_vectors` takes: a file or a name
+    words
+        the vocabulary, such as `data.features.vocabulary["words"]`
+    dtype : default 'float32'
+        of the numbers: "float32" or "float16", half the size and rounded
+
+    Returns
+    -------
+    how many of the words have a vector
+    """
     from safetensors.numpy import save_file
 
     one_of("dtype", dtype, ("float32", "float16"))
@@ -154,7 +210,23 @@ def read_word_vectors(
     missing="normal",  # rows without a vector: "normal" or "zero"
     seed=0,  # of the draw for missing words
 ):  # (matrix (len(words) + 2, E) float32, count of words that were found)
-    "A matrix with the vectors of a vocabulary."
+    """A matrix with the vectors of a vocabulary.
+
+    Parameters
+    ----------
+    path
+        what `read_vectors` takes: a file, a slice or a name
+    words
+        the vocabulary's words; words[i] has number i + 2
+    missing : default 'normal'
+        rows without a vector: "normal" or "zero"
+    seed : default 0
+        of the draw for missing words
+
+    Returns
+    -------
+    (matrix (len(words) + 2, E) float32, count of words that were found)
+    """
     one_of("missing", missing, ("normal", "zero"))
     by_name, width = read_vectors(path, words)
     if not by_name:
@@ -180,7 +252,21 @@ def give_words(
     path,  # of word vectors
     seed,  # of the draw for missing words
 ):  # how many words have a vector, such as "812 of 950"
-    "Reads the word vectors of a data set."
+    """Reads the word vectors of a data set.
+
+    Parameters
+    ----------
+    features
+        the `Features` of a data set
+    path
+        of word vectors
+    seed
+        of the draw for missing words
+
+    Returns
+    -------
+    how many words have a vector, such as "812 of 950"
+    """
     words = features.vocabulary["words"]
     features.word_vectors, count = read_word_vectors(
         path, words, features.recipe["missing_words"], seed
@@ -192,7 +278,19 @@ def read_entity_vectors(
     paths,  # files, as `open_bytes` takes them; those that do not exist are passed over
     entities,  # the vocabulary's entities; entities[i] has number i + 1
 ):  # (len(entities) + 1, E) float32, row 0 is padding; None if there is no file
-    "A matrix with the vectors of a vocabulary's entities."
+    """A matrix with the vectors of a vocabulary's entities.
+
+    Parameters
+    ----------
+    paths
+        files, as `open_bytes` takes them; those that do not exist are passed over
+    entities
+        the vocabulary's entities; entities[i] has number i + 1
+
+    Returns
+    -------
+    (len(entities) + 1, E) float32, row 0 is padding; None if there is no file
+    """
     by_name, widths = {}, {}
     for path in paths:
         if not os.path.exists(path[0] if isinstance(path, tuple) else path):
@@ -213,7 +311,13 @@ def read_entity_vectors(
 def sentence_model(
     name,  # a folder, or a name that the package sentence-transformers knows
 ):
-    "The model of this name, loaded once."
+    """The model of this name, loaded once.
+
+    Parameters
+    ----------
+    name
+        a folder, or a name that the package sentence-transformers knows
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -230,7 +334,21 @@ def sentence_vectors(
     texts,  # N strings
     batch_size=64,  # texts that the model reads at once
 ):  # (N, E) float32
-    "One vector per text, in the order of the texts."
+    """One vector per text, in the order of the texts.
+
+    Parameters
+    ----------
+    name
+        of a sentence-transformers model
+    texts
+        N strings
+    batch_size : default 64
+        texts that the model reads at once
+
+    Returns
+    -------
+    (N, E) float32
+    """
     vectors = sentence_model(name).encode(
         list(texts),
         batch_size=batch_size,

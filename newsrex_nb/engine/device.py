@@ -36,7 +36,22 @@ def program(
     name,  # under which the program is kept
     function,  # called as function(*arguments) while the model's variables have the given values
 ):  # a function of (values, *arguments), compiled per shape
-    "A jitted function of weights and arrays, one per model, name and precision."
+    """A jitted function of weights and arrays, one per model, name and precision.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    name
+        under which the program is kept
+    function
+        called as function(*arguments) while the model's variables have the given
+        values
+
+    Returns
+    -------
+    a function of (values, *arguments), compiled per shape
+    """
     import keras
 
     if keras.config.backend() != "jax":
@@ -54,7 +69,19 @@ def eager(
     values,  # not needed: the model's variables have them
     *arguments,  # arrays, and trees of arrays
 ):
-    "What a program does where there is no JAX."
+    """What a program does where there is no JAX.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    function
+        called as function(model, *arguments)
+    values
+        not needed: the model's variables have them
+    *arguments
+        arrays, and trees of arrays
+    """
     import keras
 
     still = contextlib.nullcontext()
@@ -87,7 +114,19 @@ def host_tables(
     model,  # a `NewsRecommender`
     features,  # `Features` of a data set
 ):  # {name: array}
-    "The columns and tables that `model` reads, cut to their width."
+    """The columns and tables that `model` reads, cut to their width.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    features
+        `Features` of a data set
+
+    Returns
+    -------
+    {name: array}
+    """
     names = [*model.reads, *model.tables]
     if model.graph and model.graph not in PLANNERS:
         names.append(model.graph)
@@ -104,7 +143,12 @@ def host_tables(
 
 # %% ../../nbs/engine/device.ipynb #device-tables
 def device_tables(model, features):  # as `host_tables` takes them
-    "The same on the device: {name: device array}."
+    """The same on the device: {name: device array}.
+
+    Returns
+    -------
+    as `host_tables` takes them
+    """
     import keras
 
     return {
@@ -118,7 +162,17 @@ BUDGET = 2 << 30  # bytes
 # %% ../../nbs/engine/device.ipynb #tables
 class Tables:
     """What a model reads, whole on the device, or, beyond a budget, the rows of one
-    call at a time."""
+    call at a time.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    features
+        `Features` of a data set
+    budget : default BUDGET
+        bytes that article columns may take on the device
+    """
 
     def __init__(
         self,
@@ -145,7 +199,13 @@ def at(
     self,
     *rows,  # int32 arrays of any shapes
 ):
-    "The tables for a call that names `rows`, and `rows` as they are numbered there."
+    """The tables for a call that names `rows`, and `rows` as they are numbered there.
+
+    Parameters
+    ----------
+    *rows
+        int32 arrays of any shapes
+    """
     if not self.streamed:
         return self.device, rows
     distinct = np.unique(np.concatenate([[0], *(r.ravel() for r in rows)]))

@@ -16,7 +16,19 @@ def group_of(
     lengths,  # (N, F) true lengths of F text fields
     widths,  # (G, F) widths, growing along G; the last group holds every row
 ):  # (N,) numbers of groups
-    "The first group that holds each row."
+    """The first group that holds each row.
+
+    Parameters
+    ----------
+    lengths
+        (N, F) true lengths of F text fields
+    widths
+        (G, F) widths, growing along G; the last group holds every row
+
+    Returns
+    -------
+    (N,) numbers of groups
+    """
     fits = (lengths[:, None, :] <= widths[None, :, :]).all(-1)
     return np.argmax(fits, axis=1)
 
@@ -55,7 +67,21 @@ def choose_widths(
     often,  # (N,) how often each row is encoded
     groups=4,  # groups at most
 ):  # (G, F) int widths
-    "Widths that make the padded text of all encoded rows as short as possible."
+    """Widths that make the padded text of all encoded rows as short as possible.
+
+    Parameters
+    ----------
+    lengths
+        (N, F) true lengths of F text fields
+    often
+        (N,) how often each row is encoded
+    groups : default 4
+        groups at most
+
+    Returns
+    -------
+    (G, F) int widths
+    """
     profiles, index = np.unique(lengths, axis=0, return_inverse=True)
     weight = np.bincount(index.ravel(), weights=often)
     top = np.maximum(profiles.max(axis=0), 1)
@@ -80,7 +106,17 @@ def choose_widths(
 def distinct(
     slots,  # (S, W) non-negative integers: what each slot of S batches names
 ):  # (values (S, W) sorted, slot of each value, whether it is the first of its run)
-    "Sorts the names of each batch and marks the first of every run of equal ones."
+    """Sorts the names of each batch and marks the first of every run of equal ones.
+
+    Parameters
+    ----------
+    slots
+        (S, W) non-negative integers: what each slot of S batches names
+
+    Returns
+    -------
+    (values (S, W) sorted, slot of each value, whether it is the first of its run)
+    """
     bits = max(int(slots.shape[1] - 1).bit_length(), 1)
     key = (slots.astype(np.int64) << bits) | np.arange(slots.shape[1])
     key.sort(axis=1)
@@ -97,7 +133,23 @@ def demand(
     group,  # (N,) group of each row
     groups,  # how many groups
 ):  # (S, G) distinct rows of each group in each batch
-    "How many distinct rows of each group every batch needs."
+    """How many distinct rows of each group every batch needs.
+
+    Parameters
+    ----------
+    values
+        as `distinct` returns them
+    first
+        as `distinct` returns them
+    group
+        (N,) group of each row
+    groups
+        how many groups
+
+    Returns
+    -------
+    (S, G) distinct rows of each group in each batch
+    """
     batches = len(values)
     step = np.broadcast_to(np.arange(batches)[:, None], values.shape)[first]
     cells = step * groups + group[values[first]]
@@ -124,7 +176,19 @@ def choose_capacities(
     needs,  # (batches, G) distinct rows wanted, over all batches of all epochs
     cost,  # (G,) cost of one place of each group
 ):  # (G,) places such that every batch fits when full groups spill upwards
-    "Places per group at the lowest total cost."
+    """Places per group at the lowest total cost.
+
+    Parameters
+    ----------
+    needs
+        (batches, G) distinct rows wanted, over all batches of all epochs
+    cost
+        (G,) cost of one place of each group
+
+    Returns
+    -------
+    (G,) places such that every batch fits when full groups spill upwards
+    """
     quantiles = [0.95] * needs.shape[1]
     best = capacities_at(needs, quantiles)
     for _ in range(2):
@@ -140,7 +204,15 @@ def choose_capacities(
 @dataclasses.dataclass
 class Allocated:
     """Rows of S batches in groups, and where each slot finds its row in the
-    concatenation of the groups."""
+    concatenation of the groups.
+
+    Parameters
+    ----------
+    rows
+        per group (S, places) int32, 0 = filler
+    position
+        (S, W) int32
+    """
 
     rows: tuple  # per group (S, places) int32, 0 = filler
     position: np.ndarray  # (S, W) int32
@@ -186,7 +258,21 @@ def allocate(
     group,  # (N,) group of each row
     places,  # (G,) capacities
 ):  # `Allocated`
-    "Gives every distinct row of a batch a place in its group, or in a wider one."
+    """Gives every distinct row of a batch a place in its group, or in a wider one.
+
+    Parameters
+    ----------
+    slots
+        (S, W) int32 rows, one column of which is always row 0
+    group
+        (N,) group of each row
+    places
+        (G,) capacities
+
+    Returns
+    -------
+    `Allocated`
+    """
     values, place, first = distinct(slots)
     rows, position = _placed(values, first, group, places)
     return Allocated(rows, _slot_positions(position, place, first))
@@ -210,7 +296,22 @@ def choose_blocks(
     blocks=3,  # blocks at most
     power=1,  # of the width that a sample costs
 ):  # list of (samples, width)
-    "Cuts a batch into blocks of one history width each, at the lowest total cost."
+    """Cuts a batch into blocks of one history width each, at the lowest total cost.
+
+    Parameters
+    ----------
+    longest
+        (B,) largest history length at each place of the batch, over all batches;
+        places sorted by length
+    blocks : default 3
+        blocks at most
+    power : default 1
+        of the width that a sample costs
+
+    Returns
+    -------
+    list of (samples, width)
+    """
     longest = np.maximum(np.maximum.accumulate(longest), 1)
     places = len(longest)
     if places < 8:

@@ -50,7 +50,13 @@ def tree_shapes(leaves):
 # %% ../../nbs/engine/scoring.ipynb #encode-rows
 @functools.lru_cache(maxsize=None)
 def encode_rows(widths):  # ((column, width), …)
-    "The function that encodes article rows at these text widths."
+    """The function that encodes article rows at these text widths.
+
+    Parameters
+    ----------
+    widths
+        ((column, width), …)
+    """
 
     def encode(model, tables, rows):
         from newsrex_nb.models.base import columns
@@ -113,7 +119,13 @@ def _tile_context(model, tables, catalogue, at, rows, user, hour):
 def score_tiles(
     clicks=None,  # that the longest history has; None: as many as the model keeps
 ):
-    "The function that gives logits of tiles: one state, a few candidates."
+    """The function that gives logits of tiles: one state, a few candidates.
+
+    Parameters
+    ----------
+    clicks : default None
+        that the longest history has; None: as many as the model keeps
+    """
 
     def score(
         model,
@@ -140,7 +152,25 @@ def score_tiles(
 
 # %% ../../nbs/engine/scoring.ipynb #scorer
 class Scorer:
-    "Scores impressions of a data set, from caches within a memory budget."
+    """Scores impressions of a data set, from caches within a memory budget.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    budget : default BUDGET
+        bytes that caches may take, and that article columns may take
+    rows : default 1024
+        articles of a call
+    width : default None
+        candidates of a tile, None: few where a pair is dear
+    users : default None
+        states of a call; None: as many as the model allows
+    watch : default None
+        called as watch(stage, arrays) when a stage has been dispatched
+    """
 
     def __init__(
         self,
@@ -192,7 +222,13 @@ def subgraph(
     *places,  # at most so many nodes, where the planner can do with fewer
 ):
     """Node rows, their places in the catalogue, adjacency and mapping, where the
-    model's graph is a planner."""
+    model's graph is a planner.
+
+    Parameters
+    ----------
+    *places
+        at most so many nodes, where the planner can do with fewer
+    """
     if self.planner is None:
         return None
     nodes, adjacency, mapping = self.planner.plan(numbers, clicked, *places)
@@ -337,7 +373,21 @@ def call_widths(
     longest,  # (calls,) what each call has to hold
     few=1,  # calls from which on a narrow program pays
 ):  # (calls,) widths
-    "The width of each call."
+    """The width of each call.
+
+    Parameters
+    ----------
+    widths
+        that programs are made for, growing
+    longest
+        (calls,) what each call has to hold
+    few : default 1
+        calls from which on a narrow program pays
+
+    Returns
+    -------
+    (calls,) widths
+    """
     kind = np.searchsorted(widths, longest)
     for k in range(len(widths) - 1):
         if np.count_nonzero(kind == k) < few and (kind > k).any():
@@ -388,7 +438,19 @@ def tiles_of(
     width,  # candidates of a tile
 ):  # (impression (T,), flat positions (T, width), whether they exist (T, width))
     """Cuts candidate lists into tiles of one impression and at most `width` candidates
-    each."""
+    each.
+
+    Parameters
+    ----------
+    offsets
+        (B + 1,) offsets of candidate lists
+    width
+        candidates of a tile
+
+    Returns
+    -------
+    (impression (T,), flat positions (T, width), whether they exist (T, width))
+    """
     tiles = -(-np.diff(offsets) // width)
     impression = np.repeat(np.arange(len(tiles)), tiles)
     nth = np.arange(tiles.sum()) - np.repeat(np.cumsum(tiles) - tiles, tiles)
@@ -402,7 +464,15 @@ def cut_tiles(
     lengths,  # clicks of each tile's history
     few=32,  # calls for which a program of its own does not pay
 ):
-    "Tiles by clicks wanted of their states: yields (clicks, numbers of the tiles)."
+    """Tiles by clicks wanted of their states: yields (clicks, numbers of the tiles).
+
+    Parameters
+    ----------
+    lengths
+        clicks of each tile's history
+    few : default 32
+        calls for which a program of its own does not pay
+    """
     kind = np.searchsorted(scorer.cuts[:-1], lengths)
     for i, cut in enumerate(scorer.cuts):
         same = np.flatnonzero(kind == i)
@@ -489,7 +559,24 @@ def scores(
     split="test",  # "train", "valid", "test", or `Behaviors` of this data set
     **options,  # of `Scorer`
 ):  # (candidates,) float32 logits, flat, in the order of the split's candidates
-    "Scores every candidate of every impression, those of a model from caches."
+    """Scores every candidate of every impression, those of a model from caches.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`, or anything with `scores(behaviors)`, such as a
+        baseline
+    data
+        a `Dataset`
+    split : default 'test'
+        "train", "valid", "test", or `Behaviors` of this data set
+    **options
+        of `Scorer`
+
+    Returns
+    -------
+    (candidates,) float32 logits, flat, in the order of the split's candidates
+    """
     import keras
 
     behaviors = data.split(split) if isinstance(split, str) else split

@@ -24,7 +24,13 @@ class RandomScores:
 
 # %% ../../nbs/evaluate/baselines.ipynb #popularity
 class ClicksSoFar:
-    "The number of clicks a candidate had in the hours before the impression's own."
+    """The number of clicks a candidate had in the hours before the impression's own.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    """
 
     def __init__(self, data):  # a `Dataset`
         self.data = data
@@ -73,7 +79,19 @@ def baselines(
     data,  # a `Dataset`
     seed=0,  # of the random scores
 ):  # {name: baseline}
-    "The baselines of every table; the oracle only where the clicks' utility is known."
+    """The baselines of every table; the oracle only where the clicks' utility is known.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    seed : default 0
+        of the random scores
+
+    Returns
+    -------
+    {name: baseline}
+    """
     table = {
         "random": RandomScores(seed),
         "popularity": ClicksSoFar(data),

@@ -18,7 +18,19 @@ def user_sums(
     values,  # (K, B) one row per model and seed
     user,  # (B,) whose impressions; 0 = unknown, taken as a user each
 ):  # sums (K, U) and counts (U,)
-    "Adds up the impressions of each user."
+    """Adds up the impressions of each user.
+
+    Parameters
+    ----------
+    values
+        (K, B) one row per model and seed
+    user
+        (B,) whose impressions; 0 = unknown, taken as a user each
+
+    Returns
+    -------
+    sums (K, U) and counts (U,)
+    """
     user = np.asarray(user, np.int64)
     nobody = user == 0
     alone = np.where(nobody, user.max(initial=0) + np.cumsum(nobody), user)
@@ -33,7 +45,23 @@ def drawn_means(
     draws,  # R
     rng,  # NumPy generator
 ):  # (R, K)
-    "The K means over users drawn with replacement, R times."
+    """The K means over users drawn with replacement, R times.
+
+    Parameters
+    ----------
+    sums
+        (K, U) of each user
+    counts
+        (U,) impressions of each user
+    draws
+        R
+    rng
+        NumPy generator
+
+    Returns
+    -------
+    (R, K)
+    """
     users = len(counts)
     both = np.vstack([sums, counts]).T
     means = []
@@ -48,7 +76,13 @@ def drawn_means(
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #student
 def student(freedom):  # degrees of freedom, 1 or more
-    "Student's t: a function from values to the share below, and one from shares back."
+    """Student's t: a function from values to the share below, and one from shares back.
+
+    Parameters
+    ----------
+    freedom
+        degrees of freedom, 1 or more
+    """
     freedom = float(np.clip(freedom, 1, 1e5))
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2**15 + 1)
     density = np.maximum(np.cos(angle), 0) ** (freedom - 1)
@@ -67,7 +101,13 @@ def student(freedom):  # degrees of freedom, 1 or more
 def standard_error(
     parts,  # pairs: variance of the mean due to one cause, and its degrees of freedom
 ):
-    "(standard error, degrees of freedom) of what several things cause together."
+    """(standard error, degrees of freedom) of what several things cause together.
+
+    Parameters
+    ----------
+    parts
+        pairs: variance of the mean due to one cause, and its degrees of freedom
+    """
     total = sum(v for v, _ in parts)
     if not total:
         return math.sqrt(total), math.inf
@@ -79,7 +119,17 @@ def smallest_difference(
     level=0.05,  # chance to see a difference where there is none
     power=0.8,  # chance to see this one
 ):
-    "The true difference that would be found with this power."
+    """The true difference that would be found with this power.
+
+    Parameters
+    ----------
+    parts
+        as for `standard_error`
+    level : default 0.05
+        chance to see a difference where there is none
+    power : default 0.8
+        chance to see this one
+    """
     error, freedom = standard_error(parts)
     value = student(freedom)[1]
     return float((value(1 - level / 2) + value(power)) * error)
@@ -87,7 +137,21 @@ def smallest_difference(
 # %% ../../nbs/evaluate/bootstrap.ipynb #estimate
 @dataclasses.dataclass
 class Estimate:
-    "A mean, or a difference of two, and how far it can be trusted."
+    """A mean, or a difference of two, and how far it can be trusted.
+
+    Parameters
+    ----------
+    low
+        of the interval
+    error
+        standard error
+    freedom
+        its degrees of freedom
+    p
+        chance of a value as far from 0 if the truth were 0
+    smallest
+        difference that could be shown
+    """
 
     value: float
     low: float  # of the interval
@@ -132,7 +196,19 @@ def _measured_rows(
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #comparison
 class Comparison:
-    "Models measured on the same impressions; users and seeds are drawn again together."
+    """Models measured on the same impressions; users and seeds are drawn again together.
+
+    Parameters
+    ----------
+    values
+        {model: {seed: (B,) a metric of every impression, NaN = not measured}}
+    user
+        (B,) whose impressions, 0 = unknown
+    draws : default 1000
+        R
+    seed : default 0
+        of the draws
+    """
 
     def __init__(
         self,
@@ -171,7 +247,13 @@ def sd(
     name,
     sample=True,  # whether squares are divided by n - 1, or by n
 ):
-    "The spread of a model's seeds, NaN where there is one."
+    """The spread of a model's seeds, NaN where there is one.
+
+    Parameters
+    ----------
+    sample : default True
+        whether squares are divided by n - 1, or by n
+    """
     means = self.means[name]
     return float(means.std(ddof=sample)) if len(means) > 1 else float("nan")
 
@@ -187,7 +269,13 @@ def _seeds(self, name):
 # %% ../../nbs/evaluate/bootstrap.ipynb #comparison-mean
 @patch_to(Comparison)
 def mean(self, name):  # an `Estimate`
-    "The mean of a model over its seeds, and how far it can be trusted."
+    """The mean of a model over its seeds, and how far it can be trusted.
+
+    Parameters
+    ----------
+    name
+        an `Estimate`
+    """
     users = self.users_only[name].var()
     parts = [(users, max(self.users - 1, 1)), *self._seeds(name)]
     return Estimate.of(self.means[name].mean(), self.draws[name], parts)
@@ -195,7 +283,12 @@ def mean(self, name):  # an `Estimate`
 # %% ../../nbs/evaluate/bootstrap.ipynb #comparison-difference
 @patch_to(Comparison)
 def difference(self, a, b):  # an `Estimate` of a - b
-    "How much better one model is than another."
+    """How much better one model is than another.
+
+    Returns
+    -------
+    an `Estimate` of a - b
+    """
     users = (self.users_only[a] - self.users_only[b]).var()
     parts = [(users, max(self.users - 1, 1)), *self._seeds(a), *self._seeds(b)]
     value = self.means[a].mean() - self.means[b].mean()
@@ -206,7 +299,19 @@ def holm(
     p,  # (pairs,) p-values
     level=0.05,  # chance of even one false difference
 ):  # (pairs,) bool
-    "Which differences stand when all pairs are looked at."
+    """Which differences stand when all pairs are looked at.
+
+    Parameters
+    ----------
+    p
+        (pairs,) p-values
+    level : default 0.05
+        chance of even one false difference
+
+    Returns
+    -------
+    (pairs,) bool
+    """
     p = np.asarray(p)
     order = np.argsort(p, kind="stable")
     passed = np.logical_and.accumulate(p[order] < level / np.arange(len(p), 0, -1))
@@ -216,7 +321,13 @@ def holm(
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #cliques
 def cliques(alike):  # (M, M) bool, symmetric: whether two models are not separated
-    "The largest sets of which all members are alike, each a sorted list."
+    """The largest sets of which all members are alike, each a sorted list.
+
+    Parameters
+    ----------
+    alike
+        (M, M) bool, symmetric: whether two models are not separated
+    """
     near = [set(np.flatnonzero(row)) - {i} for i, row in enumerate(alike)]
     groups = []
 
@@ -233,7 +344,17 @@ def cliques(alike):  # (M, M) bool, symmetric: whether two models are not separa
 # %% ../../nbs/evaluate/bootstrap.ipynb #ranking
 @dataclasses.dataclass
 class Ranking:
-    "Models in the order of their means, and which of them are told apart."
+    """Models in the order of their means, and which of them are told apart.
+
+    Parameters
+    ----------
+    names
+        best first
+    separated
+        (M, M) bool
+    groups
+        of numbers of models
+    """
 
     names: list  # best first
     separated: np.ndarray  # (M, M) bool
@@ -256,7 +377,13 @@ class Ranking:
 # %% ../../nbs/evaluate/bootstrap.ipynb #ranking-rank
 @patch_to(Ranking)
 def rank(self, name):  # (best, worst)
-    "The places that a model can have."
+    """The places that a model can have.
+
+    Parameters
+    ----------
+    name
+        (best, worst)
+    """
     at = self.names.index(name)
     better = int(self.separated[at, :at].sum())
     worse = int(self.separated[at, at + 1 :].sum())
@@ -288,7 +415,21 @@ def draw_ranking(
     ranking,  # its `Ranking`
     title="AUC",  # what the axis measures
 ):  # the figure
-    "Intervals of all models, and brackets over those that are not told apart."
+    """Intervals of all models, and brackets over those that are not told apart.
+
+    Parameters
+    ----------
+    comparison
+        a `Comparison`
+    ranking
+        its `Ranking`
+    title : default 'AUC'
+        what the axis measures
+
+    Returns
+    -------
+    the figure
+    """
     import matplotlib.pyplot as plt
 
     names = ranking.names

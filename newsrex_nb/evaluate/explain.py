@@ -19,7 +19,13 @@ from ..engine.scoring import blocks_of, scores
 
 # %% ../../nbs/evaluate/explain.ipynb #steps
 class Steps:
-    "A model whose steps note the attention weights inside them."
+    """A model whose steps note the attention weights inside them.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    """
 
     names = ("encode_news", "encode_candidate", "encode_user", "score")
 
@@ -41,7 +47,13 @@ class Steps:
 
 # %% ../../nbs/evaluate/explain.ipynb #newest-hour
 def newest_hour(data):  # a `Dataset`
-    "The last hour of the log."
+    """The last hour of the log.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    """
     logs = [log for log in data.splits.values() if len(log)]
     return max((int(data.hour(log.time.max())) for log in logs), default=0)
 
@@ -72,7 +84,27 @@ def attention(
     user=0,  # number of the user; 0 = unknown
     hour=None,  # hour of the request; None = the log's last one
 ):  # {"clicked", "candidates", "candidate", "user", "score": arrays in order}
-    "The weights of every attention of the model, for one user and a few candidates."
+    """The weights of every attention of the model, for one user and a few candidates.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        the `Dataset` that rows are of
+    history
+        rows of the clicked articles, oldest first
+    candidates
+        rows of the candidates
+    user : default 0
+        number of the user; 0 = unknown
+    hour : default None
+        hour of the request; None = the log's last one
+
+    Returns
+    -------
+    {"clicked", "candidates", "candidate", "user", "score": arrays in order}
+    """
     hour = newest_hour(data) if hour is None else hour
     batch = _one_sample(model, data, history, candidates, user, hour)
     watched = Steps(model)
@@ -91,7 +123,17 @@ def pooled(
     steps,  # names of the steps to look in, in order
     *shapes,  # legal shapes, in order of preference
 ):
-    "Every array of one of the shapes, in the order in which the model computes them."
+    """Every array of one of the shapes, in the order in which the model computes them.
+
+    Parameters
+    ----------
+    found
+        of `attention`
+    steps
+        names of the steps to look in, in order
+    *shapes
+        legal shapes, in order of preference
+    """
     for step in steps:
         for shape in shapes:
             if same := [w for w in found.get(step, ()) if w.shape == shape]:
@@ -120,7 +162,25 @@ def word_weights(
     field="title",  # "title" or "abstract"
     user=0,  # number of the user, for models that read words with a user's eyes
 ):  # a list of (words, weights), one per article
-    "How much the model's pooling weighs each word of some articles that it reads."
+    """How much the model's pooling weighs each word of some articles that it reads.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    articles
+        rows
+    field : default 'title'
+        "title" or "abstract"
+    user : default 0
+        number of the user, for models that read words with a user's eyes
+
+    Returns
+    -------
+    a list of (words, weights), one per article
+    """
     if not model.reads.get(field):
         got = f"{type(model).__name__}, which reads {', '.join(model.reads)}"
         raise wrong(f"a model that reads the {field}", got)
@@ -145,7 +205,28 @@ def click_weights(
     user=0,  # as for `attention`
     hour=None,  # as for `attention`
 ):  # (rows (H,), weights (H,), or (C, H) where the candidate has a say), H at most the model's history_length
-    "How much the model's pooling weighs each click of a history."
+    """How much the model's pooling weighs each click of a history.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    history
+        rows of the clicked articles, oldest first
+    candidates : default None
+        rows, for a model whose weights depend on the candidate
+    user : default 0
+        as for `attention`
+    hour : default None
+        as for `attention`
+
+    Returns
+    -------
+    (rows (H,), weights (H,), or (C, H) where the candidate has a say), H at most the
+    model's history_length
+    """
     history = np.asarray(history, np.int32)[-model.history_length :]
     if not len(history):
         raise wrong("at least one click", "an empty history")
@@ -167,7 +248,27 @@ def interests(
     user=0,  # as for `attention`
     hour=None,  # as for `attention`
 ):  # (C, K, H) weights of the clicks
-    "How much each interest looks at each click, for each candidate."
+    """How much each interest looks at each click, for each candidate.
+
+    Parameters
+    ----------
+    model
+        a `MINER`, or a model whose score has weights (1, C, K, H)
+    data
+        a `Dataset`
+    history
+        rows
+    candidates
+        rows
+    user : default 0
+        as for `attention`
+    hour : default None
+        as for `attention`
+
+    Returns
+    -------
+    (C, K, H) weights of the clicks
+    """
     history = np.asarray(history, np.int32)[-model.history_length :]
     steps = attention(model, data, history, candidates, user, hour)
     for weights in steps["score"]:
@@ -184,7 +285,21 @@ def news_vectors(
     data,  # a `Dataset`
     rows,  # (R,)
 ):  # (R, D) float32
-    "The vectors of articles, where the model makes one of each."
+    """The vectors of articles, where the model makes one of each.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    rows
+        (R,)
+
+    Returns
+    -------
+    (R, D) float32
+    """
 
     def encode(model, tables, rows):
         return model.encode_news(columns(model, tables, rows))
@@ -210,7 +325,25 @@ def neighbours(
     k=5,  # how many
     among=None,  # rows to choose from; None = all articles
 ):  # (rows (k,), cosines (k,)), nearest first, without the article itself
-    "The articles that the model puts nearest to one."
+    """The articles that the model puts nearest to one.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    row
+        of the article
+    k : default 5
+        how many
+    among : default None
+        rows to choose from; None = all articles
+
+    Returns
+    -------
+    (rows (k,), cosines (k,)), nearest first, without the article itself
+    """
     among = np.arange(1, len(data.news)) if among is None else np.asarray(among)
     vectors = news_vectors(model, data, np.concatenate([[row], among]))
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -228,7 +361,28 @@ def without_each_click(
     user=0,  # as for `attention`
     hour=None,  # as for `attention`
 ):  # (H + 1, C) float32 logits: the whole history, then without its first click, without its second, …
-    "Scores of the candidates with a history, and with each of its clicks removed."
+    """Scores of the candidates with a history, and with each of its clicks removed.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    history
+        rows of the clicked articles, oldest first
+    candidates
+        rows of the candidates
+    user : default 0
+        as for `attention`
+    hour : default None
+        as for `attention`
+
+    Returns
+    -------
+    (H + 1, C) float32 logits: the whole history, then without its first click, without
+    its second, …
+    """
     history = np.asarray(history, np.int32)[-model.history_length :]
     shorter = [np.delete(history, i) for i in range(len(history))]
     histories, number = make_histories([history, *shorter])

@@ -18,7 +18,27 @@ def evaluate(
     metrics=METRICS,  # see `metrics.ranking`
     **options,  # of `Scorer`
 ):  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
-    "Measures a model on a split as MIND does: per impression, then the mean."
+    """Measures a model on a split as MIND does: per impression, then the mean.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`, or anything with `scores(behaviors)`, such as a
+        baseline
+    data
+        a `Dataset`
+    split : default 'test'
+        "train", "valid", "test", or `Behaviors` of this data set
+    metrics : default METRICS
+        see `metrics.ranking`
+    **options
+        of `Scorer`
+
+    Returns
+    -------
+    {metric: mean over impressions, "impressions": how many, "one_class": how many were
+    left out}
+    """
     behaviors = data.split(split) if isinstance(split, str) else split
     if behaviors.labels is None:
         raise wrong(

@@ -28,7 +28,17 @@ def write_predictions(
     behaviors,  # `Behaviors`, with or without labels
     scores,  # (candidates,) float
 ):
-    "Writes ranks in MIND's submission format."
+    """Writes ranks in MIND's submission format.
+
+    Parameters
+    ----------
+    path
+        where to write; ends in .zip or .txt
+    behaviors
+        `Behaviors`, with or without labels
+    scores
+        (candidates,) float
+    """
     placed = ranks(scores, behaviors.offsets).tolist()
     start = behaviors.offsets.tolist()
     lines = (
@@ -53,7 +63,21 @@ def score_table(
     behaviors,  # `Behaviors`, with or without labels
     scores,  # (candidates,) float
 ):  # a data frame with `COLUMNS`, a row per candidate
-    "Scores as a data frame."
+    """Scores as a data frame.
+
+    Parameters
+    ----------
+    news
+        the `News` that the candidates are rows of
+    behaviors
+        `Behaviors`, with or without labels
+    scores
+        (candidates,) float
+
+    Returns
+    -------
+    a data frame with `COLUMNS`, a row per candidate
+    """
     import pandas as pd
 
     impressions = behaviors.ids[owner(behaviors.offsets)]
@@ -77,7 +101,19 @@ def write_scores(
     behaviors,  # of `score_table`
     scores,  # of `score_table`
 ):
-    "Writes a table of scores."
+    """Writes a table of scores.
+
+    Parameters
+    ----------
+    path
+        where to write; ends in .tsv or .parquet
+    news
+        of `score_table`
+    behaviors
+        of `score_table`
+    scores
+        of `score_table`
+    """
     table = score_table(news, behaviors, scores)
     with atomic(path) as temporary:
         if not str(path).endswith(".parquet"):
@@ -100,7 +136,21 @@ def predict(
     split="test",  # a split, labelled or not
     **options,  # of `Scorer`
 ):
-    "Scores a split and writes ranks or scores; returns the scores."
+    """Scores a split and writes ranks or scores; returns the scores.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`, or anything with `scores(behaviors)`
+    data
+        a `Dataset`
+    path
+        of the file: .zip or .txt for ranks, .tsv or .parquet for scores
+    split : default 'test'
+        a split, labelled or not
+    **options
+        of `Scorer`
+    """
     name = "the suffix of a prediction file"
     suffix = one_of(name, Path(path).suffix, (*RANKED, *SCORED))
     behaviors = data.split(split) if isinstance(split, str) else split
@@ -131,7 +181,13 @@ def _split_line(line, where):  # (impression id, list of ranks)
 
 # %% ../../nbs/evaluate/predictions.ipynb #rank-lines
 def rank_lines(path):  # yields (line number, impression id, list of ranks)
-    "The lines of a file of ranks, each split as the official scorer does."
+    """The lines of a file of ranks, each split as the official scorer does.
+
+    Parameters
+    ----------
+    path
+        yields (line number, impression id, list of ranks)
+    """
     whole = (path, MEMBER) if str(path).endswith(".zip") else path
     if whole is not path and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -175,7 +231,19 @@ def check_predictions(
     path,  # a .zip with `prediction.txt`, or that file itself
     behaviors,  # the `Behaviors` it is about, with or without labels
 ):  # how many impressions were checked
-    "Raises the sentence about the first line that the scorer would refuse or misread."
+    """Raises the sentence about the first line that the scorer would refuse or misread.
+
+    Parameters
+    ----------
+    path
+        a .zip with `prediction.txt`, or that file itself
+    behaviors
+        the `Behaviors` it is about, with or without labels
+
+    Returns
+    -------
+    how many impressions were checked
+    """
     ids = behaviors.ids.astype(str).tolist()
     lengths = behaviors.lengths.tolist()
     expected = f"{len(ids)} lines, one per impression"
@@ -192,7 +260,13 @@ def check_predictions(
 
 # %% ../../nbs/evaluate/predictions.ipynb #numbered
 def numbered(behaviors):  # {impression id as text: its number}
-    "The numbers of impressions by id, or the sentence that says that ids repeat."
+    """The numbers of impressions by id, or the sentence that says that ids repeat.
+
+    Parameters
+    ----------
+    behaviors
+        {impression id as text: its number}
+    """
     ids = behaviors.ids.astype(str).tolist()
     number = {name: i for i, name in enumerate(ids)}
     if len(number) < len(ids):
@@ -208,7 +282,19 @@ def read_ranks(
     path,  # a .zip with `prediction.txt`, or that file itself
     behaviors,  # the `Behaviors` to be scored
 ):  # (candidates,) float32: minus the rank
-    "The scores in a file of ranks, found by impression id."
+    """The scores in a file of ranks, found by impression id.
+
+    Parameters
+    ----------
+    path
+        a .zip with `prediction.txt`, or that file itself
+    behaviors
+        the `Behaviors` to be scored
+
+    Returns
+    -------
+    (candidates,) float32: minus the rank
+    """
     number, offsets = numbered(behaviors), behaviors.offsets.tolist()
     out = np.zeros(offsets[-1], np.float32)
     seen = np.zeros(len(behaviors), bool)
@@ -262,7 +348,17 @@ def _open_table(path):
 def read_table(
     path,  # a .tsv or .parquet file
 ):  # a data frame with `COLUMNS`: text, text, numbers
-    "A table of scores, or the sentence that says what is wrong with it."
+    """A table of scores, or the sentence that says what is wrong with it.
+
+    Parameters
+    ----------
+    path
+        a .tsv or .parquet file
+
+    Returns
+    -------
+    a data frame with `COLUMNS`: text, text, numbers
+    """
     import pandas as pd
 
     table = _open_table(path)
@@ -327,7 +423,21 @@ def read_scores(
     news,  # the `News` that the candidates are rows of
     behaviors,  # the `Behaviors` to be scored
 ):  # (candidates,) numbers
-    "The scores in a table, found by impression id and article id."
+    """The scores in a table, found by impression id and article id.
+
+    Parameters
+    ----------
+    path
+        a .tsv or .parquet file
+    news
+        the `News` that the candidates are rows of
+    behaviors
+        the `Behaviors` to be scored
+
+    Returns
+    -------
+    (candidates,) numbers
+    """
     table, articles = read_table(path), len(news)
     given = _given_keys(table, path, news, behaviors)
     wanted = owner(behaviors.offsets) * articles + behaviors.candidates
@@ -353,7 +463,15 @@ def read_scores(
 
 # %% ../../nbs/evaluate/predictions.ipynb #file-scores
 class FileScores:
-    "What a system has written to a file, in the place of the system."
+    """What a system has written to a file, in the place of the system.
+
+    Parameters
+    ----------
+    path
+        .zip or .txt with ranks, .tsv or .parquet with scores
+    data
+        the `Dataset` that the file is about
+    """
 
     def __init__(
         self,
@@ -366,7 +484,13 @@ class FileScores:
         self.ranked = suffix in RANKED
 
     def scores(self, behaviors):  # (candidates,) numbers
-        "The scores of these impressions; the file must be about them and no others."
+        """The scores of these impressions; the file must be about them and no others.
+
+        Parameters
+        ----------
+        behaviors
+            (candidates,) numbers
+        """
         if self.ranked:
             return read_ranks(self.path, behaviors)
         return read_scores(self.path, self.news, behaviors)

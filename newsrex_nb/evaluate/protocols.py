@@ -21,7 +21,17 @@ TIES = ("later", "earlier", "shared", "best", "worst")
 # %% ../../nbs/evaluate/protocols.ipynb #protocol
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    "How scores become numbers."
+    """How scores become numbers.
+
+    Parameters
+    ----------
+    mrr : default 'all'
+        "all" clicks, or the "first"
+    empty : default True
+        whether impressions with an empty history count
+    half : default False
+        whether scores have 16 bits, squashed for AUC if not in 0 to 1
+    """
 
     # "impression", "pooled", or "earlier": ties are won by the earlier-listed
     auc: str = "impression"
@@ -73,7 +83,23 @@ def placed(
     offsets,  # (B + 1,)
     ties,  # one of `TIES`
 ):  # (rank, first rank, last rank of those with an equal score), each (candidates,)
-    "The rank of every candidate, and the ranks that it shares."
+    """The rank of every candidate, and the ranks that it shares.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    labels
+        (candidates,)
+    offsets
+        (B + 1,)
+    ties
+        one of `TIES`
+
+    Returns
+    -------
+    (rank, first rank, last rank of those with an equal score), each (candidates,)
+    """
     who = owner(offsets)
     key = -sort_key(scores).astype(np.int64)
     order = np.lexsort([_second_key(labels, ties), key, who])
@@ -95,7 +121,21 @@ def gained(
     ranks,  # of `placed`
     ties,  # one of `TIES`
 ):  # (candidates,)
-    "What each candidate's place is worth."
+    """What each candidate's place is worth.
+
+    Parameters
+    ----------
+    gain
+        a function of ranks
+    ranks
+        of `placed`
+    ties
+        one of `TIES`
+
+    Returns
+    -------
+    (candidates,)
+    """
     rank, first, last = ranks
     if ties != "shared":
         return gain(rank)
@@ -108,7 +148,21 @@ def area(
     labels,  # (candidates,)
     offsets,  # (B + 1,)
 ):  # (B,), NaN where there is one class
-    "AUC of every impression."
+    """AUC of every impression.
+
+    Parameters
+    ----------
+    middle
+        (candidates,) ranks from the best on, shared ones in their middle
+    labels
+        (candidates,)
+    offsets
+        (B + 1,)
+
+    Returns
+    -------
+    (B,), NaN where there is one class
+    """
     who = owner(offsets)
     size = len(offsets) - 1
     other = np.bincount(who, labels == 0, size)
@@ -119,7 +173,13 @@ def area(
 
 # %% ../../nbs/evaluate/protocols.ipynb #squashed
 def squashed(scores):  # (candidates,)
-    "Scores out of a sigmoid in 16 bits, where any of them is outside of 0 to 1."
+    """Scores out of a sigmoid in 16 bits, where any of them is outside of 0 to 1.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    """
     scores = scores.astype(np.float16).astype(np.float32)
     if len(scores) and (scores.min() < 0 or scores.max() > 1):
         scores = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
@@ -132,7 +192,19 @@ def mean_area(
     protocol,  # a `Protocol`
     use,  # (B,) impressions that count
 ):
-    "The AUC of a protocol: of one pool, or the mean over impressions of both classes."
+    """The AUC of a protocol: of one pool, or the mean over impressions of both classes.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    log
+        labelled `Behaviors`
+    protocol
+        a `Protocol`
+    use
+        (B,) impressions that count
+    """
     flat, labels, offsets = scores, log.labels, log.offsets
     if protocol.auc == "pooled":
         chosen = np.repeat(use, log.lengths)
@@ -181,7 +253,21 @@ def measure(
     log,  # labelled `Behaviors`
     protocol,  # a `Protocol`
 ):  # {metric: value, "impressions": how many}
-    "AUC, MRR, nDCG@5 and nDCG@10 under a protocol."
+    """AUC, MRR, nDCG@5 and nDCG@10 under a protocol.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    log
+        labelled `Behaviors`
+    protocol
+        a `Protocol`
+
+    Returns
+    -------
+    {metric: value, "impressions": how many}
+    """
     labels, scores = log.labels, np.asarray(scores)
     if labels is None or scores.shape != labels.shape or not np.isfinite(scores).all():
         raise wrong(
@@ -209,7 +295,21 @@ def under_protocols(
     log,  # labelled `Behaviors`
     protocols=PROTOCOLS,  # {name: `Protocol`}
 ):  # {protocol: {model: {metric: value}}}
-    "The same scores under every protocol."
+    """The same scores under every protocol.
+
+    Parameters
+    ----------
+    scores
+        {model: (candidates,)}
+    log
+        labelled `Behaviors`
+    protocols : default PROTOCOLS
+        {name: `Protocol`}
+
+    Returns
+    -------
+    {protocol: {model: {metric: value}}}
+    """
     return {
         name: {model: measure(flat, log, protocol) for model, flat in scores.items()}
         for name, protocol in protocols.items()
@@ -229,7 +329,19 @@ def protocol_table(
     metrics=METRICS,
     places=4,  # decimals
 ):  # rows of text, the first one the heading
-    "A row per model and protocol, with what it moves against the first protocol."
+    """A row per model and protocol, with what it moves against the first protocol.
+
+    Parameters
+    ----------
+    found
+        of `under_protocols`
+    places : default 4
+        decimals
+
+    Returns
+    -------
+    rows of text, the first one the heading
+    """
     short = dict(auc="AUC", mrr="MRR")
     heads = [short.get(m, m.replace("ndcg", "nDCG")) for m in metrics]
     rows = [["model", "protocol", *heads, "impressions"]]

@@ -13,7 +13,13 @@ from ..data.schema import owner
 
 # %% ../../nbs/evaluate/slices.ipynb #known-articles
 def training_articles(data):  # a `Dataset`
-    "(N,) bool: the articles that were displayed or read in the training log."
+    """(N,) bool: the articles that were displayed or read in the training log.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    """
     known = np.zeros(len(data.news), bool)
     log = data.train
     if log is None:
@@ -30,7 +36,15 @@ def any_click(
     log,  # labelled `Behaviors`
     chosen,  # (candidates,) bool
 ):
-    "(B,) whether an impression has a click among the chosen candidates."
+    """(B,) whether an impression has a click among the chosen candidates.
+
+    Parameters
+    ----------
+    log
+        labelled `Behaviors`
+    chosen
+        (candidates,) bool
+    """
     who = owner(log.offsets)[(log.labels > 0) & chosen]
     return np.bincount(who, minlength=len(log)) > 0
 
@@ -53,7 +67,13 @@ def by_history(
     log,
     ends=(0, 5, 10, 20, 50),  # the longest history of each bin but the last
 ):
-    "Histories by length."
+    """Histories by length.
+
+    Parameters
+    ----------
+    ends : default (0, 5, 10, 20, 50)
+        the longest history of each bin but the last
+    """
     length = log.histories.lengths[log.history]
     bins = {}
     start = 0
@@ -76,7 +96,13 @@ def by_hour(
     log,
     step=6,  # hours of a slice
 ):
-    "Times of day."
+    """Times of day.
+
+    Parameters
+    ----------
+    step : default 6
+        hours of a slice
+    """
     hour = log.time // 3600 % 24
     return {
         f"{start:02}–{start + step:02} h": (hour >= start) & (hour < start + step)
@@ -109,7 +135,23 @@ def slices(
     views=tuple(VIEWS),  # names of views
     least=1,  # impressions of a slice
 ):  # {view: {slice: (B,) bool}}
-    "Cuts impressions by several views; slices with fewer impressions are left out."
+    """Cuts impressions by several views; slices with fewer impressions are left out.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        labelled `Behaviors` of it
+    views : default tuple(VIEWS)
+        names of views
+    least : default 1
+        impressions of a slice
+
+    Returns
+    -------
+    {view: {slice: (B,) bool}}
+    """
     cut = {}
     for name in views:
         masks = VIEWS[one_of("view", name, tuple(VIEWS))](data, log)

@@ -33,7 +33,15 @@ def other_encoder(
     cls,  # an encoder
     **more,  # {argument: value} beside the base's
 ):
-    "The overrides that give the base another encoder of its own sizes."
+    """The overrides that give the base another encoder of its own sizes.
+
+    Parameters
+    ----------
+    key
+        "news_encoder" or "user_encoder"
+    **more
+        {argument: value} beside the base's
+    """
     sizes = {**SETS["ablation"]["model"], **more}
     taken = {name: sizes[name] for name in sizes if name in arguments(cls)}
     return [
@@ -43,7 +51,12 @@ def other_encoder(
 
 # %% ../../nbs/experiments/ablations.ipynb #values-of
 def values_of(key, *values):  # {label: overrides}, the base first
-    "A question about one key."
+    """A question about one key.
+
+    Returns
+    -------
+    {label: overrides}, the base first
+    """
     return {str(value): [f"{key}={value}"] for value in values}
 
 # %% ../../nbs/experiments/ablations.ipynb #questions
@@ -117,7 +130,19 @@ def train_variant(
     folder,  # where scores are kept
     say,  # takes one line
 ):
-    "The lines of a variant, one per seed."
+    """The lines of a variant, one per seed.
+
+    Parameters
+    ----------
+    configs
+        of `configure`, one per seed
+    path
+        of a file of results, to which each seed is added; None = none
+    folder
+        where scores are kept
+    say
+        takes one line
+    """
     keys = [run_key(config) for config in configs]
     known = {line["run"]: line for line in (read_results(path) if path else [])}
     lacking = {k: config for k, config in zip(keys, configs) if k not in known}
@@ -159,7 +184,15 @@ def effects(
     folder,  # of the scores
     metric="auc",
 ):
-    "{variant: mean, difference to the first, intervals, what could have been shown}."
+    """{variant: mean, difference to the first, intervals, what could have been shown}.
+
+    Parameters
+    ----------
+    lines
+        {variant: [line per seed]}, the base first
+    folder
+        of the scores
+    """
     values, users = _variant_values(lines, folder, metric)
     comparison = Comparison(values, users)
     first, *others = lines
@@ -198,7 +231,21 @@ def ablate(
     folder="runs/ablations",  # where scores are kept
     say=print,  # takes one line
 ):
-    "Trains what the file lacks: ({variant: [line per seed]}, what `effects` says)."
+    """Trains what the file lacks: ({variant: [line per seed]}, what `effects` says).
+
+    Parameters
+    ----------
+    question
+        one of `QUESTIONS`
+    *overrides
+        for all variants: texts such as "data.path=MIND-small", "recipe.epochs=5"
+    path : default None
+        a file of results, to which every run is added; None = none
+    folder : default 'runs/ablations'
+        where scores are kept
+    say : default print
+        takes one line
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     given = {text.partition("=")[0] for text in overrides}
     base = ["preset=ablation"]
@@ -232,7 +279,19 @@ def effect_table(
     lines,  # of `ablate`
     found,  # of `ablate`
 ):  # rows of text, the first one the heading
-    "Variants with their metrics and their difference to the first one."
+    """Variants with their metrics and their difference to the first one.
+
+    Parameters
+    ----------
+    lines
+        of `ablate`
+    found
+        of `ablate`
+
+    Returns
+    -------
+    rows of text, the first one the heading
+    """
     metrics = ("mrr", "ndcg@10")
     difference = [
         "difference in AUC (95 %)",
@@ -255,7 +314,19 @@ def keep_effects(
     lines,  # of `ablate`
     found,  # of `ablate`
 ):
-    "Adds what a question has given to a file."
+    """Adds what a question has given to a file.
+
+    Parameters
+    ----------
+    path
+        of a JSON file
+    question
+        of `ablate`
+    lines
+        of `ablate`
+    found
+        of `ablate`
+    """
     path = Path(path)
     kept = hub.read_json(path) if path.exists() else {}
     first = next(iter(lines.values()))[0]
@@ -270,7 +341,19 @@ def write_world(
     seed=0,  # of the world
     **sizes,  # others than the small world of the ablations
 ):
-    "A toy world as files that `newsrex ablate` can read; the world knows its oracle."
+    """A toy world as files that `newsrex ablate` can read; the world knows its oracle.
+
+    Parameters
+    ----------
+    folder
+        where train/, dev/ and words.vec are written
+    width : default 100
+        of the word vectors
+    seed : default 0
+        of the world
+    **sizes
+        others than the small world of the ablations
+    """
     small = dict(articles=1000, impressions=6000, valid=500, test=2000)
     world = toy(seed=seed, vectors=width, **small | sizes)
     world.write_mind(folder)

@@ -82,7 +82,40 @@ def bench(
     out=None,  # JSON file to write
     **arguments,  # of the model
 ):
-    "Times everything in this process and prints the table; returns what was measured."
+    """Times everything in this process and prints the table; returns what was measured.
+
+    Parameters
+    ----------
+    model : default 'NRMS'
+        a class of newsrex_nb.models, by name
+    scale : default 'mind-small'
+        of the toy world
+    batch_size : default (16, 256)
+        one or several
+    chunks : default 3
+        timed dispatches each
+    plain : default True
+        False: the shared path alone, where the plain one takes more memory than the
+        machine has
+    precision : default None
+        of both paths
+    optimizer : default True
+        whether to time the optimizer, too
+    evaluation : default True
+        whether to time an evaluation, too
+    parsing : default True
+        whether to time parsing and start, too
+    memory : default ()
+        gigabytes of devices: the largest batch for each is looked for
+    recommendation : default False
+        whether to time a recommender, too
+    against : default None
+        JSON file of seconds measured elsewhere, see `read_against`
+    out : default None
+        JSON file to write
+    **arguments
+        of the model
+    """
     kind = _model_class(model)
     elsewhere = [e for e in read_against(against) if e["model"] == kind.__name__]
     data = toy(scale)
@@ -118,7 +151,13 @@ _NEEDED = ("library", "model", "machine", "batch_size", "mean_minutes", "source"
 
 
 def read_against(path):  # of a JSON file, or None
-    "Epoch times of other libraries: [{library, model, machine, batch_size, …}]."
+    """Epoch times of other libraries: [{library, model, machine, batch_size, …}].
+
+    Parameters
+    ----------
+    path
+        of a JSON file, or None
+    """
     if path is None:
         return []
     try:
@@ -177,7 +216,17 @@ def training_rows(
     result,  # as `bench` returns it
     row,  # called with a name and the two values
 ):
-    "Adds what was measured at one batch size."
+    """Adds what was measured at one batch size.
+
+    Parameters
+    ----------
+    t
+        an entry of "training"
+    result
+        as `bench` returns it
+    row
+        called with a name and the two values
+    """
     plain, shared, size = t["plain"], t["shared"], t["batch_size"]
 
     def both(values_of, about):
@@ -213,7 +262,13 @@ def _stage_rows(result, row):
 
 # %% ../../nbs/experiments/bench.ipynb #bench-table
 def bench_table(result):  # as `bench` returns it
-    "What was measured as a plain table: plain path, shared path, ratio."
+    """What was measured as a plain table: plain path, shared path, ratio.
+
+    Parameters
+    ----------
+    result
+        as `bench` returns it
+    """
     v = result["versions"]
     what = f"{result['model']}, toy world {result['scale']}, {result['precision']}"
     machine = (
@@ -267,7 +322,13 @@ def time_figure(
     result,  # as `bench` returns it, with the optimizer and an evaluation
     batch_size=16,
 ):
-    "Where the time of a training sample and of an evaluation goes, as bars."
+    """Where the time of a training sample and of an evaluation goes, as bars.
+
+    Parameters
+    ----------
+    result
+        as `bench` returns it, with the optimizer and an evaluation
+    """
     import matplotlib.pyplot as plt
 
     t = next(t for t in result["training"] if t["batch_size"] == batch_size)
@@ -288,7 +349,13 @@ def time_figure(
 
 # %% ../../nbs/experiments/bench.ipynb #memory-table
 def memory_table(results):  # as `bench` returns them, with `memory`
-    "Gigabytes at batch 64, and the largest batch for each memory, as Markdown."
+    """Gigabytes at batch 64, and the largest batch for each memory, as Markdown.
+
+    Parameters
+    ----------
+    results
+        as `bench` returns them, with `memory`
+    """
     rooms = [*results[0]["memory"]["largest"]]
     heads = [f"largest batch in {room} GB" for room in rooms]
     lines = [["", "GB at batch 64", *heads], [":--", *["--:"] * (1 + len(rooms))]]
@@ -301,7 +368,13 @@ def memory_table(results):  # as `bench` returns them, with `memory`
 
 # %% ../../nbs/experiments/bench.ipynb #memory-sentence
 def memory_sentence(result):  # as `bench` returns it, with `memory`
-    "What a model's page says about its memory."
+    """What a model's page says about its memory.
+
+    Parameters
+    ----------
+    result
+        as `bench` returns it, with `memory`
+    """
     memory = result["memory"]
     fits = (
         f"a batch of {size} fits a card of {float(room) + 1:g} GB ({room} of them free)"
@@ -317,7 +390,13 @@ def epoch_times(
     batch_size=16,
     epochs=5,
 ):
-    "What was measured as `read_against` gives it, extrapolated from timed dispatches."
+    """What was measured as `read_against` gives it, extrapolated from timed dispatches.
+
+    Parameters
+    ----------
+    result
+        as `bench` returns it
+    """
     t = next(t for t in result["training"] if t["batch_size"] == batch_size)
     minutes = _epoch_minutes(t["shared"], result)
     versions = result["versions"]
@@ -381,7 +460,13 @@ def epoch_figure(
     entries,  # as `read_against` returns them, and `epoch_times`
     models=("NRMS", "NAML", "LSTUR"),
 ):
-    "Time per epoch, mean and total of each library as three panels."
+    """Time per epoch, mean and total of each library as three panels.
+
+    Parameters
+    ----------
+    entries
+        as `read_against` returns them, and `epoch_times`
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")

@@ -30,7 +30,19 @@ def measured(
     log,  # labelled `Behaviors`
     metrics=METRICS,
 ):  # {metric: {model: {seed: (B,)}}}
-    "Every metric of every impression, for each model and seed."
+    """Every metric of every impression, for each model and seed.
+
+    Parameters
+    ----------
+    scores
+        {model: {seed: (candidates,)}}
+    log
+        labelled `Behaviors`
+
+    Returns
+    -------
+    {metric: {model: {seed: (B,)}}}
+    """
     if log.labels is None:
         raise wrong("labelled impressions", "a split without labels")
     values = {metric: {name: {} for name in scores} for metric in metrics}
@@ -49,7 +61,24 @@ def compare(
     draws=1000,  # of seeds and users
     seed=0,
 ):  # {metric: `Comparison`}
-    "Compares models on the same impressions."
+    """Compares models on the same impressions.
+
+    Parameters
+    ----------
+    scores
+        {model: {seed: (candidates,)}}; the seed None for scores in which nothing is
+        random
+    log
+        labelled `Behaviors`
+    metrics : default METRICS
+        the first one decides the order
+    draws : default 1000
+        of seeds and users
+
+    Returns
+    -------
+    {metric: `Comparison`}
+    """
     return {
         metric: Comparison(values, log.user, draws, seed)
         for metric, values in measured(scores, log, metrics).items()
@@ -78,7 +107,17 @@ def _overview_line(comparison, ranking, name):
 
 # %% ../../nbs/experiments/compare_runs.ipynb #overview
 def overview(comparisons):  # of `compare` -> rows, the first one the heading
-    "Means, intervals, spreads of seeds, ranks and groups."
+    """Means, intervals, spreads of seeds, ranks and groups.
+
+    Parameters
+    ----------
+    comparisons
+        of `compare`
+
+    Returns
+    -------
+    rows, the first one the heading
+    """
     metric, first = next(iter(comparisons.items()))
     others = {m: c for m, c in comparisons.items() if m != metric}
     ranking = Ranking.of(first)
@@ -108,7 +147,15 @@ def differences(
     comparison,  # a `Comparison`
     most=10,  # pairs; of more, neighbours in the ranking and the pairs with the best
 ):
-    "Pairs with their difference, interval, and what difference could be shown."
+    """Pairs with their difference, interval, and what difference could be shown.
+
+    Parameters
+    ----------
+    comparison
+        a `Comparison`
+    most : default 10
+        pairs; of more, neighbours in the ranking and the pairs with the best
+    """
     ranking = Ranking.of(comparison)
     count = len(comparison.names)
     pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
@@ -136,7 +183,19 @@ def slice_table(
     cut,  # of `slices`
     draws=300,  # of seeds and users, for each slice
 ):
-    "Means and intervals on every slice; with two models also the difference."
+    """Means and intervals on every slice; with two models also the difference.
+
+    Parameters
+    ----------
+    values
+        {model: {seed: (B,)}} of one metric
+    log
+        the `Behaviors`
+    cut
+        of `slices`
+    draws : default 300
+        of seeds and users, for each slice
+    """
     names = Comparison(values, log.user, draws).names
     ends = ["difference"] if len(names) == 2 else []
     lines = [["view", "slice", "impressions", "users", *names, *ends]]
@@ -151,7 +210,13 @@ def slice_table(
 
 # %% ../../nbs/experiments/compare_runs.ipynb #as-markdown
 def as_markdown(lines):  # rows of text, the first one the heading
-    "A table in Markdown."
+    """A table in Markdown.
+
+    Parameters
+    ----------
+    lines
+        rows of text, the first one the heading
+    """
     rule = [":--", *["--:"] * (len(lines[0]) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
@@ -164,7 +229,13 @@ def as_csv(lines):
 
 # %% ../../nbs/experiments/compare_runs.ipynb #settings
 def settings(about):  # what `experiment.json` says
-    "What a run sets, flat, but for its seed and what is printed."
+    """What a run sets, flat, but for its seed and what is printed.
+
+    Parameters
+    ----------
+    about
+        what `experiment.json` says
+    """
     flat = {}
     for group in ("model", "data", "recipe"):
         prefix = "" if group == "model" else f"{group}."
@@ -175,7 +246,17 @@ def settings(about):  # what `experiment.json` says
 
 # %% ../../nbs/experiments/compare_runs.ipynb #run-names
 def run_names(abouts):  # of each run -> the models' names
-    "The class of each model, and what differs among runs of that class."
+    """The class of each model, and what differs among runs of that class.
+
+    Parameters
+    ----------
+    abouts
+        of each run
+
+    Returns
+    -------
+    the models' names
+    """
     kinds = [
         about["config"]["model"]["_target_"].rpartition(".")[2] for about in abouts
     ]
@@ -207,7 +288,19 @@ def read_scores(
     path,  # of a scores.safetensors
     log,  # the `Behaviors` that they are of
 ):  # (candidates,) float32
-    "The scores of a file, if they are of these impressions."
+    """The scores of a file, if they are of these impressions.
+
+    Parameters
+    ----------
+    path
+        of a scores.safetensors
+    log
+        the `Behaviors` that they are of
+
+    Returns
+    -------
+    (candidates,) float32
+    """
     from safetensors.numpy import load_file
 
     arrays = load_file(path)
@@ -226,7 +319,12 @@ def read_scores(
 
 # %% ../../nbs/experiments/compare_runs.ipynb #same-impressions
 def same_impressions(a, b):  # two `Behaviors`
-    "Whether two logs show the same candidates at the same time."
+    """Whether two logs show the same candidates at the same time.
+
+    Returns
+    -------
+    two `Behaviors`
+    """
     return all(
         np.array_equal(getattr(a, name), getattr(b, name))
         for name in ("offsets", "candidates", "time")
@@ -253,7 +351,17 @@ def gather(
     folders,  # of runs
     split="test",
 ):  # ({model: {seed: scores}}, `Dataset`, labelled `Behaviors`)
-    "The scores of runs on the same impressions."
+    """The scores of runs on the same impressions.
+
+    Parameters
+    ----------
+    folders
+        of runs
+
+    Returns
+    -------
+    ({model: {seed: scores}}, `Dataset`, labelled `Behaviors`)
+    """
     paths = [Path(folder) / "experiment.json" for folder in folders]
     abouts = [hub.read_json(path, "config", "data") for path in paths]
     data = load_data(abouts[0]["config"])
@@ -277,7 +385,27 @@ def report(
     draws=1000,  # of seeds and users
     cut=(),  # views of `slices`
 ):  # ([(title, rows)], figure)
-    "The tables of a comparison, and its picture."
+    """The tables of a comparison, and its picture.
+
+    Parameters
+    ----------
+    scores
+        {model: {seed: scores}}
+    data
+        the `Dataset`
+    log
+        labelled `Behaviors` of it
+    metric : default 'auc'
+        the one that decides
+    draws : default 1000
+        of seeds and users
+    cut : default ()
+        views of `slices`
+
+    Returns
+    -------
+    ([(title, rows)], figure)
+    """
     metrics = [metric, *(other for other in METRICS if other != metric)]
     comparisons = compare(scores, log, metrics, draws)
     first = comparisons[metric]
@@ -293,7 +421,13 @@ def report(
 
 # %% ../../nbs/experiments/compare_runs.ipynb #legend
 def legend(alone=()):  # models with one seed
-    "What somebody has to know to read the tables."
+    """What somebody has to know to read the tables.
+
+    Parameters
+    ----------
+    alone : default ()
+        models with one seed
+    """
     lines = [
         "Intervals: users and seeds drawn again. Models that share a letter are not "
         "told apart (Holm, 5 % over all pairs).",
@@ -308,7 +442,12 @@ def legend(alone=()):  # models with one seed
 
 # %% ../../nbs/experiments/compare_runs.ipynb #write-csv
 def write_csv(path, lines):  # where to; rows
-    "Writes a table as comma-separated values."
+    """Writes a table as comma-separated values.
+
+    Returns
+    -------
+    where to; rows
+    """
     with atomic(path) as temporary:
         temporary.write_text(as_csv(lines), encoding="utf-8")
 
@@ -338,7 +477,27 @@ def compare_runs(
     csv=None,  # where to write the overview
     split="test",  # of the data set
 ):
-    "What `newsrex compare` prints."
+    """What `newsrex compare` prints.
+
+    Parameters
+    ----------
+    folders
+        of runs, or of folders of runs
+    metric : default 'auc'
+        as for `report`
+    draws : default 1000
+        as for `report`
+    baselines : default False
+        whether popularity and the other baselines take part
+    slices : default False
+        whether to cut the test by all views
+    path : default None
+        where to write the picture
+    csv : default None
+        where to write the overview
+    split : default 'test'
+        of the data set
+    """
     import matplotlib.pyplot as plt
 
     scores, data, log = _gathered(folders, split)
@@ -368,7 +527,17 @@ def protocols_of_runs(
     folders,  # of runs, or of folders of runs
     split="test",
 ):  # rows of text, the first one the heading
-    "The table of `under_protocols` for runs, means over a model's seeds."
+    """The table of `under_protocols` for runs, means over a model's seeds.
+
+    Parameters
+    ----------
+    folders
+        of runs, or of folders of runs
+
+    Returns
+    -------
+    rows of text, the first one the heading
+    """
     scores, _, log = _gathered(folders, split)
     runs = {
         (name, seed): flat for name in scores for seed, flat in scores[name].items()

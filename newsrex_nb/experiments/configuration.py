@@ -54,7 +54,19 @@ def nowhere(
     folder,  # of the run
     config,  # of `configure`
 ):  # Keras callbacks
-    "Nothing beyond the files of the run's folder."
+    """Nothing beyond the files of the run's folder.
+
+    Parameters
+    ----------
+    folder
+        of the run
+    config
+        of `configure`
+
+    Returns
+    -------
+    Keras callbacks
+    """
     return []
 
 # %% ../../nbs/experiments/configuration.ipynb #choose
@@ -62,7 +74,20 @@ def choose(
     group,  # "model", "data", "recipe" or "logging"
     name,  # one of the parts, or for models the way to a class, `module.Class` or `module:Class`
 ):  # a class or function
-    "The part that a name stands for."
+    """The part that a name stands for.
+
+    Parameters
+    ----------
+    group
+        "model", "data", "recipe" or "logging"
+    name
+        one of the parts, or for models the way to a class, `module.Class` or
+        `module:Class`
+
+    Returns
+    -------
+    a class or function
+    """
     known = parts()[group]
     if group == "model" and name not in known:
         return hub.find_class(name)
@@ -70,7 +95,13 @@ def choose(
 
 # %% ../../nbs/experiments/configuration.ipynb #chosen-parts
 def chosen_parts(config):  # of `configure`, or read back
-    "The parts of a configuration, {group: class or function}."
+    """The parts of a configuration, {group: class or function}.
+
+    Parameters
+    ----------
+    config
+        of `configure`, or read back
+    """
     names = {**config["parts"], "recipe": "fit"}
     return {group: choose(group, name) for group, name in names.items()}
 
@@ -89,14 +120,26 @@ def _known_encoders():
 def encoder_class(
     name,  # such as "CNNTitle", or the way to a class, `module.Class` or `module:Class`
 ):
-    "The class of a news or user encoder."
+    """The class of a news or user encoder.
+
+    Parameters
+    ----------
+    name
+        such as "CNNTitle", or the way to a class, `module.Class` or `module:Class`
+    """
     kinds = "'vectors' (news_encoder only), an encoder"
     return hub.find_class(name, Encoder, _known_encoders(), kinds)
 
 # %% ../../nbs/experiments/configuration.ipynb #source-of
 @functools.cache
 def source_of(function):  # a function or class
-    'The source of a function, "" where there is none to read.'
+    """The source of a function, "" where there is none to read.
+
+    Parameters
+    ----------
+    function
+        a function or class
+    """
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
@@ -116,7 +159,19 @@ def arguments(
     function,  # a function or class
     without=(),  # names to leave out
 ):  # {name: (default, meaning)}
-    "The arguments of a function or class, but for those that stand for any number."
+    """The arguments of a function or class, but for those that stand for any number.
+
+    Parameters
+    ----------
+    function
+        a function or class
+    without : default ()
+        names to leave out
+
+    Returns
+    -------
+    {name: (default, meaning)}
+    """
     is_class = isinstance(function, type)
     function = function.__init__ if is_class else function
     code = source_of(function)
@@ -132,7 +187,15 @@ def defaults_of(
     function,  # a function or class
     without=(),  # names to leave out
 ):
-    "{argument: default}, for those that have one."
+    """{argument: default}, for those that have one.
+
+    Parameters
+    ----------
+    function
+        a function or class
+    without : default ()
+        names to leave out
+    """
     return {
         name: default
         for name, (default, _) in arguments(function, without).items()
@@ -144,7 +207,19 @@ def signature_keys(
     group,  # "model", "data" or "recipe"
     target,  # a class or function
 ):  # {key: (default, meaning)}
-    "What the signatures of one part say."
+    """What the signatures of one part say.
+
+    Parameters
+    ----------
+    group
+        "model", "data" or "recipe"
+    target
+        a class or function
+
+    Returns
+    -------
+    {key: (default, meaning)}
+    """
     reads_files = target in (data.mind, data.custom)
     of_features = arguments(feature_recipe) if reads_files else {}
     return arguments(target, GIVEN[group]) | of_features
@@ -154,7 +229,19 @@ def keys(
     group,  # "model", "data" or "recipe"
     target,  # a class or function
 ):  # {key: (default, meaning)}
-    "What can be set about one part."
+    """What can be set about one part.
+
+    Parameters
+    ----------
+    group
+        "model", "data" or "recipe"
+    target
+        a class or function
+
+    Returns
+    -------
+    {key: (default, meaning)}
+    """
     scale = SCALES["small"] if target is data.toy else {}
     sizes = {size: (value, "a size of the world") for size, value in scale.items()}
     return signature_keys(group, target) | sizes
@@ -204,7 +291,17 @@ def check_key(
     chosen,  # {group: class or function}
     encoders={},  # {argument of the model: class}
 ):
-    "Raises the sentence that lists the legal keys unless `key` is one."
+    """Raises the sentence that lists the legal keys unless `key` is one.
+
+    Parameters
+    ----------
+    key
+        as given, such as "recipe.epochs"
+    chosen
+        {group: class or function}
+    encoders : default {}
+        {argument of the model: class}
+    """
     group, _, name = key.partition(".")
     if name and group in chosen:
         _check_name(group, name, chosen[group], encoders if group == "model" else {})
@@ -234,7 +331,21 @@ def preset_overrides(
     parts,  # {group: name}
     chosen,  # {group: class or function}
 ):  # {key: value}
-    "The values of a preset that these parts take."
+    """The values of a preset that these parts take.
+
+    Parameters
+    ----------
+    name
+        one of `SETS` or of `experiments`
+    parts
+        {group: name}
+    chosen
+        {group: class or function}
+
+    Returns
+    -------
+    {key: value}
+    """
     if name in SETS:
         return _set_overrides(name, parts, chosen)
     whole = experiment(name)
@@ -267,7 +378,19 @@ def preset_parts(
     name,  # of the preset, or None
     given,  # {key: value}; what it says about parts is taken out
 ):  # (the preset's name, {group: name})
-    "Which parts a preset and what somebody has given choose."
+    """Which parts a preset and what somebody has given choose.
+
+    Parameters
+    ----------
+    name
+        of the preset, or None
+    given
+        {key: value}; what it says about parts is taken out
+
+    Returns
+    -------
+    (the preset's name, {group: name})
+    """
     groups = ("model", "data", "logging")
     names = {g: given.pop(g).strip("'\"") for g in groups if g in given}
     if name is not None and name not in SETS:
@@ -314,7 +437,23 @@ def compose(
     encoders,  # {argument of the model: class}
     **top,  # values beside the groups
 ):  # a nested dict
-    "The signatures of the parts as one configuration, with some values changed."
+    """The signatures of the parts as one configuration, with some values changed.
+
+    Parameters
+    ----------
+    chosen
+        {group: class or function}
+    overrides
+        {key: value in Hydra's grammar}
+    encoders
+        {argument of the model: class}
+    **top
+        values beside the groups
+
+    Returns
+    -------
+    a nested dict
+    """
     from hydra_zen import ZenStore, make_config
     from omegaconf import MISSING, OmegaConf
 
@@ -347,7 +486,17 @@ def check_kind(
     value,  # what was given
     default,  # of the argument, whose kind counts
 ):
-    "Raises unless `value` is of a kind that an argument with this default can take."
+    """Raises unless `value` is of a kind that an argument with this default can take.
+
+    Parameters
+    ----------
+    key
+        of the configuration, for the message
+    value
+        what was given
+    default
+        of the argument, whose kind counts
+    """
     if value == "???":
         remedy = f"this argument has no default: write {key}=…"
         raise wrong("a value", "none", where=key, remedy=remedy)
@@ -387,7 +536,17 @@ def _chosen_encoders(given, chosen):
 def settle(
     given,  # {key: value in Hydra's grammar}; what chooses parts is taken out
 ):  # preset's name, {group: name}, {group: class}, {argument of the model: class}
-    "What somebody has chosen to configure."
+    """What somebody has chosen to configure.
+
+    Parameters
+    ----------
+    given
+        {key: value in Hydra's grammar}; what chooses parts is taken out
+
+    Returns
+    -------
+    preset's name, {group: name}, {group: class}, {argument of the model: class}
+    """
     preset, names = preset_parts(given.pop("preset", None), given)
     chosen = chosen_parts({"parts": names})
     for name, cls in parts()["model"].items():
@@ -399,7 +558,13 @@ def settle(
 def configure(
     *overrides,  # texts such as "model=nrms", "recipe.epochs=3", "seed=[42,123]"
 ):
-    "The whole configuration of an experiment as a nested dict that JSON can write."
+    """The whole configuration of an experiment as a nested dict that JSON can write.
+
+    Parameters
+    ----------
+    *overrides
+        texts such as "model=nrms", "recipe.epochs=3", "seed=[42,123]"
+    """
     given = read_overrides(overrides)
     preset, names, chosen, encoders = settle(given)
     for key in given:
@@ -417,7 +582,13 @@ def configure(
 
 # %% ../../nbs/experiments/configuration.ipynb #preset-line
 def preset_line(config):  # of `configure`
-    "One line that says what the preset has set."
+    """One line that says what the preset has set.
+
+    Parameters
+    ----------
+    config
+        of `configure`
+    """
     given = [text.partition("=")[0] for text in config["given"]]
     if config["data"].get("path") is not None:
         given.append("data.size")
@@ -478,7 +649,13 @@ def _part_lines(group, target, values):
 
 # %% ../../nbs/experiments/configuration.ipynb #key-table
 def key_table(*overrides):  # "model=…", "data=…"
-    "All keys of a configuration with their values and meanings, for help."
+    """All keys of a configuration with their values and meanings, for help.
+
+    Parameters
+    ----------
+    *overrides
+        "model=…", "data=…"
+    """
     config = configure(*overrides)
     known = parts()
     lines = _top_lines(config)
@@ -490,7 +667,13 @@ def key_table(*overrides):  # "model=…", "data=…"
 
 # %% ../../nbs/experiments/configuration.ipynb #spread
 def spread(config):  # of `configure`
-    "One configuration per seed."
+    """One configuration per seed.
+
+    Parameters
+    ----------
+    config
+        of `configure`
+    """
     seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
     if not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise wrong("whole numbers", repr(config["seed"]), where="seed")

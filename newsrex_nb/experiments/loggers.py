@@ -58,7 +58,21 @@ def to_csv(
     config,  # of the run; a table needs nothing of it
     name="epochs.csv",  # of the file in the folder
 ):  # Keras callbacks
-    "A line per epoch; what the test gives goes to `test.csv` beside it."
+    """A line per epoch; what the test gives goes to `test.csv` beside it.
+
+    Parameters
+    ----------
+    folder
+        of the run
+    config
+        of the run; a table needs nothing of it
+    name : default 'epochs.csv'
+        of the file in the folder
+
+    Returns
+    -------
+    Keras callbacks
+    """
     return [CSV(str(Path(folder) / name))]
 
 # %% ../../nbs/experiments/loggers.ipynb #tensorboard
@@ -71,7 +85,21 @@ def to_tensorboard(
     config,  # of the run; the curves need nothing of it
     name="tensorboard",  # of the folder within it
 ):  # Keras callbacks
-    "The loss and the validation metrics of every epoch, for TensorBoard."
+    """The loss and the validation metrics of every epoch, for TensorBoard.
+
+    Parameters
+    ----------
+    folder
+        of the run
+    config
+        of the run; the curves need nothing of it
+    name : default 'tensorboard'
+        of the folder within it
+
+    Returns
+    -------
+    Keras callbacks
+    """
     needed = ("tensorflow", "tensorboard")
     if lacks := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise wrong(
@@ -83,7 +111,13 @@ def to_tensorboard(
 
 # %% ../../nbs/experiments/loggers.ipynb #wandb
 class WeightsAndBiases(keras.callbacks.Callback):
-    "A run of Weights & Biases, from the training to its end or to that of the test."
+    """A run of Weights & Biases, from the training to its end or to that of the test.
+
+    Parameters
+    ----------
+    **settings
+        of `wandb.init`
+    """
 
     waits = False  # whether `tested` will be called
 
@@ -126,7 +160,30 @@ def to_wandb(
     name=None,  # of the run; None = the folder's
     tags=(),  # words to find the run by
 ):  # Keras callbacks
-    "The loss and the validation metrics of every epoch, for Weights & Biases."
+    """The loss and the validation metrics of every epoch, for Weights & Biases.
+
+    Parameters
+    ----------
+    folder
+        of the run
+    config
+        of the run, a dict; a copy of it is logged
+    mode : default 'offline'
+        "offline" writes into the run's folder, "online" sends to the service,
+        "disabled" does nothing
+    project : default 'newsrex_nb'
+        that the run is filed under
+    entity : default None
+        account or team that owns the project; None = the account that is logged in
+    name : default None
+        of the run; None = the folder's
+    tags : default ()
+        words to find the run by
+
+    Returns
+    -------
+    Keras callbacks
+    """
     one_of("logging.mode", mode, ("offline", "online", "disabled"))
     if importlib.util.find_spec("wandb") is None:
         remedy = "install newsrex_nb[wandb], or choose logging=csv"
@@ -141,7 +198,15 @@ def to_wandb(
 
 # %% ../../nbs/experiments/loggers.ipynb #copied
 class Copied:
-    "A stream whose whole lines are copied to a file."
+    """A stream whose whole lines are copied to a file.
+
+    Parameters
+    ----------
+    stream
+        that is written to as before
+    path
+        of the file that gets a copy
+    """
 
     def __init__(
         self,
@@ -175,7 +240,13 @@ def _as_seen(line):
 
 # %% ../../nbs/experiments/loggers.ipynb #printed
 class Printed:
-    "In a `with` block: printed lines and warnings are copied to a text file."
+    """In a `with` block: printed lines and warnings are copied to a text file.
+
+    Parameters
+    ----------
+    path
+        of the file; lines are appended
+    """
 
     def __init__(self, path):  # of the file; lines are appended
         self.path = path

@@ -31,7 +31,13 @@ def _one_value(parser, key, value):
 # %% ../../nbs/experiments/overrides.ipynb #read-overrides
 def read_overrides(overrides):  # texts such as "recipe.epochs=3"
     """{key: value in Hydra's grammar}; what that grammar cannot read is taken as plain
-    text."""
+    text.
+
+    Parameters
+    ----------
+    overrides
+        texts such as "recipe.epochs=3"
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create()
@@ -47,7 +53,13 @@ def read_overrides(overrides):  # texts such as "recipe.epochs=3"
 
 # %% ../../nbs/experiments/overrides.ipynb #plain-values
 def plain_values(overrides):  # texts such as "rows=[1,2]"
-    "The same as Python values, {key: value}."
+    """The same as Python values, {key: value}.
+
+    Parameters
+    ----------
+    overrides
+        texts such as "rows=[1,2]"
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create()
@@ -67,7 +79,13 @@ def _text_in_grammar(text):
 
 # %% ../../nbs/experiments/overrides.ipynb #in-grammar
 def in_grammar(value):  # what `plain_values` gives
-    "A value as text that reads back as that value."
+    """A value as text that reads back as that value.
+
+    Parameters
+    ----------
+    value
+        what `plain_values` gives
+    """
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(in_grammar, value))}]"
     if isinstance(value, dict):

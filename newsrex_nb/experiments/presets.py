@@ -18,7 +18,29 @@ _MIND_SMALL = (("articles", 65238), ("test", 73152))
 # %% ../../nbs/experiments/presets.ipynb #experiment
 @dataclass(frozen=True)
 class Experiment:
-    "A whole experiment: model, data and every value that decides its numbers."
+    """A whole experiment: model, data and every value that decides its numbers.
+
+    Parameters
+    ----------
+    model
+        the model's part
+    values
+        {key: value} such as {"recipe.epochs": 5}
+    data : default 'mind'
+        the data's part
+    data_set : default 'MIND-small'
+        what the published numbers were measured on
+    like : default None
+        a set of values for any model that comes first
+    published : default field(default_factory=dict)
+        {metric: (mean, sd or None)}
+    sd : default 'population'
+        what the published sd is: "population", "sample", or None
+    source : default ''
+        where the numbers stand
+    assumed : default ()
+        sentences: what no source says
+    """
 
     model: str  # the model's part
     values: dict  # {key: value} such as {"recipe.epochs": 5}
@@ -56,7 +78,19 @@ def recipe(
     patience=None,  # epochs without improvement
     **more,  # {key: value} of a recipe
 ):
-    "NewsReX's training: Adam, four negatives, softmax, the epoch best in four metrics."
+    """NewsReX's training: Adam, four negatives, softmax, the epoch best in four metrics.
+
+    Parameters
+    ----------
+    batch_size
+        samples
+    epochs
+        at most
+    patience : default None
+        epochs without improvement
+    **more
+        {key: value} of a recipe
+    """
     values = dict(
         optimizer="adam",
         learning_rate=1e-4,
@@ -78,7 +112,15 @@ def form(
     title_length=32,  # words read of a title
     **more,  # {key: value} of a model
 ):
-    "What NewsReX's models have in common."
+    """What NewsReX's models have in common.
+
+    Parameters
+    ----------
+    title_length : default 32
+        words read of a title
+    **more
+        {key: value} of a model
+    """
     values = dict(
         word_dim=300,
         title_length=title_length,
@@ -151,7 +193,13 @@ FORMS["tccm"] = form(
 
 # %% ../../nbs/experiments/presets.ipynb #percent
 def percent(*values):  # AUC, MRR, nDCG@5, nDCG@10 in percent
-    "Published means without a spread."
+    """Published means without a spread.
+
+    Parameters
+    ----------
+    *values
+        AUC, MRR, nDCG@5, nDCG@10 in percent
+    """
     return {
         metric: (round(value / 100, 4), None) for metric, value in zip(METRICS, values)
     }
@@ -176,7 +224,17 @@ _ASSUMED_OF_PAPER = (
 def paper_experiment(
     model,  # its name in small letters, such as "nrms"
 ):  # an `Experiment`
-    "A row of Table 1 of the NewsReX paper."
+    """A row of Table 1 of the NewsReX paper.
+
+    Parameters
+    ----------
+    model
+        its name in small letters, such as "nrms"
+
+    Returns
+    -------
+    an `Experiment`
+    """
     # the order has no effect on a model that does not look at it
     order = "positive_first" if model == "nrms" else "random"
     return Experiment(
@@ -265,7 +323,17 @@ _ASSUMED_OF_CARDS = (
 def card_experiment(
     model,  # its name in small letters, such as "nrms"
 ):  # an `Experiment`
-    "A row of NewsReX's results page, JAX models."
+    """A row of NewsReX's results page, JAX models.
+
+    Parameters
+    ----------
+    model
+        its name in small letters, such as "nrms"
+
+    Returns
+    -------
+    an `Experiment`
+    """
     values, note = CARD_RECIPES.get(model, (recipe(256, 20, 5), _LIKE_TCCM))
     return Experiment(
         model,
@@ -279,7 +347,17 @@ def card_experiment(
 def our_experiment(
     model,  # its name in small letters, such as "nrms"
 ):  # an `Experiment`
-    "Our own protocol: chronological validation, then a refit."
+    """Our own protocol: chronological validation, then a refit.
+
+    Parameters
+    ----------
+    model
+        its name in small letters, such as "nrms"
+
+    Returns
+    -------
+    an `Experiment`
+    """
     training = dict(
         batch_size=64,
         epochs=10,
@@ -312,7 +390,12 @@ _ASSUMED_OF_FIGURE = (
 
 # %% ../../nbs/experiments/presets.ipynb #japanese
 def japanese_experiment():  # an `Experiment`
-    "Figure 4 of the NewsReX paper."
+    """Figure 4 of the NewsReX paper.
+
+    Returns
+    -------
+    an `Experiment`
+    """
     shape = form(40, num_heads=16, head_dim=16, query_dim=200, wiring="newsrex")
     training = recipe(16, 5, 5, min_improvement=0.01)
     return Experiment(
@@ -339,7 +422,17 @@ TOY = {
 def toy_experiment(
     model,  # its name in small letters, such as "nrms"
 ):  # an `Experiment`
-    "A row of this site's table on the toy world."
+    """A row of this site's table on the toy world.
+
+    Parameters
+    ----------
+    model
+        its name in small letters, such as "nrms"
+
+    Returns
+    -------
+    an `Experiment`
+    """
     values = {"model.num_heads": 5, "model.head_dim": 20} if model == "nram" else {}
     return Experiment(
         model,
@@ -410,7 +503,12 @@ _EVERY_MODEL = (
 
 # %% ../../nbs/experiments/presets.ipynb #experiments
 def experiments():  # {name: `Experiment`}
-    "Every whole experiment by its name."
+    """Every whole experiment by its name.
+
+    Returns
+    -------
+    {name: `Experiment`}
+    """
     return {
         **{f"paper/{model}": paper_experiment(model) for model in PAPER},
         **{f"card/{model}": card_experiment(model) for model in CARD},
@@ -421,6 +519,12 @@ def experiments():  # {name: `Experiment`}
 
 # %% ../../nbs/experiments/presets.ipynb #experiment-named
 def experiment(name):  # such as "card/nrms"
-    "The whole experiment of this name, or the sentence that lists the names there are."
+    """The whole experiment of this name, or the sentence that lists the names there are.
+
+    Parameters
+    ----------
+    name
+        such as "card/nrms"
+    """
     known = experiments()
     return known[one_of("the experiment", name, tuple(known))]

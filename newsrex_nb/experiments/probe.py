@@ -31,7 +31,19 @@ def utility_terms(
     data,  # a `Dataset` with an oracle
     log,  # `Behaviors` of it
 ):  # {term: (candidates,)}
-    "The terms of the utility; their sum is the oracle's score."
+    """The terms of the utility; their sum is the oracle's score.
+
+    Parameters
+    ----------
+    data
+        a `Dataset` with an oracle
+    log
+        `Behaviors` of it
+
+    Returns
+    -------
+    {term: (candidates,)}
+    """
     oracle = data.oracle
     if oracle is None:
         raise wrong("a toy world, whose utility is known", data.name)
@@ -45,7 +57,12 @@ def utility_terms(
 
 # %% ../../nbs/experiments/probe.ipynb #centred
 def centred(x, offsets):  # (candidates,), (B + 1,)
-    "Differences from the mean of each impression."
+    """Differences from the mean of each impression.
+
+    Returns
+    -------
+    (candidates,), (B + 1,)
+    """
     return x - (np.add.reduceat(x, offsets[:-1]) / np.diff(offsets))[owner(offsets)]
 
 # %% ../../nbs/experiments/probe.ipynb #group-products
@@ -76,7 +93,25 @@ def coefficients(
     groups=20,  # of articles
     seed=0,  # of the groups
 ):  # ((K,) coefficients, (K,) standard errors, share of the variance explained)
-    "How scores move with each term, by least squares within impressions."
+    """How scores move with each term, by least squares within impressions.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    terms
+        {term: (candidates,)}
+    log
+        `Behaviors`
+    groups : default 20
+        of articles
+    seed : default 0
+        of the groups
+
+    Returns
+    -------
+    ((K,) coefficients, (K,) standard errors, share of the variance explained)
+    """
     x = np.stack([centred(term, log.offsets) for term in terms.values()], axis=1)
     y = centred(np.asarray(scores, float), log.offsets)
     articles = int(log.candidates.max()) + 1
@@ -94,7 +129,21 @@ def taken_out(
     terms,  # of `utility_terms`
     weights,  # (K,) of the terms
 ):  # (candidates,) to be subtracted from scores
-    "What scores owe to a part."
+    """What scores owe to a part.
+
+    Parameters
+    ----------
+    part
+        one of `PARTS`
+    terms
+        of `utility_terms`
+    weights
+        (K,) of the terms
+
+    Returns
+    -------
+    (candidates,) to be subtracted from scores
+    """
     mine = TERMS.get(one_of("part", part, PARTS), (part,))
     return sum(w * u for w, (name, u) in zip(weights, terms.items()) if name in mine)
 
@@ -147,7 +196,26 @@ def shares(
     draws=500,  # of users
     seed=0,  # of the draws and of the groups of articles
 ):  # {"auc", "oracle", "explained", "worth": {part: AUC}, "share": {part: [value, low, high]}}
-    "What share of each part's worth some scores take."
+    """What share of each part's worth some scores take.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    data
+        a `Dataset` with an oracle
+    log
+        labelled `Behaviors` of it
+    draws : default 500
+        of users
+    seed : default 0
+        of the draws and of the groups of articles
+
+    Returns
+    -------
+    {"auc", "oracle", "explained", "worth": {part: AUC}, "share": {part: [value, low,
+    high]}}
+    """
     terms, scores = utility_terms(data, log), np.asarray(scores, float)
     c, error, explained = coefficients(scores, terms, log, seed=seed)
     values = _auc_of_each(_ways(scores, terms, c, error), log)
@@ -183,7 +251,12 @@ def _permuted(count, rng):
 
 # %% ../../nbs/experiments/probe.ipynb #scrambled-features
 def scrambled_features(data, model, part, rng):  # NumPy generator -> a `Dataset`
-    "The data set with the inputs of one part given to other articles and words."
+    """The data set with the inputs of one part given to other articles and words.
+
+    Returns
+    -------
+    a `Dataset`
+    """
     data = dataclasses.replace(data, features=copy.copy(data.features))
     names = [*model.reads]
     if model.graph and model.graph not in PLANNERS:
@@ -211,7 +284,23 @@ def scrambled(
     part,  # one of `PARTS`
     seed=0,
 ):  # (`Dataset`, `Behaviors`)
-    "What a model is shown when one part of its inputs is scrambled."
+    """What a model is shown when one part of its inputs is scrambled.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        `Behaviors` of it
+    model
+        a `NewsRecommender`
+    part
+        one of `PARTS`
+
+    Returns
+    -------
+    (`Dataset`, `Behaviors`)
+    """
     rng = generator(seed, "scrambled", one_of("part", part, PARTS))
     if part == "identity":
         other = _permuted(int(log.user.max(initial=0)), rng)
@@ -232,7 +321,12 @@ def _auc(model, data, log):
 
 
 def falls(model, data, log, seed=0):  # {part: points of AUC}
-    "By how much the AUC falls when the inputs of each part are scrambled."
+    """By how much the AUC falls when the inputs of each part are scrambled.
+
+    Returns
+    -------
+    {part: points of AUC}
+    """
     whole = _auc(model, data, log)
     return {
         part: round(whole - _auc(model, *scrambled(data, log, model, part, seed)), 4)
@@ -276,7 +370,19 @@ def small(
     model,  # such as "nrms"
     *overrides,  # of somebody
 ):  # a list of configurations, one per seed
-    "The configurations of a probe: small sizes where the model has such an argument."
+    """The configurations of a probe: small sizes where the model has such an argument.
+
+    Parameters
+    ----------
+    model
+        such as "nrms"
+    *overrides
+        of somebody
+
+    Returns
+    -------
+    a list of configurations, one per seed
+    """
     takes = keys("model", choose("model", model))
     if takes.get("side", ("",))[0] is None:
         takes.pop("category_dim", None)
@@ -305,7 +411,19 @@ def probe(
     config,  # one of `small`
     data=None,  # a `Dataset`, if it is in memory
 ):  # what `newsrex probe` writes
-    "Trains a model on its toy world and says what it has learned."
+    """Trains a model on its toy world and says what it has learned.
+
+    Parameters
+    ----------
+    config
+        one of `small`
+    data : default None
+        a `Dataset`, if it is in memory
+
+    Returns
+    -------
+    what `newsrex probe` writes
+    """
     from hydra_zen import instantiate
 
     data = load_data(config) if data is None else data
@@ -340,7 +458,17 @@ def _name_of(run):  # of `probe`
 def by_model(
     runs,  # of `probe`, or lines of a file of them
 ):  # {model: list of results, one per seed}
-    "Runs put together that differ in the seed only, the best model first."
+    """Runs put together that differ in the seed only, the best model first.
+
+    Parameters
+    ----------
+    runs
+        of `probe`, or lines of a file of them
+
+    Returns
+    -------
+    {model: list of results, one per seed}
+    """
     results = {}
     for run in runs:
         results.setdefault(_name_of(run), []).append(run["results"])
@@ -352,7 +480,19 @@ def points(
     results,  # of one model, a list
     part,  # one of `PARTS`
 ):  # (points taken, low, high, points that the inputs are worth, points to take)
-    "What a model takes from a part, the mean over its seeds."
+    """What a model takes from a part, the mean over its seeds.
+
+    Parameters
+    ----------
+    results
+        of one model, a list
+    part
+        one of `PARTS`
+
+    Returns
+    -------
+    (points taken, low, high, points that the inputs are worth, points to take)
+    """
     worth = np.mean([r["worth"][part] for r in results])
     each = [np.array(r["share"][part]) * r["worth"][part] for r in results]
     fall = np.mean([r["falls"][part] for r in results])
@@ -372,7 +512,17 @@ def _probe_row(name, results):  # of one model
 
 # %% ../../nbs/experiments/probe.ipynb #probe-table
 def probe_table(runs):  # of `probe` -> rows of text, the first one the heading
-    "Models by part: points taken with their share, and the fall of scrambled inputs."
+    """Models by part: points taken with their share, and the fall of scrambled inputs.
+
+    Parameters
+    ----------
+    runs
+        of `probe`
+
+    Returns
+    -------
+    rows of text, the first one the heading
+    """
     models = by_model(runs)
     heads = ["", "seeds", "AUC", *PARTS, *(f"falls: {part}" for part in PARTS)]
     rows = [_probe_row(name, results) for name, results in models.items()]
@@ -404,7 +554,13 @@ def _draw_part(axis, part, models, labelled):
 
 # %% ../../nbs/experiments/probe.ipynb #draw-probe
 def draw_probe(runs):  # of `probe`; returns the figure
-    "Points taken by each model, a panel for each part, a line at what the oracle takes."
+    """Points taken by each model, a panel for each part, a line at what the oracle takes.
+
+    Parameters
+    ----------
+    runs
+        of `probe`; returns the figure
+    """
     import matplotlib.pyplot as plt
 
     models = by_model(runs)
@@ -424,7 +580,19 @@ def probe_models(
     path=None,  # a file of JSON lines to which each seed is added; None = none
     say=print,  # takes one line
 ):
-    "Probes every seed of a model, unless the file has it; returns the runs."
+    """Probes every seed of a model, unless the file has it; returns the runs.
+
+    Parameters
+    ----------
+    model
+        such as "nrms"
+    *overrides
+        of somebody
+    path : default None
+        a file of JSON lines to which each seed is added; None = none
+    say : default print
+        takes one line
+    """
     before = {} if path is None else {run["run"]: run for run in read_results(path)}
     runs, data = [], None
     for config in small(model, *overrides):

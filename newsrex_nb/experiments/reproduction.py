@@ -24,7 +24,15 @@ def t_quantile(
     freedom,  # degrees of freedom, at least 1
     share=0.95,  # of the distribution between -t and t
 ):
-    "Student's t such that this share lies between -t and t."
+    """Student's t such that this share lies between -t and t.
+
+    Parameters
+    ----------
+    freedom
+        degrees of freedom, at least 1
+    share : default 0.95
+        of the distribution between -t and t
+    """
     angle = np.linspace(0, np.pi / 2, 200_001)
     density = np.cos((angle[1:] + angle[:-1]) / 2) ** (freedom - 1)
     inside = np.concatenate([[0], np.cumsum(density)])
@@ -48,7 +56,25 @@ def difference(
     kind="population",  # of the sd: "population" or "sample"
     seeds=3,  # behind the published mean
 ):  # {"ours", "sd", "difference", "low", "high"}; the last two are None for one seed
-    "Ours minus published, with a 95 % interval over seeds."
+    """Ours minus published, with a 95 % interval over seeds.
+
+    Parameters
+    ----------
+    values
+        of our seeds
+    mean
+        published
+    sd : default None
+        published
+    kind : default 'population'
+        of the sd: "population" or "sample"
+    seeds : default 3
+        behind the published mean
+
+    Returns
+    -------
+    {"ours", "sd", "difference", "low", "high"}; the last two are None for one seed
+    """
     ours = float(np.mean(values))
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     gap = ours - mean
@@ -119,7 +145,23 @@ def departures(
     counts,  # of its data: articles and impressions of the test split
     seeds,  # that were run
 ):  # sentences; none if the run is what was published
-    "What differs between a run and the experiment that it is said to be."
+    """What differs between a run and the experiment that it is said to be.
+
+    Parameters
+    ----------
+    name
+        of the experiment
+    config
+        of a run
+    counts
+        of its data: articles and impressions of the test split
+    seeds
+        that were run
+
+    Returns
+    -------
+    sentences; none if the run is what was published
+    """
     whole = experiment(name)
     belongs = f"published numbers belong to {whole.data_set}."
     if config["parts"]["data"] != whole.data:
@@ -155,7 +197,19 @@ def report(
     name,  # of the experiment
     trials,  # of a finished `Sweep`
 ):  # a dict that JSON can write
-    "What one JSON file says about a reproduction."
+    """What one JSON file says about a reproduction.
+
+    Parameters
+    ----------
+    name
+        of the experiment
+    trials
+        of a finished `Sweep`
+
+    Returns
+    -------
+    a dict that JSON can write
+    """
     whole, first = experiment(name), trials[0].about
     config, data = first["config"], first["data"]
     impressions = data["splits"]["test"]["impressions"]
@@ -182,7 +236,13 @@ def report(
 
 # %% ../../nbs/experiments/reproduction.ipynb #signed
 def signed(value):  # a difference
-    "With its sign and four decimals."
+    """With its sign and four decimals.
+
+    Parameters
+    ----------
+    value
+        a difference
+    """
     return f"{round(value, 4) + 0.0:+.4f}"  # adding 0.0 turns -0.0 into 0.0
 
 # %% ../../nbs/experiments/reproduction.ipynb #report-cells
@@ -219,7 +279,13 @@ _SPREADS = {
 
 
 def report_text(found):  # of `report`
-    "What is printed of a reproduction."
+    """What is printed of a reproduction.
+
+    Parameters
+    ----------
+    found
+        of `report`
+    """
     data = found["data"]
     impressions = data["splits"]["test"]["impressions"]
     where = f"{data['name']}, {impressions} test impressions"
@@ -261,7 +327,23 @@ def reproduce(
     folder="results/reproduced",  # where the JSON file goes
     say=print,  # takes one line
 ):  # what the JSON file says
-    "Trains an experiment with its seeds, compares with what was published, reports."
+    """Trains an experiment with its seeds, compares with what was published, reports.
+
+    Parameters
+    ----------
+    name
+        of an experiment, such as "card/nrms"
+    *overrides
+        texts such as "data.path=MIND"
+    folder : default 'results/reproduced'
+        where the JSON file goes
+    say : default print
+        takes one line
+
+    Returns
+    -------
+    what the JSON file says
+    """
     found = report(name, _runs_of(name, overrides, say))
     stem = name.replace("/", "-")
     if found["departures"]:
@@ -299,7 +381,13 @@ def reproduction_table(
     folder="results/reproduced",  # of files that `reproduce` has written
     metrics=("auc", "ndcg@10"),
 ):
-    "All experiments, published and reproduced, as Markdown; departures are left out."
+    """All experiments, published and reproduced, as Markdown; departures are left out.
+
+    Parameters
+    ----------
+    folder : default 'results/reproduced'
+        of files that `reproduce` has written
+    """
     kinds = ("published", "ours", "difference (95 %)")
     heads = [f"{heading(metric)} {kind}" for metric in metrics for kind in kinds]
     lines = [["", "seeds", *heads], [":--", "--:", *["--:"] * (3 * len(metrics))]]

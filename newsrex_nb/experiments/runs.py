@@ -32,7 +32,13 @@ from ..metrics.results import run_folders
 
 # %% ../../nbs/experiments/runs.ipynb #load-data
 def load_data(config):  # of `configure`, or read back from a run's `experiment.json`
-    "The data set of a configuration: its part is called, whatever the file says."
+    """The data set of a configuration: its part is called, whatever the file says.
+
+    Parameters
+    ----------
+    config
+        of `configure`, or read back from a run's `experiment.json`
+    """
     make = choose("data", config["parts"]["data"])
     settings = config["data"].items()
     return make(**{key: value for key, value in settings if not key.startswith("_")})
@@ -44,7 +50,23 @@ def vector_encoder(
     dataset,  # a `Dataset`
     say,  # takes one line
 ):  # arguments of the model that say how it reads articles
-    "What `news_encoder=vectors` stands for."
+    """What `news_encoder=vectors` stands for.
+
+    Parameters
+    ----------
+    make
+        sizes, and arguments that win -> a model
+    settings
+        the configuration of the model
+    dataset
+        a `Dataset`
+    say
+        takes one line
+
+    Returns
+    -------
+    arguments of the model that say how it reads articles
+    """
     width = dataset.features["article_vectors"].shape[1]
     news_width = make(Sizes(), news_encoder=None).news_width
     shared = {key: settings[key] for key in ("dropout",) if key in settings}
@@ -81,7 +103,18 @@ def build_model(
     dataset,  # a `Dataset`
     say=print,  # takes one line
 ):
-    "The model of a configuration, sized for a data set."
+    """The model of a configuration, sized for a data set.
+
+    Parameters
+    ----------
+    config
+        of one seed; its `word_dim` and `entity_dim` may change, what was asked for
+        is then kept as "asked"
+    dataset
+        a `Dataset`
+    say : default print
+        takes one line
+    """
     from hydra_zen import instantiate
 
     offered = dict(
@@ -115,7 +148,21 @@ def measure(
     known=True,  # whether the model was trained on these users
     found=None,  # the model's scores, if they are known already
 ):
-    "The metrics of a model and of the baselines, as `test_results.json` holds them."
+    """The metrics of a model and of the baselines, as `test_results.json` holds them.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    dataset
+        a `Dataset`
+    split : default 'test'
+        a split with labels
+    known : default True
+        whether the model was trained on these users
+    found : default None
+        the model's scores, if they are known already
+    """
     name = type(model).__name__
     about = dict(name=name, data=dataset.name, key=dataset.key, split=split)
     if "candidates" in dataset.notes:
@@ -140,7 +187,17 @@ def set_values(
     defaults,  # {key: default}
     quiet=(),  # keys that do not count
 ):
-    "The values that are no defaults; an encoder's likewise, beside its class."
+    """The values that are no defaults; an encoder's likewise, beside its class.
+
+    Parameters
+    ----------
+    values
+        of one part
+    defaults
+        {key: default}
+    quiet : default ()
+        keys that do not count
+    """
     changed = {}
     for key, value in values.items():
         if key in quiet or key.startswith("_"):
@@ -159,7 +216,13 @@ QUIET = dict(recipe=("verbose",), data=("cache",))  # arguments that make no oth
 
 
 def run_key(config):  # of one seed
-    "What tells runs apart: the parts, what was set to no default, and the seed."
+    """What tells runs apart: the parts, what was set to no default, and the seed.
+
+    Parameters
+    ----------
+    config
+        of one seed
+    """
     asked = {**config, "model": config.get("asked", config["model"])}
     settings = {}
     for group, target in chosen_parts(config).items():
@@ -187,7 +250,13 @@ def _is_ours(config):  # read back
 
 # %% ../../nbs/experiments/runs.ipynb #key-of
 def key_of(about):  # what `experiment.json` or a line of results says
-    "The key of a run that is on disk."
+    """The key of a run that is on disk.
+
+    Parameters
+    ----------
+    about
+        what `experiment.json` or a line of results says
+    """
     config = about["config"]
     if not _is_ours(config):
         return about.get("run")
@@ -198,7 +267,15 @@ def already_run(
     path,  # of a file of results, or None
     config,  # of one seed
 ):
-    "The line of this run in the file, or None."
+    """The line of this run in the file, or None.
+
+    Parameters
+    ----------
+    path
+        of a file of results, or None
+    config
+        of one seed
+    """
     lines = read_results(path) if path else []
     return next((line for line in lines if key_of(line) == run_key(config)), None)
 
@@ -236,7 +313,12 @@ def about_run(config, model, dataset):
 
 # %% ../../nbs/experiments/runs.ipynb #run-folder
 def run_folder(parent, name):  # a new folder, such as runs/nrms-toy-3
-    "Makes the next free folder of this name; of two processes each gets its own."
+    """Makes the next free folder of this name; of two processes each gets its own.
+
+    Returns
+    -------
+    a new folder, such as runs/nrms-toy-3
+    """
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(rf"{re.escape(name)}-(\d+)")
@@ -255,7 +337,15 @@ def free_folder(
     folder,  # that somebody has chosen
     key,  # of the run
 ):
-    "The folder, unless another finished run is in it."
+    """The folder, unless another finished run is in it.
+
+    Parameters
+    ----------
+    folder
+        that somebody has chosen
+    key
+        of the run
+    """
     path = Path(folder) / "experiment.json"
     about = hub.read_json(path, "config") if path.exists() else {"finished": None}
     if about.get("finished", True) and key_of(about) != key:
@@ -270,7 +360,13 @@ def free_folder(
 
 # %% ../../nbs/experiments/runs.ipynb #find-runs
 def find_runs(parent):  # a folder of runs, such as runs/
-    "The runs in a folder: {key: (folder, whether the run is finished)}."
+    """The runs in a folder: {key: (folder, whether the run is finished)}.
+
+    Parameters
+    ----------
+    parent
+        a folder of runs, such as runs/
+    """
     runs = {}
     for folder in run_folders(parent, least=0):
         about = hub.read_json(folder / "experiment.json", "config")
@@ -281,7 +377,15 @@ def find_runs(parent):  # a folder of runs, such as runs/
 
 # %% ../../nbs/experiments/runs.ipynb #log
 class Log(keras.callbacks.Callback):
-    "A line per epoch in a text file."
+    """A line per epoch in a text file.
+
+    Parameters
+    ----------
+    path
+        of the file; lines are appended
+    title
+        what is trained
+    """
 
     def __init__(
         self,
@@ -308,7 +412,12 @@ class Log(keras.callbacks.Callback):
 
 # %% ../../nbs/experiments/runs.ipynb #kept-validation
 def kept_validation(recipe, history):  # of a configuration; the `Run` of `fit`
-    "The validation of the epoch that was kept, {metric: value}; None without one."
+    """The validation of the epoch that was kept, {metric: value}; None without one.
+
+    Returns
+    -------
+    of a configuration; the `Run` of `fit`
+    """
     keeps_best = recipe["restore_best"] or recipe["refit"]
     at = history.best_epoch - 1 if history.best_epoch and keeps_best else -1
     values = {
@@ -367,7 +476,17 @@ def save_scores(
     log,  # `Behaviors` with labels
     found,  # (candidates,) scores, in the order of the log's candidates
 ):
-    "Writes scores with the impressions, clicks and users that they belong to."
+    """Writes scores with the impressions, clicks and users that they belong to.
+
+    Parameters
+    ----------
+    path
+        of the file
+    log
+        `Behaviors` with labels
+    found
+        (candidates,) scores, in the order of the log's candidates
+    """
     from safetensors.numpy import save_file
 
     arrays = dict(
@@ -384,7 +503,19 @@ def save_scores(
 # %% ../../nbs/experiments/runs.ipynb #outcome
 @dataclasses.dataclass
 class Outcome:
-    "What a run leaves: its folder, and what it holds in memory."
+    """What a run leaves: its folder, and what it holds in memory.
+
+    Parameters
+    ----------
+    model
+        the trained model
+    data
+        the `Dataset`
+    history
+        the `Run` that `fit` returned
+    results
+        as `measure` returns it; None where the test split has no labels
+    """
 
     folder: Path
     model: object  # the trained model
@@ -416,7 +547,21 @@ def run(
     folder=None,  # where to; None = the configuration's folder, or the next free one in runs/
     data=None,  # a `Dataset`, if it is in memory already
 ):  # an `Outcome`
-    "Loads, trains, measures, and writes the folder of a run."
+    """Loads, trains, measures, and writes the folder of a run.
+
+    Parameters
+    ----------
+    config
+        of `configure`, with one seed
+    folder : default None
+        where to; None = the configuration's folder, or the next free one in runs/
+    data : default None
+        a `Dataset`, if it is in memory already
+
+    Returns
+    -------
+    an `Outcome`
+    """
     config, key = copy.deepcopy(config), run_key(config)
     say = print if config["recipe"]["verbose"] else lambda line: None
     dataset = load_data(config) if data is None else data
@@ -477,7 +622,19 @@ def reopen(
     folder,  # of a run, or the handle of a shared one
     *overrides,  # of its data: "data=mind", "data.path=…"
 ):  # (model, `Dataset`, whether the model was trained on its users)
-    "The model of a run, and data to use it on."
+    """The model of a run, and data to use it on.
+
+    Parameters
+    ----------
+    folder
+        of a run, or the handle of a shared one
+    *overrides
+        of its data: "data=mind", "data.path=…"
+
+    Returns
+    -------
+    (model, `Dataset`, whether the model was trained on its users)
+    """
     model, features = hub.load(folder)
     about = _about_saved(folder)
     dataset = load_data(_data_settings(about["config"], overrides))

@@ -26,7 +26,17 @@ def default_of(
     chosen,  # {group: class or function}
     encoders,  # {argument of the model: class}
 ):
-    "The default of a key; None where there is none."
+    """The default of a key; None where there is none.
+
+    Parameters
+    ----------
+    key
+        such as "model.news_encoder.filters"
+    chosen
+        {group: class or function}
+    encoders
+        {argument of the model: class}
+    """
     group, _, name = key.partition(".")
     first, _, inner = name.partition(".")
     known = keys(group, chosen[group]) if group in chosen else {}
@@ -83,7 +93,13 @@ def _lists(values, chosen, encoders):
 
 # %% ../../nbs/experiments/sweeps.ipynb #expand
 def expand(*overrides):  # texts, some of them with lists
-    "The runs that lists mean, but for seeds: [(overrides, {key: value of a list})]."
+    """The runs that lists mean, but for seeds: [(overrides, {key: value of a list})].
+
+    Parameters
+    ----------
+    *overrides
+        texts, some of them with lists
+    """
     values = plain_values(overrides)
     choosing = [key for key in values if key in MANY and isinstance(values[key], list)]
     points = []
@@ -97,7 +113,25 @@ def expand(*overrides):  # texts, some of them with lists
 # %% ../../nbs/experiments/sweeps.ipynb #trial
 @dataclasses.dataclass
 class Trial:
-    "One run of a sweep."
+    """One run of a sweep.
+
+    Parameters
+    ----------
+    config
+        of one seed
+    point
+        {key: value} that lists have set
+    folder : default None
+        None: it stands in a file of results only, or is not yet run
+    about : default None
+        what `experiment.json` says
+    results : default None
+        of `measure`; None where the test split has no labels
+    validation : default None
+        of the epoch that was kept; None without validation
+    failed : default None
+        why it has no results
+    """
 
     config: dict  # of one seed
     point: dict  # {key: value} that lists have set
@@ -120,7 +154,13 @@ class Trial:
 # %% ../../nbs/experiments/sweeps.ipynb #trial-read
 @patch_to(Trial)
 def read(self, folder):  # of a finished run
-    "Takes over what a run's folder says."
+    """Takes over what a run's folder says.
+
+    Parameters
+    ----------
+    folder
+        of a finished run
+    """
     self.folder = Path(folder)
     self.about = hub.read_json(self.folder / "experiment.json", "config")
     measured = self.folder / "test_results.json"
@@ -130,7 +170,13 @@ def read(self, folder):  # of a finished run
 
 # %% ../../nbs/experiments/sweeps.ipynb #trials
 def trials(*overrides):  # texts, some of them with lists
-    "Every run that the overrides mean, in order: lists as they were given, seeds last."
+    """Every run that the overrides mean, in order: lists as they were given, seeds last.
+
+    Parameters
+    ----------
+    *overrides
+        texts, some of them with lists
+    """
     points = expand(*overrides)
     every_run = []
     for texts, point in points:
@@ -146,7 +192,15 @@ def find_trial(
     trial,  # not yet run
     many,  # whether it is one of several; a single run is run again
 ):
-    "Where a finished run stands, or None; a run that was begun is given its folder."
+    """Where a finished run stands, or None; a run that was begun is given its folder.
+
+    Parameters
+    ----------
+    trial
+        not yet run
+    many
+        whether it is one of several; a single run is run again
+    """
     config = trial.config
     if line := already_run(config["results"], config):
         trial.about = line
@@ -167,7 +221,16 @@ def sweep(
     *overrides,  # texts such as "model=nrms", "seed=[42,123]", "recipe.learning_rate=[1e-4,3e-4]"
     say=print,  # takes one line
 ):
-    "Makes every run that is not there yet."
+    """Makes every run that is not there yet.
+
+    Parameters
+    ----------
+    *overrides
+        texts such as "model=nrms", "seed=[42,123]",
+        "recipe.learning_rate=[1e-4,3e-4]"
+    say : default print
+        takes one line
+    """
     found = Sweep(trials(*overrides))
     many = len(found.trials) > 1
     data, source = None, None
@@ -193,7 +256,13 @@ def sweep(
 
 # %% ../../nbs/experiments/sweeps.ipynb #sweep-class
 class Sweep:
-    "What a sweep has made: `trials`, their `frame`, and as text the ranked table."
+    """What a sweep has made: `trials`, their `frame`, and as text the ranked table.
+
+    Parameters
+    ----------
+    trials
+        of `trials`
+    """
 
     def __init__(self, trials):  # of `trials`
         self.trials = trials

@@ -26,7 +26,12 @@ from ..train.loop import Engine, make_optimizer, set_precision
 
 # %% ../../nbs/experiments/timing.ipynb #matrix-rate
 def matrix_rate(size=1536, repeats=20):  # side of square float32 matrices
-    "Floating-point operations a second: the best of some products of matrices."
+    """Floating-point operations a second: the best of some products of matrices.
+
+    Returns
+    -------
+    side of square float32 matrices
+    """
     a = jnp.asarray(generator(0, "rate").random((size, size), np.float32))
     product, best = jax.jit(lambda a: a @ a), np.inf
     product(a).block_until_ready()
@@ -68,7 +73,21 @@ def compiled(
     chunk=16,
     by_rows=True,  # False: large tables are updated densely, too
 ):
-    "An `Engine` for an epoch, its one program compiled, and the seconds that took."
+    """An `Engine` for an epoch, its one program compiled, and the seconds that took.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    batch_size : default 64
+        samples of a step
+    sharing : default True
+        False: the plain path, a dispatch a step
+    by_rows : default True
+        False: large tables are updated densely, too
+    """
     if precision:
         set_precision(model, precision)
     steps = chunk if sharing else 1
@@ -105,7 +124,13 @@ def _step_times(engine, chunks):
 
 # %% ../../nbs/experiments/timing.ipynb #program-bytes
 def program_bytes(engine):  # an `Engine`
-    "Bytes that the training program takes on the device, as its compiler counts them."
+    """Bytes that the training program takes on the device, as its compiler counts them.
+
+    Parameters
+    ----------
+    engine
+        an `Engine`
+    """
     memory = engine.program.memory_analysis()
     return (
         memory.argument_size_in_bytes
@@ -123,7 +148,23 @@ def training_speed(
     chunks=4,  # timed dispatches, after one that is not timed
     **options,  # of `compiled`
 ):
-    "Samples a second, and where a step's time goes; median over dispatches."
+    """Samples a second, and where a step's time goes; median over dispatches.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`; its weights are trained a little
+    data
+        a `Dataset`
+    batch_size : default 64
+        samples of a step
+    sharing : default True
+        False: the plain path
+    chunks : default 4
+        timed dispatches, after one that is not timed
+    **options
+        of `compiled`
+    """
     engine, compiling = compiled(model, data, batch_size, sharing, **options)
     batches = engine.batches
     planned, sent = _host_times(engine)
@@ -169,7 +210,19 @@ def largest_batches(
     gigabytes,  # memory of the device, one or several
     most=8192,  # the search ends there
 ):
-    "The largest batch size for each memory, and the bytes of each size compiled."
+    """The largest batch size for each memory, and the bytes of each size compiled.
+
+    Parameters
+    ----------
+    make
+        make() gives a new model
+    data
+        a `Dataset`
+    gigabytes
+        memory of the device, one or several
+    most : default 8192
+        the search ends there
+    """
 
     @functools.cache
     def needs(size):
@@ -213,7 +266,21 @@ def optimizer_split(
     steps=16,  # of Adam alone, in one dispatch as in training
     **options,  # of `training_speed`
 ):
-    "Milliseconds of a step with dense Adam and with Adam by rows, and of Adam alone."
+    """Milliseconds of a step with dense Adam and with Adam by rows, and of Adam alone.
+
+    Parameters
+    ----------
+    make
+        make() gives a new model
+    data
+        a `Dataset`
+    batch_size
+        samples of a step
+    steps : default 16
+        of Adam alone, in one dispatch as in training
+    **options
+        of `training_speed`
+    """
     by_rows = training_speed(make(), data, batch_size, **options)
     rows = dense = by_rows["step_ms"]
     if by_rows["row_tables"]:
@@ -309,7 +376,19 @@ def recommendation_speed(
     users=1000,  # in one call
     pool=100,  # candidates of the smaller task; the larger one takes the catalogue
 ):
-    "Seconds to encode the catalogue, and what requests take; all compiled before."
+    """Seconds to encode the catalogue, and what requests take; all compiled before.
+
+    Parameters
+    ----------
+    recommender
+        a `Recommender` whose data set has a test split
+    requests : default 100
+        of one user each
+    users : default 1000
+        in one call
+    pool : default 100
+        candidates of the smaller task; the larger one takes the catalogue
+    """
     log, ids = recommender.data.test, recommender.data.news.ids
     at, numbers = int(log.time.max()), np.resize(log.history, max(users, requests))
     histories = [ids[log.histories[number]].tolist() for number in numbers.tolist()]
@@ -338,7 +417,13 @@ def _seconds_of(code):
 
 # %% ../../nbs/experiments/timing.ipynb #start-up
 def start_up(data):  # a `ToyData`
-    "Seconds to parse MIND's format, to start again from the cache, and to import."
+    """Seconds to parse MIND's format, to start again from the cache, and to import.
+
+    Parameters
+    ----------
+    data
+        a `ToyData`
+    """
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         data.write_mind(folder)

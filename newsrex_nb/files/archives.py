@@ -12,13 +12,25 @@ from ..core import wrong
 
 # %% ../../nbs/files/archives.ipynb #place
 def place(path):  # a path or a tuple (archive, member, …)
-    "What messages call a file."
+    """What messages call a file.
+
+    Parameters
+    ----------
+    path
+        a path or a tuple (archive, member, …)
+    """
     return ", ".join(map(str, path)) if isinstance(path, tuple) else str(path)
 
 # %% ../../nbs/files/archives.ipynb #readable
 @contextlib.contextmanager
 def readable(path):  # a path or a tuple
-    "Turns whatever goes wrong while a file is read into a sentence."
+    """Turns whatever goes wrong while a file is read into a sentence.
+
+    Parameters
+    ----------
+    path
+        a path or a tuple
+    """
     import gzip, tarfile
 
     broken = (zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError)
@@ -46,7 +58,19 @@ def inside(
     names,  # of an archive's members
     where,  # the archive, for the message
 ):  # the same names, as a list
-    "The names, or the sentence about the first one that leaves the archive's folder."
+    """The names, or the sentence about the first one that leaves the archive's folder.
+
+    Parameters
+    ----------
+    names
+        of an archive's members
+    where
+        the archive, for the message
+
+    Returns
+    -------
+    the same names, as a list
+    """
     names = list(names)
     for name in names:
         if _leaves(name):
@@ -64,7 +88,21 @@ def chosen(
     inner,  # what the path says beyond the archive: (member, …), or nothing
     where,  # the archive, for the message
 ):  # the name of one
-    "The member that a path means."
+    """The member that a path means.
+
+    Parameters
+    ----------
+    names
+        of an archive's files
+    inner
+        what the path says beyond the archive: (member, …), or nothing
+    where
+        the archive, for the message
+
+    Returns
+    -------
+    the name of one
+    """
     inside(names, where)
     if not inner and len(names) == 1:
         return names[0]
@@ -101,7 +139,23 @@ def enter(
     name,  # the file's, which says what it is
     inner,  # (member, …) for archives
 ):  # the file that is meant, opened
-    "Goes into archives until it stands before the file."
+    """Goes into archives until it stands before the file.
+
+    Parameters
+    ----------
+    stack
+        a `contextlib.ExitStack`
+    file
+        opened, binary
+    name
+        the file's, which says what it is
+    inner
+        (member, …) for archives
+
+    Returns
+    -------
+    the file that is meant, opened
+    """
     import gzip
 
     if archive := _archive(stack, file, name):
@@ -116,7 +170,13 @@ def open_bytes(
     path,  # a plain, `.gz`, `.zip` or `.tar.gz` file, or a tuple (archive, member, …)
 ):
     """Opens a file, packed or not; whatever goes wrong while it is read becomes a
-    sentence."""
+    sentence.
+
+    Parameters
+    ----------
+    path
+        a plain, `.gz`, `.zip` or `.tar.gz` file, or a tuple (archive, member, …)
+    """
     first, *inner = path if isinstance(path, tuple) else (path,)
     with readable(path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open(first, "rb"))
@@ -127,7 +187,19 @@ def members(
     path,  # of a `.zip`
     file=None,  # that archive, opened; None = open `path`
 ):  # list of tuples (member, …), as `open_bytes` takes them behind the archive
-    "The files of an archive and of the archives in it."
+    """The files of an archive and of the archives in it.
+
+    Parameters
+    ----------
+    path
+        of a `.zip`
+    file : default None
+        that archive, opened; None = open `path`
+
+    Returns
+    -------
+    list of tuples (member, …), as `open_bytes` takes them behind the archive
+    """
     files = []
     with readable(path), zipfile.ZipFile(file or path) as archive:
         for name in inside(archive.namelist(), path):

@@ -23,13 +23,29 @@ def usual_folder():
 
 # %% ../../nbs/files/downloads.ipynb #downloads-folder
 def downloads_folder(cache=True):  # True or False for the usual folder, or a folder
-    "The folder that downloads are kept in; a download is never thrown away."
+    """The folder that downloads are kept in; a download is never thrown away.
+
+    Parameters
+    ----------
+    cache : default True
+        True or False for the usual folder, or a folder
+    """
     usual = isinstance(cache, bool) or cache is None
     return (usual_folder() if usual else Path(cache)) / "downloads"
 
 # %% ../../nbs/files/downloads.ipynb #unavailable
 class Unavailable(Exception):
-    "One place does not give the file."
+    """One place does not give the file.
+
+    Parameters
+    ----------
+    reason
+        what it answered
+    remedy : default None
+        what the user can do, as an imperative
+    passing : default False
+        whether it is worth asking again
+    """
 
     def __init__(
         self,
@@ -79,7 +95,21 @@ def refusal(
     url,  # that was asked for
     token,  # that was sent, or None
 ):  # an `Unavailable`
-    "What a status means for the user."
+    """What a status means for the user.
+
+    Parameters
+    ----------
+    code
+        HTTP status
+    url
+        that was asked for
+    token
+        that was sent, or None
+
+    Returns
+    -------
+    an `Unavailable`
+    """
     if code in (401, 403) and url.startswith(hub_address() + "/"):
         page = url.split("/resolve/")[0]
         right = "set HF_TOKEN to a token of yours"
@@ -112,7 +142,23 @@ def open_address(
     token=None,  # of the hub, for gated files
     timeout=30,  # seconds without an answer
 ):  # (the answer, what a redirect said of the content)
-    "Opens a file of the network from one of its bytes on."
+    """Opens a file of the network from one of its bytes on.
+
+    Parameters
+    ----------
+    url
+        of the file
+    start : default 0
+        first byte wanted
+    token : default None
+        of the hub, for gated files
+    timeout : default 30
+        seconds without an answer
+
+    Returns
+    -------
+    (the answer, what a redirect said of the content)
+    """
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise Unavailable("HF_HUB_OFFLINE is set")
     request, follow = _request(url, start, token), Redirect()
@@ -133,7 +179,15 @@ def need_space(
     wanted,  # bytes; None = not known
 ):
     """Raises the sentence that says how much space is missing, before anything is
-    written."""
+    written.
+
+    Parameters
+    ----------
+    path
+        of the file to be written
+    wanted
+        bytes; None = not known
+    """
     free = shutil.disk_usage(path.parent).free
     if wanted and wanted > free:
         raise wrong(
@@ -147,7 +201,17 @@ def need_space(
 def span(
     answer,  # what `open_address` returned
 ):  # (first byte, size of the whole file or None)
-    "Which part of a file an answer holds."
+    """Which part of a file an answer holds.
+
+    Parameters
+    ----------
+    answer
+        what `open_address` returned
+
+    Returns
+    -------
+    (first byte, size of the whole file or None)
+    """
     if answer.status == 206:
         text = answer.headers.get("Content-Range", "")
         part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text)
@@ -159,7 +223,13 @@ def span(
 
 # %% ../../nbs/files/downloads.ipynb #next-block
 def next_block(answer):  # what `open_address` returned
-    "The next bytes; none where the file ends or the connection breaks off."
+    """The next bytes; none where the file ends or the connection breaks off.
+
+    Parameters
+    ----------
+    answer
+        what `open_address` returned
+    """
     try:
         return answer.read(2**18)
     except (http.client.HTTPException, OSError):
@@ -186,7 +256,13 @@ def _write(
 
 # %% ../../nbs/files/downloads.ipynb #told-hash
 def told_hash(told):  # what a redirect said
-    "The SHA-256 among it, or None."
+    """The SHA-256 among it, or None.
+
+    Parameters
+    ----------
+    told
+        what a redirect said
+    """
     tag = told.get("x-linked-etag", "").strip('"')
     return tag if re.fullmatch("[0-9a-f]{64}", tag) else None
 
@@ -198,7 +274,25 @@ def pull(
     token=None,  # of the hub
     tell=lambda done, total: None,  # called as bytes come
 ):  # the SHA-256 that a redirect told, or None
-    "One attempt to complete a file."
+    """One attempt to complete a file.
+
+    Parameters
+    ----------
+    url
+        of the file
+    part
+        the `Path` of what there is of it
+    size : default None
+        bytes the file must have; None = whatever the place says
+    token : default None
+        of the hub
+    tell : default lambda done, total: None
+        called as bytes come
+
+    Returns
+    -------
+    the SHA-256 that a redirect told, or None
+    """
     have = part.stat().st_size if part.exists() else 0
     answer, told = open_address(url, have, token)
     with answer:
@@ -245,7 +339,21 @@ def check_content(
     sha256=None,  # hexadecimal; None = not known
     name=None,  # the file's name, which says what it is; None = that of `path`
 ):  # None, or what is wrong with it
-    "Whether a file's content is what it should be."
+    """Whether a file's content is what it should be.
+
+    Parameters
+    ----------
+    path
+        of the file
+    sha256 : default None
+        hexadecimal; None = not known
+    name : default None
+        the file's name, which says what it is; None = that of `path`
+
+    Returns
+    -------
+    None, or what is wrong with it
+    """
     if not sha256:
         return _damage(path, name or Path(path).name)
     with open(path, "rb") as file:
@@ -279,7 +387,29 @@ def from_place(
     attempts=4,  # in a row without a byte gained
     pause=0.5,  # seconds before the second, doubled before each next one
 ):
-    "Completes and checks a file from one place, or raises `Unavailable`."
+    """Completes and checks a file from one place, or raises `Unavailable`.
+
+    Parameters
+    ----------
+    url
+        of the file
+    part
+        the `Path` of what there is of it
+    name
+        of the finished file
+    size
+        bytes that it must have; None = not known
+    sha256
+        that it must have; None = not known
+    token
+        of the hub, sent to its host alone; None = none
+    tell
+        function of bytes done and in all, called as bytes come
+    attempts : default 4
+        in a row without a byte gained
+    pause : default 0.5
+        seconds before the second, doubled before each next one
+    """
     failed, fresh = 0, not part.exists()
     while True:
         have = part.stat().st_size if part.exists() else 0
@@ -302,7 +432,13 @@ def from_place(
 
 # %% ../../nbs/files/downloads.ipynb #hub-token
 def hub_token(url):  # of a file
-    "The user's token for the Hugging Face hub, or None for other places."
+    """The user's token for the Hugging Face hub, or None for other places.
+
+    Parameters
+    ----------
+    url
+        of a file
+    """
     if not url.startswith(hub_address() + "/"):
         return None
     from huggingface_hub import get_token
@@ -312,7 +448,13 @@ def hub_token(url):  # of a file
 # %% ../../nbs/files/downloads.ipynb #progress
 def progress(name):  # of the file
     """A function that shows on a terminal how much has come, and elsewhere says the
-    size once; files below a megabyte come silently."""
+    size once; files below a megabyte come silently.
+
+    Parameters
+    ----------
+    name
+        of the file
+    """
     live = sys.stderr.isatty()
     shown = -1
 
@@ -380,7 +522,28 @@ def download(
     byhand=None,  # what the user can do without a network, as an imperative; None = put the file at `path`
     **patience,  # `attempts=` and `pause=`, see `from_place`
 ):  # `path`
-    "The file, downloaded unless it is there already."
+    """The file, downloaded unless it is there already.
+
+    Parameters
+    ----------
+    urls
+        places that hold the file, tried in order
+    path
+        where it is to lie
+    size : default None
+        bytes it must have; None = whatever the place says
+    sha256 : default None
+        of its content; None = what the place says, or an archive's own checksums
+    byhand : default None
+        what the user can do without a network, as an imperative; None = put the
+        file at `path`
+    **patience
+        `attempts=` and `pause=`, see `from_place`
+
+    Returns
+    -------
+    `path`
+    """
     from filelock import FileLock
 
     path = Path(path)

@@ -69,7 +69,25 @@ def get(
     cache=True,  # True for the usual folder of downloads, or a folder that has them
     byhand="",  # a further way out without a network, as an imperative
 ):  # its path
-    "A file of a source, downloaded unless it is there already."
+    """A file of a source, downloaded unless it is there already.
+
+    Parameters
+    ----------
+    source
+        one of `PLACES`
+    file
+        its way below the source's address
+    under : default ''
+        folder of the downloads that it is kept in, below the source's
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+    byhand : default ''
+        a further way out without a network, as an imperative
+
+    Returns
+    -------
+    its path
+    """
     path = downloads_folder(cache) / source / under / file
     if path.is_file():
         return path
@@ -95,7 +113,21 @@ def mind_folder(
     test=False,  # whether the large test set is wanted too
     cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # a `Path`
-    "The folder with MIND's archives of one size."
+    """The folder with MIND's archives of one size.
+
+    Parameters
+    ----------
+    size
+        "demo", "small" or "large"
+    test : default False
+        whether the large test set is wanted too
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+
+    Returns
+    -------
+    a `Path`
+    """
     one_of("size", size, ("demo", "small", "large"))
     byhand = ", or pass path='a folder with train/ and dev/'"
     names = [f"MIND{size}_{split}.zip" for split in _splits(size, test)]
@@ -117,7 +149,23 @@ def xmind_files(
     test=False,  # whether the articles of the large test set are wanted too
     cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # list of paths
-    "xMIND's archives of one language and size."
+    """xMIND's archives of one language and size.
+
+    Parameters
+    ----------
+    language
+        one of `LANGUAGES`
+    size
+        "small" or "large"
+    test : default False
+        whether the articles of the large test set are wanted too
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+
+    Returns
+    -------
+    list of paths
+    """
     one_of("language", language, tuple(LANGUAGES))
     if size not in ("small", "large"):
         raise wrong(
@@ -152,7 +200,15 @@ def glove(
     name,  # such as "glove.6B.100d"
     cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):
-    "The vectors of a name, as a pair (archive, member)."
+    """The vectors of a name, as a pair (archive, member).
+
+    Parameters
+    ----------
+    name
+        such as "glove.6B.100d"
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+    """
     archives = _glove_archives()
     archive = archives[one_of("GloVe's name", name, tuple(archives))]
     return str(get("GloVe", archive, cache=cache)), f"{name}.txt"
@@ -181,7 +237,15 @@ def bpemb(
     name,  # "bpemb.ja.10000", a tokenizer, or "bpemb.ja.10000.100d", its vectors
     cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):
-    "The path of a file of BPEmb's."
+    """The path of a file of BPEmb's.
+
+    Parameters
+    ----------
+    name
+        "bpemb.ja.10000", a tokenizer, or "bpemb.ja.10000.100d", its vectors
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+    """
     byhand = (
         ", or give another number of pieces: small Wikipedias have few, "
         "and languages of many characters have no small ones"
@@ -202,7 +266,20 @@ def find_vectors(
     vectors,  # what `open_bytes` takes, or a name such as "glove.6B.100d" or "bpemb.ja.10000.100d"
     cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # what `open_bytes` takes
-    "The file that word vectors are read from."
+    """The file that word vectors are read from.
+
+    Parameters
+    ----------
+    vectors
+        what `open_bytes` takes, or a name such as "glove.6B.100d" or
+        "bpemb.ja.10000.100d"
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+
+    Returns
+    -------
+    what `open_bytes` takes
+    """
     if not _is_name(vectors):
         return vectors
     if vectors.startswith("glove."):

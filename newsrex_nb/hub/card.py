@@ -68,7 +68,25 @@ def measured(
     best=None,  # which of them stands at the root
     by=None,  # what it was chosen by, such as "AUC"
 ):  # a paragraph with a table, "" where nothing was measured
-    "The part of the card that says what was measured, and by what the seed was chosen."
+    """The part of the card that says what was measured, and by what the seed was chosen.
+
+    Parameters
+    ----------
+    name
+        of the model
+    results
+        as `experiment.measure` returns them, or None
+    seeds : default None
+        {"seed_42": {"validation": number, "model": metrics or None}, …}
+    best : default None
+        which of them stands at the root
+    by : default None
+        what it was chosen by, such as "AUC"
+
+    Returns
+    -------
+    a paragraph with a table, "" where nothing was measured
+    """
     seeds, parts = seeds or {}, []
     models = _model_rows(name, results, seeds, best)
     first = next(iter(models.values()), {})
@@ -105,7 +123,19 @@ def held_paragraph(
     kind,  # a key of `HELD`
     articles=0,  # how many it holds
 ):  # a paragraph
-    "The part of the card that says what the folder holds of users and articles."
+    """The part of the card that says what the folder holds of users and articles.
+
+    Parameters
+    ----------
+    kind
+        a key of `HELD`
+    articles : default 0
+        how many it holds
+
+    Returns
+    -------
+    a paragraph
+    """
     held = "It holds no articles."
     if articles:
         number = f"{articles} articles (`articles.jsonl`)"
@@ -128,7 +158,13 @@ def _terms(data):
 
 # %% ../../nbs/hub/card.ipynb #licence
 def licence(data):  # the name of the data set, or None
-    "(the line for the hub, the paragraph)"
+    """(the line for the hub, the paragraph)
+
+    Parameters
+    ----------
+    data
+        the name of the data set, or None
+    """
     toy = (data or "").startswith("toy-")
     line = "license: mit\n" if toy else "license: other\n"
     return (
@@ -164,7 +200,31 @@ def card(
     handle=THIS,  # what the example loads
     **seeds,  # see `measured`
 ):  # the text of README.md
-    "A card in the hub's form: front matter, then what people need."
+    """A card in the hub's form: front matter, then what people need.
+
+    Parameters
+    ----------
+    name
+        of the model's class
+    data : default None
+        name of the data set it was trained on
+    reads : default ()
+        columns of an article that it reads
+    results : default None
+        as `experiment.measure` returns them
+    kind : default 'none'
+        what it holds of users, a key of `HELD`
+    articles : default 0
+        how many it holds
+    handle : default THIS
+        what the example loads
+    **seeds
+        see `measured`
+
+    Returns
+    -------
+    the text of README.md
+    """
     line, terms = licence(data)
     tags = "tags:\n- news-recommendation\n"
     columns = f" Of an article it reads: {', '.join(reads)}." if reads else ""

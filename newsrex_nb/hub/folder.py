@@ -28,7 +28,15 @@ def write_text(
     path,  # of the file
     text,  # its content
 ):
-    "Writes a text file."
+    """Writes a text file.
+
+    Parameters
+    ----------
+    path
+        of the file
+    text
+        its content
+    """
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -37,7 +45,15 @@ def write_json(
     path,  # of the file
     value,  # anything that JSON can write; NumPy numbers become plain ones
 ):
-    "Writes a JSON file."
+    """Writes a JSON file.
+
+    Parameters
+    ----------
+    path
+        of the file
+    value
+        anything that JSON can write; NumPy numbers become plain ones
+    """
 
     def plain(number):
         return number.tolist()
@@ -50,7 +66,15 @@ def read_json(
     path,  # a `Path`
     *keys,  # that must be there
 ):
-    "The content of a JSON file, or the sentence that says what is wrong with it."
+    """The content of a JSON file, or the sentence that says what is wrong with it.
+
+    Parameters
+    ----------
+    path
+        a `Path`
+    *keys
+        that must be there
+    """
     again = "save or copy the folder again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +107,12 @@ def versions():
 
 # %% ../../nbs/hub/folder.ipynb #class-name
 def class_name(cls):  # a class of models
-    "The name that `find_class` finds the class by."
+    """The name that `find_class` finds the class by.
+
+    Returns
+    -------
+    a class of models
+    """
     if getattr(models, cls.__name__, None) is cls:
         return cls.__name__
     return f"{cls.__module__}:{cls.__qualname__}"
@@ -111,7 +140,19 @@ def find_class(
     known=None,  # {name: class} of this package; None: the models
     what="a model",  # for the message
 ):
-    "The class of this name, or the sentence that lists the names there are."
+    """The class of this name, or the sentence that lists the names there are.
+
+    Parameters
+    ----------
+    name
+        "NRMS", in capitals or not, "module:Class" or "module.Class"
+    base : default NewsRecommender
+        what the class must be
+    known : default None
+        {name: class} of this package; None: the models
+    what : default 'a model'
+        for the message
+    """
     if known is None:
         classes = {n: c for n, c in vars(models).items() if isinstance(c, type)}
         known = {n: c for n, c in classes.items() if issubclass(c, base)}
@@ -172,7 +213,28 @@ def save(
     summary=None,  # how it was trained, a dict
     **told,  # what else the card says, see `hub.card`
 ):  # the folder, a `Path`
-    "Writes a model and what it takes to read new articles."
+    """Writes a model and what it takes to read new articles.
+
+    Parameters
+    ----------
+    folder
+        made if it is not there
+    model
+        a `NewsRecommender`
+    features
+        `Features` that the model was trained on: their vocabulary and recipe are
+        kept
+    results : default None
+        what was measured, a dict
+    summary : default None
+        how it was trained, a dict
+    **told
+        what else the card says, see `hub.card`
+
+    Returns
+    -------
+    the folder, a `Path`
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, model, features)
@@ -200,7 +262,13 @@ SHIPPED = {"newsrex://toy": Path(models.__file__).parents[1] / "toy-recommender"
 
 # %% ../../nbs/hub/folder.ipynb #read-handle
 def read_handle(handle):  # "hf://…"
-    "(repository, revision or None, folder inside it)"
+    """(repository, revision or None, folder inside it)
+
+    Parameters
+    ----------
+    handle
+        "hf://…"
+    """
     form = r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?((?:/[^/]+)*)/?"
     match = re.fullmatch(form, str(handle))
     inner = [part for part in match[3].split("/") if part] if match else []
@@ -267,7 +335,13 @@ def _other_failure(error, handle):
 # %% ../../nbs/hub/folder.ipynb #told
 @contextlib.contextmanager
 def told(handle):  # for the message
-    "Turns what the hub's client raises into sentences."
+    """Turns what the hub's client raises into sentences.
+
+    Parameters
+    ----------
+    handle
+        for the message
+    """
     failures = _known_failures()
     try:
         yield
@@ -286,7 +360,23 @@ def snapshot(
     revision,  # branch, tag or commit; None = main
     names,  # of files
 ):  # a folder, a `Path`, named after the commit
-    "Some files of a repository as they are now, or as they were when last seen."
+    """Some files of a repository as they are now, or as they were when last seen.
+
+    Parameters
+    ----------
+    handle
+        for the message
+    repository
+        "organisation/repository"
+    revision
+        branch, tag or commit; None = main
+    names
+        of files
+
+    Returns
+    -------
+    a folder, a `Path`, named after the commit
+    """
     from huggingface_hub import errors, snapshot_download
 
     request = dict(revision=revision, allow_patterns=names)
@@ -312,7 +402,13 @@ def snapshot(
 
 # %% ../../nbs/hub/folder.ipynb #fetch
 def fetch(handle):  # a folder, "hf://…" or "newsrex://toy"
-    "The folder that a handle stands for, downloaded or found in the hub's cache."
+    """The folder that a handle stands for, downloaded or found in the hub's cache.
+
+    Parameters
+    ----------
+    handle
+        a folder, "hf://…" or "newsrex://toy"
+    """
     text = str(handle)
     if text.startswith("newsrex://"):
         return SHIPPED[one_of("a recommender of the package", text, tuple(SHIPPED))]
@@ -336,7 +432,23 @@ def upload(
     private=None,  # whether a new repository is; None = as the organisation has it
     token=None,  # of the hub; None = the one that is logged in
 ):  # the handle
-    "Puts a folder on the hub; what it may hold is checked by `hub.publish`, not here."
+    """Puts a folder on the hub; what it may hold is checked by `hub.publish`, not here.
+
+    Parameters
+    ----------
+    folder
+        what `save` wrote, perhaps with such folders inside
+    to
+        "organisation/repository", made if it is not there
+    private : default None
+        whether a new repository is; None = as the organisation has it
+    token : default None
+        of the hub; None = the one that is logged in
+
+    Returns
+    -------
+    the handle
+    """
     from huggingface_hub import HfApi
 
     repository, revision, inner = read_handle(f"hf://{str(to).removeprefix('hf://')}")
@@ -362,7 +474,17 @@ def check_names(
     where,  # for the message
     needed,  # names of files
 ):
-    "Raises one sentence that says which files are missing, what for, and what to do."
+    """Raises one sentence that says which files are missing, what for, and what to do.
+
+    Parameters
+    ----------
+    folder
+        a `Path`
+    where
+        for the message
+    needed
+        names of files
+    """
     here = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     lack = [name for name in needed if name not in here]
     if not lack:
@@ -385,7 +507,17 @@ def check_names(
 def open_folder(
     folder,  # a `Path`
 ):  # the folder, and its config.json
-    "Checks that a folder is one that `save` wrote and that this version can read."
+    """Checks that a folder is one that `save` wrote and that this version can read.
+
+    Parameters
+    ----------
+    folder
+        a `Path`
+
+    Returns
+    -------
+    the folder, and its config.json
+    """
     folder = Path(folder)
     right = (
         "give the folder that save_pretrained wrote, or hf://organisation/repository"
@@ -431,7 +563,17 @@ def put_weights(
     arrays,  # {name: array}
     where,  # for the message
 ):
-    "Gives a model its saved weights, or raises the sentence that names what differs."
+    """Gives a model its saved weights, or raises the sentence that names what differs.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    arrays
+        {name: array}
+    where
+        for the message
+    """
     weights = weight_names(model)
     parts = _unlike_weights(weights, arrays)
     lists = [f"{part}: {', '.join(names)}" for part, names in parts.items() if names]
@@ -448,7 +590,13 @@ def put_weights(
 
 # %% ../../nbs/hub/folder.ipynb #outside-encoders
 def outside_encoders(config):  # of a model
-    "{registered name: class} of the encoders of other packages in a configuration."
+    """{registered name: class} of the encoders of other packages in a configuration.
+
+    Parameters
+    ----------
+    config
+        of a model
+    """
     values = [v for v in config.values() if isinstance(v, dict)]
     classes = {}
     for v in values:
@@ -464,7 +612,17 @@ def outside_encoders(config):  # of a model
 def load(
     handle,  # a folder, "hf://organisation/repository", or "newsrex://toy"
 ):  # (model, features): the features have no articles yet, see `Features.encode`
-    "Reads what `save` wrote, here or on the hub."
+    """Reads what `save` wrote, here or on the hub.
+
+    Parameters
+    ----------
+    handle
+        a folder, "hf://organisation/repository", or "newsrex://toy"
+
+    Returns
+    -------
+    (model, features): the features have no articles yet, see `Features.encode`
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -23,7 +23,13 @@ from ..metrics.results import portable
 
 # %% ../../nbs/hub/publish.ipynb #without-users
 def without_users(model):  # a `NewsRecommender`
-    "The model for users that it does not know: tables of users keep row 0 only."
+    """The model for users that it does not know: tables of users keep row 0 only.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    """
     if not model.sizes.users:
         return model
     config = model.get_config()
@@ -62,13 +68,27 @@ def write_articles(
     path,  # of the file
     news,  # a `News`; its padding row and the one for unknown articles are left out
 ):
-    "Writes articles as JSON lines."
+    """Writes articles as JSON lines.
+
+    Parameters
+    ----------
+    path
+        of the file
+    news
+        a `News`; its padding row and the one for unknown articles are left out
+    """
     rows = [row for row in range(1, len(news)) if news.ids[row] != UNKNOWN]
     write_text(path, "".join(_article_line(news, row) for row in rows))
 
 # %% ../../nbs/hub/publish.ipynb #read-articles
 def read_articles(path):  # of the file, a `Path`; one that does not exist holds none
-    "The articles that `write_articles` wrote, as dicts."
+    """The articles that `write_articles` wrote, as dicts.
+
+    Parameters
+    ----------
+    path
+        of the file, a `Path`; one that does not exist holds none
+    """
     articles = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -104,7 +124,31 @@ def save_pretrained(
     keep_articles=False,  # whether the articles of `data` are kept
     **told,  # what else the card says, see `hub.card`
 ):  # the folder, a `Path`
-    "Writes a model for others; of users and articles only what was asked for."
+    """Writes a model for others; of users and articles only what was asked for.
+
+    Parameters
+    ----------
+    folder
+        made if it is not there
+    model
+        a `NewsRecommender`
+    data
+        the `Dataset` it was trained on, or that it recommends from
+    results : default None
+        what was measured, as `experiment.measure` returns it
+    run : default None
+        what `fit` returned: how it was trained
+    keep_users : default False
+        whether user ids, and vectors of single users, are kept
+    keep_articles : default False
+        whether the articles of `data` are kept
+    **told
+        what else the card says, see `hub.card`
+
+    Returns
+    -------
+    the folder, a `Path`
+    """
     ids = _user_ids(model, data) if keep_users else []
     summary = run if run is None or isinstance(run, dict) else summary_of(run)
     if keep_articles:
@@ -124,7 +168,17 @@ def save_pretrained(
 def from_pretrained(
     handle,  # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
 ):  # (model, `Dataset` without a log)
-    "A saved model, and the users and articles that were saved with it."
+    """A saved model, and the users and articles that were saved with it.
+
+    Parameters
+    ----------
+    handle
+        a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
+
+    Returns
+    -------
+    (model, `Dataset` without a log)
+    """
     folder = fetch(handle)
     model, features = load(folder)
     name = read_json(folder / "config.json").get("data") or folder.name
@@ -153,7 +207,13 @@ def _summary_of_fit(run):
 
 # %% ../../nbs/hub/publish.ipynb #summary-of
 def summary_of(run):  # what `fit` returned, or the folder of a run
-    "What `training_run_summary.json` says; of a folder also its configuration."
+    """What `training_run_summary.json` says; of a folder also its configuration.
+
+    Parameters
+    ----------
+    run
+        what `fit` returned, or the folder of a run
+    """
     if not isinstance(run, (str, Path)):
         return _summary_of_fit(run)
     run = Path(run)
@@ -182,7 +242,21 @@ def validation_of(
     where,  # for the message
     by=None,  # metric, or "mean" of all; None = what the run was watched by, or AUC
 ):  # (value, metric)
-    "What a run reached on its validation split with the weights that were kept."
+    """What a run reached on its validation split with the weights that were kept.
+
+    Parameters
+    ----------
+    summary
+        as `summary_of` returns it
+    where
+        for the message
+    by : default None
+        metric, or "mean" of all; None = what the run was watched by, or AUC
+
+    Returns
+    -------
+    (value, metric)
+    """
     recipe = summary.get("config", {}).get("recipe", {})
     history = summary["history"]
     by = by or recipe.get("monitor") or "auc"
@@ -202,7 +276,13 @@ def validation_of(
 
 # %% ../../nbs/hub/publish.ipynb #experiment-of
 def experiment_of(run):  # a folder
-    "(seed, {part: fingerprint}) of a run; only the seed differs in one experiment."
+    """(seed, {part: fingerprint}) of a run; only the seed differs in one experiment.
+
+    Parameters
+    ----------
+    run
+        a folder
+    """
     folder, config = open_folder(run)
     seed = config["config"].get("seed")
     model = {k: v for k, v in config["config"].items() if k not in ("seed", "sizes")}
@@ -256,7 +336,23 @@ def gather(
     by=None,  # what the best is chosen by, see `validation_of`
     **kept,  # keep_users and keep_articles of `save_pretrained`
 ):  # the folder, a `Path`
-    "Writes one folder of several seeds, with the best by validation at the root."
+    """Writes one folder of several seeds, with the best by validation at the root.
+
+    Parameters
+    ----------
+    runs
+        folders of runs that differ in their seed only
+    folder
+        where to; new or empty
+    by : default None
+        what the best is chosen by, see `validation_of`
+    **kept
+        keep_users and keep_articles of `save_pretrained`
+
+    Returns
+    -------
+    the folder, a `Path`
+    """
     folder = Path(folder)
     runs = [fetch(run) for run in runs]
     if not runs:
@@ -313,7 +409,17 @@ def check_shareable(
     keep_users,  # whether user ids may be in it
     keep_articles,  # whether articles may be in it
 ):
-    "Raises unless a folder holds only what is to be published."
+    """Raises unless a folder holds only what is to be published.
+
+    Parameters
+    ----------
+    folder
+        a `Path`
+    keep_users
+        whether user ids may be in it
+    keep_articles
+        whether articles may be in it
+    """
     users = open_folder(folder)[1]["config"]["sizes"].get("users")
     if not keep_users:
         _refuse_users(folder, users)
@@ -335,7 +441,27 @@ def push_to_hub(
     private=None,  # whether a new repository is; None = as the organisation has it
     token=None,  # of the hub; None = the one that is logged in
 ):  # the handle that loads it
-    "Publishes a folder on the Hugging Face hub."
+    """Publishes a folder on the Hugging Face hub.
+
+    Parameters
+    ----------
+    folder
+        what `save_pretrained` or `gather` wrote
+    to
+        "organisation/repository", made if it is not there
+    keep_users : default False
+        whether user ids in the folder are published
+    keep_articles : default False
+        whether articles in the folder are published
+    private : default None
+        whether a new repository is; None = as the organisation has it
+    token : default None
+        of the hub; None = the one that is logged in
+
+    Returns
+    -------
+    the handle that loads it
+    """
     folder = Path(folder)
     parts = [folder, *(p.parent for p in sorted(folder.glob("seed_*/config.json")))]
     for part in parts:
@@ -360,7 +486,27 @@ def publish(
     keep_articles=False,  # whether the articles of `data` are saved and published
     **options,  # results and run of `save_pretrained`
 ):
-    "Saves a model and pushes it, by way of a folder that is gone afterwards."
+    """Saves a model and pushes it, by way of a folder that is gone afterwards.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        the `Dataset` it was trained on, or that it recommends from
+    to
+        "organisation/repository"
+    private : default None
+        whether a new repository is; None = as the organisation has it
+    token : default None
+        of the hub; None = the one that is logged in
+    keep_users : default False
+        whether user ids, and vectors of single users, are saved and published
+    keep_articles : default False
+        whether the articles of `data` are saved and published
+    **options
+        results and run of `save_pretrained`
+    """
     kept = dict(keep_users=keep_users, keep_articles=keep_articles)
     with tempfile.TemporaryDirectory() as folder:
         saved = save_pretrained(folder, model, data, **options, **kept)

@@ -21,7 +21,21 @@ def glorot(
     seed,  # where the values come from
     gain=1.0,  # factor of the limit
 ):  # float32 values of this shape
-    "Uniform initial values by Glorot and Bengio, the same under every backend."
+    """Uniform initial values by Glorot and Bengio, the same under every backend.
+
+    Parameters
+    ----------
+    shape
+        (in, out); a convolution has (window, in, out)
+    seed
+        where the values come from
+    gain : default 1.0
+        factor of the limit
+
+    Returns
+    -------
+    float32 values of this shape
+    """
     *window, rows, columns = shape
     fans = max(1, np.prod(window, dtype=int)) * (rows + columns)
     limit = gain * np.sqrt(6 / fans)
@@ -34,7 +48,13 @@ def _uint32(value):
 
 
 def mixed_bits(x):  # uint32
-    "A permutation of the 32-bit integers without a trace of their order (lowbias32)."
+    """A permutation of the 32-bit integers without a trace of their order (lowbias32).
+
+    Parameters
+    ----------
+    x
+        uint32
+    """
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         shifted = ops.right_shift(x, _uint32(shift))
         x = ops.bitwise_xor(x, shifted) * _uint32(factor)
@@ -43,7 +63,17 @@ def mixed_bits(x):  # uint32
 # %% ../../nbs/layers/attention.ipynb #dropout-layer
 @register
 class Dropout(keras.layers.Layer):
-    "Sets some entries to 0 in training and scales the others, so that the mean stays."
+    """Sets some entries to 0 in training and scales the others, so that the mean stays.
+
+    Parameters
+    ----------
+    rate
+        dropout rate, in [0, 1)
+    seed : default 0
+        where the masks come from
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -81,7 +111,15 @@ def _kept(self, shape):  # of the entries
 
 # %% ../../nbs/layers/attention.ipynb #configured-layer
 class ConfiguredLayer(keras.layers.Layer):
-    "A layer configured by its arguments, whose variables exist once it is constructed."
+    """A layer configured by its arguments, whose variables exist once it is constructed.
+
+    Parameters
+    ----------
+    arguments
+        `locals()` of the constructor
+    **kwargs
+        what every Keras layer takes: name, dtype, trainable
+    """
 
     def __init__(
         self,
@@ -110,7 +148,17 @@ def weight(
     values,  # initial values, or a shape for zeros
     trainable=True,  # whether training changes it
 ):
-    "Creates a variable with these initial values."
+    """Creates a variable with these initial values.
+
+    Parameters
+    ----------
+    name
+        the attribute's name, which is also the name in saved files
+    values
+        initial values, or a shape for zeros
+    trainable : default True
+        whether training changes it
+    """
     values = np.zeros(values, np.float32) if isinstance(values, tuple) else values
     return self.add_weight(
         shape=values.shape,
@@ -126,7 +174,15 @@ def dropout(
     rate,  # dropout rate
     seeds,  # a stream of seeds
 ):
-    "A dropout layer with a seed of its own."
+    """A dropout layer with a seed of its own.
+
+    Parameters
+    ----------
+    rate
+        dropout rate
+    seeds
+        a stream of seeds
+    """
     return Dropout(rate, seed=next(seeds), dtype=self.dtype_policy)
 
 # %% ../../nbs/layers/attention.ipynb #seen-weights
@@ -135,7 +191,12 @@ _SEEN = contextvars.ContextVar("weights that somebody listens to", default=None)
 
 @contextlib.contextmanager
 def seen_weights():  # gives a list that grows
-    "Collects the weights of every attention inside the block, in computed order."
+    """Collects the weights of every attention inside the block, in computed order.
+
+    Returns
+    -------
+    gives a list that grows
+    """
     weights = []
     token = _SEEN.set(weights)
     try:
@@ -149,7 +210,21 @@ def masked_softmax(
     mask=None,  # True where an entry counts, broadcastable to `logits`; None: everywhere
     axis=-1,  # the axis that sums to one
 ):  # weights of the logits' shape and type, 0 where masked
-    "Softmax over the valid entries; zero, with zero gradient, where there are none."
+    """Softmax over the valid entries; zero, with zero gradient, where there are none.
+
+    Parameters
+    ----------
+    logits
+        scores, any shape
+    mask : default None
+        True where an entry counts, broadcastable to `logits`; None: everywhere
+    axis : default -1
+        the axis that sums to one
+
+    Returns
+    -------
+    weights of the logits' shape and type, 0 where masked
+    """
     scores = ops.cast(logits, "float32")
     if mask is not None:
         mask = ops.cast(mask, "bool")
@@ -167,7 +242,25 @@ def masked_softmax(
 # %% ../../nbs/layers/attention.ipynb #additive-attention
 @register
 class AdditiveAttention(ConfiguredLayer):
-    "Pools (..., n, D) to (..., D) by learned weights; 0 without valid entries."
+    """Pools (..., n, D) to (..., D) by learned weights; 0 without valid entries.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of what is pooled
+    query_dim : default 200
+        width of the hidden layer
+    score_bias : default False
+        whether the scores have a (futile) constant
+    key_dim : default None
+        width of the keys, where they are another sequence
+    dropout : default 0.0
+        dropout rate of the keys' entries before they are scored
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -245,7 +338,35 @@ def _check_heads(num_heads, head_dim):
 # %% ../../nbs/layers/attention.ipynb #multi-head-attention
 @register
 class MultiHeadAttention(ConfiguredLayer):
-    "Lets (..., n, D) look at (..., m, key_dim): (..., n, width), 0 without valid keys."
+    """Lets (..., n, D) look at (..., m, key_dim): (..., n, width), 0 without valid keys.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of the queries
+    num_heads
+        heads
+    head_dim
+        width of a head
+    key_dim : default None
+        width of the keys, if not D
+    value_dim : default None
+        width of the values, if not that of the keys
+    bias : default False
+        whether projections have a bias
+    key_bias : default None
+        whether the keys' projection has one; None: as `bias` says
+    output_dim : default None
+        width behind an output projection; None: no projection
+    output_bias : default None
+        whether the output projection has one; None: as `bias` says
+    attention_dropout : default 0.0
+        dropout rate of the attention weights
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -350,7 +471,19 @@ def heads(
     bias=None,  # (num_heads · head_dim,), or None
     factor=1.0,  # the result is multiplied by it
 ):
-    "A projection as heads: (..., n, width) to (..., n, num_heads, head_dim)."
+    """A projection as heads: (..., n, width) to (..., n, num_heads, head_dim).
+
+    Parameters
+    ----------
+    x
+        (..., n, width)
+    kernel
+        (width, num_heads · head_dim)
+    bias : default None
+        (num_heads · head_dim,), or None
+    factor : default 1.0
+        the result is multiplied by it
+    """
     y = ops.matmul(x, kernel)
     if bias is not None:
         y = y + bias
@@ -393,7 +526,15 @@ def _output(
 
 # %% ../../nbs/layers/attention.ipynb #encoder
 class Encoder(ConfiguredLayer):
-    "A layer that comes to a model as hyper-parameters and gets its variables there."
+    """A layer that comes to a model as hyper-parameters and gets its variables there.
+
+    Parameters
+    ----------
+    arguments
+        `locals()` of the constructor
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     # of a user encoder: what its result depends on, out of history, user, hour
     state_key = ("history",)
@@ -423,7 +564,15 @@ def prepare(
     *positional,  # arguments of `create`, by place
     **named,  # arguments of `create`, by name
 ):
-    "Creates all variables; returns the encoder."
+    """Creates all variables; returns the encoder.
+
+    Parameters
+    ----------
+    *positional
+        arguments of `create`, by place
+    **named
+        arguments of `create`, by name
+    """
     if self.built:
         raise wrong(
             "an encoder that no model owns yet",
@@ -454,7 +603,19 @@ class _PooledUser(Encoder):
 # %% ../../nbs/layers/attention.ipynb #additive-user
 @register
 class AdditiveUser(_PooledUser):
-    "A user as the weighted mean of clicked news (B, H, D): (B, D), 0 without clicks."
+    """A user as the weighted mean of clicked news (B, H, D): (B, D), 0 without clicks.
+
+    Parameters
+    ----------
+    query_dim : default 200
+        width of the pooling's hidden layer
+    score_bias : default False
+        whether the scores have a constant
+    dropout : default 0.0
+        dropout rate of the news vectors' entries
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -478,7 +639,29 @@ class AdditiveUser(_PooledUser):
 # %% ../../nbs/layers/attention.ipynb #self-attention-user
 @register
 class SelfAttentionUser(_PooledUser):
-    "A user by self-attention over clicked news (B, H, D): (B, D'), 0 without clicks."
+    """A user by self-attention over clicked news (B, H, D): (B, D'), 0 without clicks.
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the pooling's hidden layer
+    dropout : default 0.2
+        dropout rate behind the self-attention
+    bias : default False
+        whether projections have a bias
+    project : default False
+        whether the heads are projected back to the width of the news vectors
+    score_bias : default False
+        whether the pooling's scores have a constant
+    attention_dropout : default 0.0
+        dropout rate of the attention weights
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,

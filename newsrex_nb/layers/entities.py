@@ -16,7 +16,38 @@ from .text import WordEmbedding
 # %% ../../nbs/layers/entities.ipynb #co-attentive-view
 @register
 class CoAttentiveView(ConfiguredLayer):
-    "Reads itself (..., n, D) and another (..., m, D'), pooled to (..., width)."
+    """Reads itself (..., n, D) and another (..., m, D'), pooled to (..., width).
+
+    Parameters
+    ----------
+    input_dim
+        D
+    other_dim
+        D', width of the other sequence
+    num_heads : default 20
+        heads of the self-attention
+    head_dim : default 20
+        width of such a head; together they are the width of the result
+    co_heads : default 5
+        heads of the look at the other sequence
+    co_dim : default 40
+        width of such a head
+    query_dim : default 200
+        width of the pooling's hidden layer
+    dropout : default 0.2
+        dropout rate before the pooling, and in it where both looks are joined side
+        by side
+    join : default 'concatenate'
+        what becomes of the two looks: "concatenate" or "add"
+    projected : default False
+        whether attentions have biases and projections
+    score_bias : default True
+        whether the pooling's scores have a constant
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -162,7 +193,21 @@ def entries(
     other_mask,  # (..., m), True where an entry counts
     training=False,  # whether dropout applies
 ):
-    "What is pooled: (..., n, width)."
+    """What is pooled: (..., n, width).
+
+    Parameters
+    ----------
+    x
+        (..., n, D)
+    mask
+        (..., n), True where an entry counts
+    other
+        (..., m, D')
+    other_mask
+        (..., m), True where an entry counts
+    training : default False
+        whether dropout applies
+    """
     query, other = self._bridged(x, other)
     inward = self.attention(x, mask=mask, training=training)
     outward = self.co_attention(query, other, mask=other_mask, training=training)
@@ -171,7 +216,39 @@ def entries(
 # %% ../../nbs/layers/entities.ipynb #co-attention
 @register
 class CoAttention(ConfiguredLayer):
-    "(..., n, D) and (..., m, D') read themselves and each other: one (..., width)."
+    """(..., n, D) and (..., m, D') read themselves and each other: one (..., width).
+
+    Parameters
+    ----------
+    input_dim
+        D, width of the first sequence
+    other_dim
+        D', width of the second
+    num_heads : default 20
+        heads of both self-attentions
+    head_dim : default 20
+        width of such a head; together they are the width of the result
+    co_heads : default 5
+        heads of the look at the other sequence
+    co_dim : default 40
+        width of a head that looks at the other sequence
+    query_dim : default 200
+        width of the poolings' hidden layers
+    dropout : default 0.2
+        dropout rate
+    join : default 'concatenate'
+        looks and views: "concatenate" and a dense layer, or "add" and attention
+    more_dim : default 0
+        width of a third vector, for "concatenate"
+    projected : default False
+        whether attentions have biases and projections
+    score_bias : default True
+        whether the poolings' scores have a constant
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -288,7 +365,41 @@ def _entity_columns(arguments):  # of `EntityNews`
 # %% ../../nbs/layers/entities.ipynb #entity-news
 @register
 class EntityNews(Encoder):
-    "News by words and entities of the title, perhaps the category: (R, output_dim)."
+    """News by words and entities of the title, perhaps the category: (R, output_dim).
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads of both self-attentions
+    head_dim : default 20
+        width of a head of the self-attentions
+    co_heads : default 5
+        heads of the look at the other sequence
+    co_dim : default 40
+        width of a head that looks at the other sequence
+    query_dim : default 200
+        width of the poolings' hidden layers
+    word_dim : default 300
+        width of a word vector
+    entity_dim : default 100
+        width of an entity vector
+    category_dim : default 0
+        width of a category's vector; 0: categories are not read
+    title_length : default 30
+        words to read
+    title_entities : default 5
+        entities to read
+    dropout : default 0.2
+        dropout rate
+    join : default 'concatenate'
+        looks and views: "concatenate" and a dense layer, or "add" and attention
+    projected : default False
+        whether attentions have biases and projections
+    score_bias : default True
+        whether the poolings' scores have a constant
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,

@@ -19,7 +19,19 @@ def group_softmax(
     logits,  # (..., n)
     member,  # (..., n, K) bool: the group of each node; no group, no weight
 ):  # (..., n) of the logits' type
-    "Softmax among the nodes of each group; 0 for nodes without group."
+    """Softmax among the nodes of each group; 0 for nodes without group.
+
+    Parameters
+    ----------
+    logits
+        (..., n)
+    member
+        (..., n, K) bool: the group of each node; no group, no weight
+
+    Returns
+    -------
+    (..., n) of the logits' type
+    """
     one = ops.cast(member, "float32")
     scores = ops.stop_gradient(ops.cast(logits, "float32"))
     scores = ops.where(member, scores[..., None], -1e9)
@@ -37,7 +49,19 @@ def blocks(
     x,  # (..., m, D)
     block,  # rows of a block
 ):  # (blocks, ..., block, D), filled up with zeros
-    "Rows in blocks, the axis of blocks first."
+    """Rows in blocks, the axis of blocks first.
+
+    Parameters
+    ----------
+    x
+        (..., m, D)
+    block
+        rows of a block
+
+    Returns
+    -------
+    (blocks, ..., block, D), filled up with zeros
+    """
     x = ops.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -x.shape[-2] % block), (0, 0)])
     x = ops.reshape(x, (*ops.shape(x)[:-2], -1, block, x.shape[-1]))
     return ops.moveaxis(x, -3, 0)
@@ -49,7 +73,23 @@ def summed(
     g,  # (..., m, n)
     block=16,  # rows of y in one loop
 ):  # (..., n, D)
-    "Sums over the rows of y of `g` where x + y is positive."
+    """Sums over the rows of y of `g` where x + y is positive.
+
+    Parameters
+    ----------
+    x
+        (..., n, D)
+    y
+        (..., m, D)
+    g
+        (..., m, n)
+    block : default 16
+        rows of y in one loop
+
+    Returns
+    -------
+    (..., n, D)
+    """
     block = min(block, y.shape[-2])
 
     def add(total, part):
@@ -67,7 +107,15 @@ def like(
     total,  # (..., n, D)
     x,  # (..., n, D) with some leading axes 1
 ):
-    "A sum over the axes in which `x` is 1."
+    """A sum over the axes in which `x` is 1.
+
+    Parameters
+    ----------
+    total
+        (..., n, D)
+    x
+        (..., n, D) with some leading axes 1
+    """
     axes = tuple(a for a in range(x.ndim) if x.shape[a] == 1 != total.shape[a])
     return ops.sum(total, axis=axes, keepdims=True) if axes else total
 
@@ -103,7 +151,23 @@ def pair_scores(
     weight,  # (D,)
     block=4,  # queries that are compared at once
 ):  # (..., m, n)
-    "The sum over D of `weight * ReLU(key + query)`, without the array of all pairs."
+    """The sum over D of `weight * ReLU(key + query)`, without the array of all pairs.
+
+    Parameters
+    ----------
+    keys
+        (..., n, D)
+    queries
+        (..., m, D), leading axes broadcastable to those of the keys
+    weight
+        (D,)
+    block : default 4
+        queries that are compared at once
+
+    Returns
+    -------
+    (..., m, n)
+    """
 
     @ops.custom_gradient
     def scored(keys, queries, weight):
@@ -118,7 +182,19 @@ def pair_scores(
 # %% ../../nbs/layers/graph.ipynb #context-attention
 @register
 class ContextAttention(ConfiguredLayer):
-    "Graph attention with a context (..., D) in its queries: (..., n, D) to (..., n, D)."
+    """Graph attention with a context (..., D) in its queries: (..., n, D) to (..., n, D).
+
+    Parameters
+    ----------
+    dim
+        D
+    context : default True
+        whether there is a context
+    dropout : default 0.0
+        dropout rate of the attention weights; half of it of the nodes' entries
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -184,13 +260,31 @@ def nodes_at(
     x,  # (..., n, D)
     at,  # (..., H) numbers of nodes, or None
 ):
-    "The rows of some nodes (..., H, D), or all."
+    """The rows of some nodes (..., H, D), or all.
+
+    Parameters
+    ----------
+    x
+        (..., n, D)
+    at
+        (..., H) numbers of nodes, or None
+    """
     return x if at is None else ops.take_along_axis(x, at[..., None], axis=-2)
 
 # %% ../../nbs/layers/graph.ipynb #gated-graph
 @register
 class GatedGraph(ConfiguredLayer):
-    "Some steps of summed messages and a GRU cell: nodes (..., n, D) to (..., n, D)."
+    """Some steps of summed messages and a GRU cell: nodes (..., n, D) to (..., n, D).
+
+    Parameters
+    ----------
+    dim
+        D
+    steps : default 3
+        steps, each with a matrix of its own for the messages
+    seed : default 0
+        initial values
+    """
 
     def __init__(
         self,
@@ -236,7 +330,12 @@ def _create_weights(self, rng):  # where the values come from
 # %% ../../nbs/layers/graph.ipynb #gated-cell
 @patch_to(GatedGraph)
 def cell(self, m, h):  # messages and states (..., D)
-    "The states after a GRU step."
+    """The states after a GRU step.
+
+    Returns
+    -------
+    messages and states (..., D)
+    """
     new = ops.matmul(m, self.kernel) + self.bias
     old = ops.matmul(h, self.recurrent) + self.recurrent_bias
     r, z, n = ops.split(new, 3, axis=-1)
@@ -256,7 +355,18 @@ def _unpacked(bits, count):  # (..., W) uint8; how many of its bits count
 def along(
     bits,  # (..., n, W) uint8: bit j of row i says that node i receives from node j; W bytes hold at least n bits
 ):  # see `GatedGraph.call`
-    "Sums of states along the edges of a matrix of bits."
+    """Sums of states along the edges of a matrix of bits.
+
+    Parameters
+    ----------
+    bits
+        (..., n, W) uint8: bit j of row i says that node i receives from node j; W
+        bytes hold at least n bits
+
+    Returns
+    -------
+    see `GatedGraph.call`
+    """
     nodes = bits.shape[-2]
     whole = _unpacked(bits, nodes)
 
@@ -270,7 +380,18 @@ def along(
 def among(
     places,  # (..., n, K) int: numbers of the nodes that each node receives from, counted from 1; 0 is nobody
 ):  # see `GatedGraph.call`
-    "Sums of the states of a few numbered neighbours."
+    """Sums of the states of a few numbered neighbours.
+
+    Parameters
+    ----------
+    places
+        (..., n, K) int: numbers of the nodes that each node receives from, counted
+        from 1; 0 is nobody
+
+    Returns
+    -------
+    see `GatedGraph.call`
+    """
 
     def receive(states, at=None):
         rows = nodes_at(places, at)

@@ -17,7 +17,19 @@ from .attention import MultiHeadAttention, glorot
 # %% ../../nbs/layers/popularity.ipynb #bin-embedding
 @register
 class BinEmbedding(ConfiguredLayer):
-    "Vectors of bins: numbers (...) from 0 to bins - 1 to (..., dim)."
+    """Vectors of bins: numbers (...) from 0 to bins - 1 to (..., dim).
+
+    Parameters
+    ----------
+    bins : default 200
+        how many there are
+    dim : default 400
+        width of a vector
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -42,13 +54,45 @@ def age_index(
     step=1,  # hours of an age
 ):  # (...) int32 from 0 to count - 1
     """The age of articles in bins of some hours, by whole hours of the clock; 0 for
-    what is not yet published."""
+    what is not yet published.
+
+    Parameters
+    ----------
+    hour
+        (...) int32, hour of the impression
+    published
+        (...) int32, hour of publication
+    count
+        how many ages are told apart; the last one stands for all older
+    step : default 1
+        hours of an age
+
+    Returns
+    -------
+    (...) int32 from 0 to count - 1
+    """
     return ops.minimum(ops.maximum(hour - published, 0) // step, count - 1)
 
 # %% ../../nbs/layers/popularity.ipynb #dense-stack
 @register
 class DenseStack(ConfiguredLayer):
-    "Dense layers in a row: (..., input_dim) to (..., dims[-1])."
+    """Dense layers in a row: (..., input_dim) to (..., dims[-1]).
+
+    Parameters
+    ----------
+    input_dim
+        width of what comes in
+    dims
+        width of each layer
+    activations
+        of each layer, by Keras' names
+    last_bias : default True
+        whether the last layer has a bias
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -93,7 +137,32 @@ def _create_biases(self):
 # %% ../../nbs/layers/popularity.ipynb #popularity-user
 @register
 class PopularityUser(ConfiguredLayer):
-    "A user (B, width) by clicked news (B, H, D), pooled by content and popularity."
+    """A user (B, width) by clicked news (B, H, D), pooled by content and popularity.
+
+    Parameters
+    ----------
+    input_dim
+        D
+    num_heads : default 20
+        heads
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the pooling's hidden layer
+    dropout : default 0.2
+        dropout rate of the pooling's keys, or behind the attention where there are
+        no bins
+    bins : default 200
+        bins of the click rate; None: popularity is not read
+    projected : default False
+        whether the attention has biases and a projection back to D
+    score_bias : default True
+        whether the pooling's scores have a constant
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,

@@ -23,7 +23,23 @@ def check_vectors(
     dim,  # width that the model expects
     kind="word",  # what has the vectors: "word" or "entity"
 ):  # a float32 copy of shape (words + 1, dim)
-    "Vectors of the right shape, or the sentence that says what to change."
+    """Vectors of the right shape, or the sentence that says what to change.
+
+    Parameters
+    ----------
+    vectors
+        given word vectors
+    words
+        largest word id
+    dim
+        width that the model expects
+    kind : default 'word'
+        what has the vectors: "word" or "entity"
+
+    Returns
+    -------
+    a float32 copy of shape (words + 1, dim)
+    """
     vectors = np.array(vectors, np.float32)
     if vectors.shape == (words + 1, dim):
         return vectors
@@ -66,7 +82,25 @@ def _look_up(table, ids):
 # %% ../../nbs/layers/text.ipynb #word-embedding
 @register
 class WordEmbedding(ConfiguredLayer):
-    "Word vectors: ids (..., L) to (..., L, dim); id 0 gives zero and gets no gradient."
+    """Word vectors: ids (..., L) to (..., L, dim); id 0 gives zero and gets no gradient.
+
+    Parameters
+    ----------
+    words
+        largest word id; the table has one row more
+    dim
+        width of a word vector
+    vectors : default None
+        initial values (words + 1, dim); None: small random ones
+    trainable : default True
+        whether training changes the table
+    kind : default 'word'
+        what the ids stand for, for messages
+    seed : default 0
+        random initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -118,7 +152,28 @@ def _windows(
 # %% ../../nbs/layers/text.ipynb #cnn-text
 @register
 class CNNText(_TextLayer):
-    "Word vectors (..., L, D) to (..., filters) by convolution; 0 without words."
+    """Word vectors (..., L, D) to (..., filters) by convolution; 0 without words.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of a word vector
+    filters : default 400
+        filters, and width of the result
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the pooling's hidden layer; None: no pooling, the result is (...,
+        L, filters)
+    dropout : default 0.2
+        dropout rate before and behind the convolution
+    score_bias : default False
+        whether the pooling's scores have a constant
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -151,7 +206,17 @@ def words(
     mask,  # (..., L), True for words
     training=False,  # whether dropout applies
 ):
-    "What is pooled: (..., L, filters)."
+    """What is pooled: (..., L, filters).
+
+    Parameters
+    ----------
+    x
+        (..., L, D)
+    mask
+        (..., L), True for words
+    training : default False
+        whether dropout applies
+    """
     x = self.drop_words(x, training=training)
     x = x * ops.expand_dims(ops.cast(mask, x.dtype), -1)
     y = ops.matmul(_windows(x, self.window), self.kernel) + self.bias
@@ -160,7 +225,35 @@ def words(
 # %% ../../nbs/layers/text.ipynb #self-attention-text
 @register
 class SelfAttentionText(_TextLayer):
-    "Word vectors (..., L, D) to (..., D') by self-attention; 0 without words."
+    """Word vectors (..., L, D) to (..., D') by self-attention; 0 without words.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of a word vector
+    num_heads : default 20
+        heads
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the pooling's hidden layer
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    bias : default False
+        whether projections have a bias
+    key_bias : default None
+        whether the keys' projection has one; None: as `bias` says
+    project : default False
+        whether the heads are projected back to D
+    score_bias : default False
+        whether the pooling's scores have a constant
+    attention_dropout : default 0.0
+        dropout rate of the attention weights
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -222,7 +315,17 @@ def words(
     mask,  # (..., L), True for words
     training=False,  # whether dropout applies
 ):
-    "What is pooled: (..., L, D')."
+    """What is pooled: (..., L, D').
+
+    Parameters
+    ----------
+    x
+        (..., L, D)
+    mask
+        (..., L), True for words
+    training : default False
+        whether dropout applies
+    """
     x = self.drop_words(x, training=training)
     x = self.attention(x, mask=mask, training=training)
     return self.drop(x, training=training)
@@ -276,7 +379,13 @@ def text_layer(
     self,
     **kwargs,  # seed and dtype
 ):
-    "The layer from word vectors to a text's vector, of the class's `layer`."
+    """The layer from word vectors to a text's vector, of the class's `layer`.
+
+    Parameters
+    ----------
+    **kwargs
+        seed and dtype
+    """
     other = ("word_dim", "title_length", "field")
     options = {k: v for k, v in self.arguments.items() if k not in other}
     return self.layer(self.arguments["word_dim"], **options, **kwargs)
@@ -284,7 +393,29 @@ def text_layer(
 # %% ../../nbs/layers/text.ipynb #cnn-title
 @register
 class CNNTitle(TextEncoder):
-    "News by a convolution over the words of the title: (R, L) ids to (R, filters)."
+    """News by a convolution over the words of the title: (R, L) ids to (R, filters).
+
+    Parameters
+    ----------
+    filters : default 400
+        filters, and width of the result
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the pooling's hidden layer
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words to read
+    dropout : default 0.2
+        dropout rate before and behind the convolution
+    score_bias : default False
+        whether the pooling's scores have a constant
+    field : default 'title'
+        the column to read
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     layer = CNNText
 
@@ -305,7 +436,35 @@ class CNNTitle(TextEncoder):
 # %% ../../nbs/layers/text.ipynb #self-attention-title
 @register
 class SelfAttentionTitle(TextEncoder):
-    "News by self-attention over the title: (R, L) ids to (R, num_heads · head_dim)."
+    """News by self-attention over the title: (R, L) ids to (R, num_heads · head_dim).
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the pooling's hidden layer
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words to read
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    bias : default False
+        whether projections have a bias
+    project : default False
+        whether the heads are projected back to word_dim
+    score_bias : default False
+        whether the pooling's scores have a constant
+    attention_dropout : default 0.0
+        dropout rate of the attention weights
+    field : default 'title'
+        the column to read
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     layer = SelfAttentionText
 

@@ -16,7 +16,25 @@ from .attention import ConfiguredLayer, MultiHeadAttention, glorot
 # %% ../../nbs/layers/transformer.ipynb #linear
 @register
 class Linear(ConfiguredLayer):
-    "A linear map of the last axis: (..., input_dim) to (..., output_dim)."
+    """A linear map of the last axis: (..., input_dim) to (..., output_dim).
+
+    Parameters
+    ----------
+    input_dim
+        width of what comes in
+    output_dim
+        width of what goes out
+    bias : default True
+        whether there is a bias
+    activation : default 'linear'
+        what Keras calls it
+    gain : default 1.0
+        factor of the initial limit
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -42,7 +60,15 @@ class Linear(ConfiguredLayer):
 @register
 class LayerNorm(ConfiguredLayer):
     """Vectors (..., D) of mean 0 and variance 1, scaled and shifted by learned numbers;
-    a constant vector becomes the shift."""
+    a constant vector becomes the shift.
+
+    Parameters
+    ----------
+    dim
+        D
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -64,7 +90,19 @@ def positions(
     length,  # L
     dim,  # D
 ):  # (L, D) float32
-    "Sine and cosine codes of the positions 0 to L - 1."
+    """Sine and cosine codes of the positions 0 to L - 1.
+
+    Parameters
+    ----------
+    length
+        L
+    dim
+        D
+
+    Returns
+    -------
+    (L, D) float32
+    """
     period = 10_000 ** (np.arange(0, dim, 2) / dim)
     angle = np.arange(length)[:, None] / period
     pairs = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
@@ -73,7 +111,26 @@ def positions(
 # %% ../../nbs/layers/transformer.ipynb #transformer-block
 @register
 class TransformerBlock(ConfiguredLayer):
-    "A Transformer layer, normalised behind each part: (..., L, D) to (..., L, D)."
+    """A Transformer layer, normalised behind each part: (..., L, D) to (..., L, D).
+
+    Parameters
+    ----------
+    dim
+        D
+    num_heads
+        heads
+    head_dim
+        width of a head
+    feed_dim
+        width of the hidden layer of the feed-forward net
+    dropout : default 0.0
+        dropout rate of attention weights, behind attention, in and behind the feed-
+        forward net
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,

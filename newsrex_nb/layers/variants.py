@@ -18,7 +18,19 @@ def masked_mean(
     x,  # (..., n, D)
     mask,  # (..., n), True where an entry counts
 ):  # (..., D)
-    "The mean of the valid entries, 0 where there are none."
+    """The mean of the valid entries, 0 where there are none.
+
+    Parameters
+    ----------
+    x
+        (..., n, D)
+    mask
+        (..., n), True where an entry counts
+
+    Returns
+    -------
+    (..., D)
+    """
     valid = ops.expand_dims(ops.cast(mask, x.dtype), -1)
     return ops.sum(x * valid, axis=-2) / ops.maximum(ops.sum(valid, axis=-2), 1)
 
@@ -53,7 +65,23 @@ def _looked(
 # %% ../../nbs/layers/variants.ipynb #mean-text
 @register
 class MeanText(ConfiguredLayer):
-    "Word vectors (..., L, D) to their mean (..., D'), perhaps behind self-attention."
+    """Word vectors (..., L, D) to their mean (..., D'), perhaps behind self-attention.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of a word vector
+    num_heads : default 20
+        heads; 0 = words do not look at each other
+    head_dim : default 20
+        width of a head
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -83,7 +111,25 @@ class MeanText(ConfiguredLayer):
 # %% ../../nbs/layers/variants.ipynb #mean-title
 @register
 class MeanTitle(TextEncoder):
-    "News as the mean over the title: (R, L) ids to (R, num_heads · head_dim)."
+    """News as the mean over the title: (R, L) ids to (R, num_heads · head_dim).
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads; 0 = words do not look at each other
+    head_dim : default 20
+        width of a head
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words to read
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    field : default 'title'
+        the column to read
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     layer = MeanText
 
@@ -102,7 +148,19 @@ class MeanTitle(TextEncoder):
 # %% ../../nbs/layers/variants.ipynb #mean-user
 @register
 class MeanUser(Encoder):
-    "A user as the mean of clicked news (B, H, D), perhaps behind self-attention."
+    """A user as the mean of clicked news (B, H, D), perhaps behind self-attention.
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads; 0 = clicks do not look at each other
+    head_dim : default 20
+        width of a head
+    dropout : default 0.2
+        dropout rate behind the self-attention
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -137,7 +195,29 @@ class MeanUser(Encoder):
 # %% ../../nbs/layers/variants.ipynb #title-and-category
 @register
 class TitleAndCategory(TextEncoder):
-    "News by title and category: (R, L) and (R,) ids to (R, num_heads · head_dim)."
+    """News by title and category: (R, L) and (R,) ids to (R, num_heads · head_dim).
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the poolings' hidden layers
+    word_dim : default 300
+        width of a word vector
+    category_dim : default 100
+        width of the table of categories
+    title_length : default 30
+        words to read
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    field : default 'title'
+        the column of the text
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     layer = SelfAttentionText
 
@@ -184,7 +264,13 @@ def text_layer(
     self,
     **kwargs,  # seed and dtype
 ):
-    "Self-attention and pooling over the words."
+    """Self-attention and pooling over the words.
+
+    Parameters
+    ----------
+    **kwargs
+        seed and dtype
+    """
     names = ("num_heads", "head_dim", "query_dim", "dropout")
     options = {name: self.arguments[name] for name in names}
     return self.layer(self.arguments["word_dim"], **options, **kwargs)

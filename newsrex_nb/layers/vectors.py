@@ -30,7 +30,19 @@ def _check_width(
 # %% ../../nbs/layers/vectors.ipynb #article-vectors
 @register
 class ArticleVectors(Encoder):
-    "News by an article's vector: (R, vector_dim) to (R, output_dim); 0 for a zero one."
+    """News by an article's vector: (R, vector_dim) to (R, output_dim); 0 for a zero one.
+
+    Parameters
+    ----------
+    vector_dim
+        E, width of the vectors
+    output_dim : default 400
+        width of the result
+    dropout : default 0.2
+        dropout rate of a vector's entries
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,

@@ -17,7 +17,25 @@ from .text import CNNText, WordEmbedding
 # %% ../../nbs/layers/views.ipynb #category-embedding
 @register
 class CategoryEmbedding(ConfiguredLayer):
-    "Category ids (...) to (..., output_dim): a table of id vectors and a dense layer."
+    """Category ids (...) to (..., output_dim): a table of id vectors and a dense layer.
+
+    Parameters
+    ----------
+    count
+        largest category id; the table has one row more
+    dim : default 100
+        width of the table
+    output_dim : default 400
+        width behind the dense layer; None: no dense layer
+    activation : default 'relu'
+        of the dense layer; "linear": none
+    train_table : default True
+        whether training changes the table
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -68,7 +86,21 @@ def _stacked_masks(
 # %% ../../nbs/layers/views.ipynb #view-attention
 @register
 class ViewAttention(ConfiguredLayer):
-    "Fuses K views, each (..., D), to (..., D) by additive attention; 0 without a view."
+    """Fuses K views, each (..., D), to (..., D) by additive attention; 0 without a view.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of every view
+    query_dim : default 200
+        width of the hidden layer
+    score_bias : default False
+        whether the scores have a constant
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -192,7 +224,19 @@ def encode(
     news,  # dict of columns
     training=False,  # whether dropout applies
 ):  # [(R, width) of each view], [(R,) whether it is there]
-    "Every view by itself."
+    """Every view by itself.
+
+    Parameters
+    ----------
+    news
+        dict of columns
+    training : default False
+        whether dropout applies
+
+    Returns
+    -------
+    [(R, width) of each view], [(R,) whether it is there]
+    """
     encoded = [
         self._encode_view(view, news[view], training)
         for view in self.arguments["views"]
@@ -202,7 +246,37 @@ def encode(
 # %% ../../nbs/layers/views.ipynb #attentive-views
 @register
 class AttentiveViews(ViewEncoder):
-    "News by attention over views of equal width: columns (R, …) to (R, filters)."
+    """News by attention over views of equal width: columns (R, …) to (R, filters).
+
+    Parameters
+    ----------
+    views : default ('title', 'abstract', 'category', 'subcategory')
+        what to read
+    filters : default 400
+        width of every view and of the result
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the poolings' hidden layers
+    word_dim : default 300
+        width of a word vector
+    category_dim : default 100
+        width of the tables of categories and subcategories
+    title_length : default 30
+        words to read of the title
+    abstract_length : default 50
+        words to read of the abstract
+    dropout : default 0.2
+        dropout rate before and behind the convolutions
+    share_text : default False
+        whether title and abstract have one encoder
+    mask_empty : default False
+        whether a view that an article lacks is left out; else it competes
+    score_bias : default False
+        whether the poolings' scores have a constant
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -249,7 +323,15 @@ def kind_layer(
     count,  # largest id
     seed,  # initial values
 ):
-    "A category's row, brought to the width of a text."
+    """A category's row, brought to the width of a text.
+
+    Parameters
+    ----------
+    count
+        largest id
+    seed
+        initial values
+    """
     dims = (self.arguments["category_dim"], self.arguments["filters"])
     return CategoryEmbedding(count, *dims, seed=seed, dtype=self.dtype_policy)
 
@@ -264,7 +346,33 @@ def _new_attention(self, seed):  # initial values
 # %% ../../nbs/layers/views.ipynb #joined-views
 @register
 class JoinedViews(ViewEncoder):
-    "News as its views side by side: columns (R, …) to (R, the sum of their widths)."
+    """News as its views side by side: columns (R, …) to (R, the sum of their widths).
+
+    Parameters
+    ----------
+    views : default ('title',)
+        what to read
+    filters : default 400
+        width of a text
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the pooling's hidden layer
+    word_dim : default 300
+        width of a word vector
+    category_dim : default 100
+        width of a category or subcategory
+    title_length : default 30
+        words to read of the title
+    abstract_length : default 50
+        words to read of the abstract
+    dropout : default 0.2
+        dropout rate before and behind the convolutions
+    share_text : default False
+        whether title and abstract have one encoder
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -306,6 +414,14 @@ def kind_layer(
     count,  # largest id
     seed,  # initial values
 ):
-    "A category's row as it is."
+    """A category's row as it is.
+
+    Parameters
+    ----------
+    count
+        largest id
+    seed
+        initial values
+    """
     options = dict(output_dim=None, seed=seed, dtype=self.dtype_policy)
     return CategoryEmbedding(count, self.arguments["category_dim"], **options)

@@ -19,7 +19,17 @@ def sort_key(
     scores,  # any real numbers, none of them NaN
 ):  # int32 array of the same length
     """Whole numbers that compare as `scores` do: equal where those are equal, larger
-    where they are larger."""
+    where they are larger.
+
+    Parameters
+    ----------
+    scores
+        any real numbers, none of them NaN
+
+    Returns
+    -------
+    int32 array of the same length
+    """
     scores = np.asarray(scores)
     if not np.can_cast(scores.dtype, np.float32):
         return np.unique(scores, return_inverse=True)[1].astype(np.int32)
@@ -63,7 +73,17 @@ def checked(
     offsets,  # (impressions + 1,) where each impression begins
 ):
     """The three as arrays, or the sentence that says which impression is wrong and how;
-    `labels` may be None."""
+    `labels` may be None.
+
+    Parameters
+    ----------
+    scores
+        (candidates,) numbers
+    labels
+        (candidates,) 0 or 1, or None
+    offsets
+        (impressions + 1,) where each impression begins
+    """
     scores, offsets = np.asarray(scores), np.asarray(offsets)
     _check_form(scores, offsets)
     if (bad := np.isnan(scores)).any():
@@ -115,7 +135,17 @@ def packed_rows(
     lengths,  # (rows,) how many candidates each row has
 ):  # pairs: row numbers, and how many rows and columns the block has
     """Packs rows into blocks whose width is a power of two, 8 or more, and whose shape
-    depends on the width alone."""
+    depends on the width alone.
+
+    Parameters
+    ----------
+    lengths
+        (rows,) how many candidates each row has
+
+    Returns
+    -------
+    pairs: row numbers, and how many rows and columns the block has
+    """
     exponent = np.frexp(np.maximum(lengths, 8) - 0.5)[1]
     for e in np.unique(exponent):
         rows, members = max(1, BLOCK >> int(e)), np.flatnonzero(exponent == e)
@@ -126,7 +156,21 @@ def packed_rows(
 @dataclasses.dataclass
 class Clicks:
     """What every metric is made of: the rank and the wins of each click, in impressions
-    that have both classes."""
+    that have both classes.
+
+    Parameters
+    ----------
+    impression
+        (clicks,) number of its impression, ascending
+    rank
+        (clicks,) int32, 1 = best
+    halves
+        (clicks,) int32, pairs won, counted in halves
+    clicked
+        (B,) clicked candidates of each impression
+    skipped
+        (B,) candidates not clicked
+    """
 
     impression: np.ndarray  # (clicks,) number of its impression, ascending
     rank: np.ndarray  # (clicks,) int32, 1 = best
@@ -139,7 +183,13 @@ class Clicks:
         return (self.clicked > 0) & (self.skipped > 0)
 
     def total(self, values):  # (clicks,) one number per click
-        "Sums over the clicks of each impression, (B,) float64."
+        """Sums over the clicks of each impression, (B,) float64.
+
+        Parameters
+        ----------
+        values
+            (clicks,) one number per click
+        """
         return np.bincount(self.impression, values, minlength=len(self.clicked))
 
 # %% ../../nbs/metrics/ranking.ipynb #padded-rows
@@ -187,7 +237,21 @@ def count_clicks(
     labels,  # (candidates,) 1 = clicked
     offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
 ):  # `Clicks`
-    "Ranks every click of every impression that has both classes."
+    """Ranks every click of every impression that has both classes.
+
+    Parameters
+    ----------
+    scores
+        (candidates,) higher is better
+    labels
+        (candidates,) 1 = clicked
+    offsets
+        (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+
+    Returns
+    -------
+    `Clicks`
+    """
     scores, labels, offsets = checked(scores, labels, offsets)
     lengths = np.diff(offsets)
     at = np.flatnonzero(labels)
@@ -203,21 +267,51 @@ def count_clicks(
 def area_under_curve(
     clicks,  # `Clicks` of impressions
 ):  # (B,)
-    "The share of pairs that the clicked candidates win."
+    """The share of pairs that the clicked candidates win.
+
+    Parameters
+    ----------
+    clicks
+        `Clicks` of impressions
+
+    Returns
+    -------
+    (B,)
+    """
     return clicks.total(clicks.halves) / (2 * clicks.clicked * clicks.skipped)
 
 # %% ../../nbs/metrics/ranking.ipynb #reciprocal
 def reciprocal_rank(
     clicks,  # `Clicks` of impressions
 ):  # (B,)
-    "1 / rank, averaged over all clicks."
+    """1 / rank, averaged over all clicks.
+
+    Parameters
+    ----------
+    clicks
+        `Clicks` of impressions
+
+    Returns
+    -------
+    (B,)
+    """
     return clicks.total(1 / clicks.rank) / clicks.clicked
 
 # %% ../../nbs/metrics/ranking.ipynb #first-reciprocal
 def first_reciprocal_rank(
     clicks,  # `Clicks` of impressions
 ):  # (B,)
-    "1 / rank of the best ranked click."
+    """1 / rank of the best ranked click.
+
+    Parameters
+    ----------
+    clicks
+        `Clicks` of impressions
+
+    Returns
+    -------
+    (B,)
+    """
     best = np.zeros(len(clicks.clicked))
     np.maximum.at(best, clicks.impression, 1 / clicks.rank)
     return best
@@ -228,7 +322,19 @@ def discounted_gain(
     k,  # places that count
 ):  # (B,)
     """The gain of the clicked candidates among the first `k`, divided by the best gain
-    there could be."""
+    there could be.
+
+    Parameters
+    ----------
+    clicks
+        `Clicks` of impressions
+    k
+        places that count
+
+    Returns
+    -------
+    (B,)
+    """
     best = np.cumsum(1 / np.log2(np.arange(min(k, clicks.clicked.max(initial=1))) + 2))
     gain = clicks.total(np.where(clicks.rank <= k, 1 / np.log2(clicks.rank + 1.0), 0))
     return gain / best[np.clip(clicks.clicked, 1, len(best)) - 1]
@@ -238,7 +344,19 @@ def any_hit(
     clicks,  # `Clicks` of impressions
     k,  # places that count
 ):  # (B,)
-    "1 where a clicked candidate is among the first `k`, else 0."
+    """1 where a clicked candidate is among the first `k`, else 0.
+
+    Parameters
+    ----------
+    clicks
+        `Clicks` of impressions
+    k
+        places that count
+
+    Returns
+    -------
+    (B,)
+    """
     return (clicks.total(clicks.rank <= k) > 0).astype(float)
 
 # %% ../../nbs/metrics/ranking.ipynb #whole
@@ -257,7 +375,13 @@ CUT = {  # metrics of its first k places, `name@k`
 # %% ../../nbs/metrics/ranking.ipynb #metric-function
 def metric_function(name):  # such as "auc" or "ndcg@10"
     """The function of `Clicks` that `name` stands for, or the sentence that lists the
-    names."""
+    names.
+
+    Parameters
+    ----------
+    name
+        such as "auc" or "ndcg@10"
+    """
     if name in WHOLE:
         return WHOLE[name]
     match = re.fullmatch(r"(\w+)@([1-9]\d*)", str(name))
@@ -273,7 +397,23 @@ def per_impression(
     offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
     metrics=METRICS,  # names; also hit@k, mrr_first, and any k
 ):  # {name: (B,) float64}, NaN where an impression has one class only
-    "Every metric of every impression."
+    """Every metric of every impression.
+
+    Parameters
+    ----------
+    scores
+        (candidates,) higher is better
+    labels
+        (candidates,) 1 = clicked, 0 = not
+    offsets
+        (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+    metrics : default METRICS
+        names; also hit@k, mrr_first, and any k
+
+    Returns
+    -------
+    {name: (B,) float64}, NaN where an impression has one class only
+    """
     names = [metrics] if isinstance(metrics, str) else metrics
     functions = {name: metric_function(name) for name in names}
     clicks = count_clicks(scores, labels, offsets)
@@ -288,7 +428,19 @@ def pooled_area(
     scores,  # (candidates,)
     labels,  # (candidates,) 1 = clicked
 ):  # float, NaN if there is one class only
-    "The AUC of all candidates in one pool, equal scores counting one half."
+    """The AUC of all candidates in one pool, equal scores counting one half.
+
+    Parameters
+    ----------
+    scores
+        (candidates,)
+    labels
+        (candidates,) 1 = clicked
+
+    Returns
+    -------
+    float, NaN if there is one class only
+    """
     keys, clicked = sort_key(scores), np.asarray(labels) == 1
     others = np.sort(keys[~clicked])
     halves = sum(
@@ -306,7 +458,23 @@ def ranking_metrics(
     metrics=METRICS,  # names; also hit@k, mrr_first, auc_pooled, and any k
 ):  # {name: mean, "impressions": number averaged, "one_class": number left out}
     """The mean over impressions of each metric; impressions of one class are counted,
-    not averaged."""
+    not averaged.
+
+    Parameters
+    ----------
+    scores
+        (candidates,) higher is better
+    labels
+        (candidates,) 1 = clicked, 0 = not
+    offsets
+        (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+    metrics : default METRICS
+        names; also hit@k, mrr_first, auc_pooled, and any k
+
+    Returns
+    -------
+    {name: mean, "impressions": number averaged, "one_class": number left out}
+    """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     functions = {name: metric_function(name) for name in names if name != "auc_pooled"}
     clicks = count_clicks(scores, labels, offsets)
@@ -328,7 +496,19 @@ def ranks(
     offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
 ):  # (candidates,) int32, 1 = best of its impression
     """The rank of every candidate in its impression; of equal scores the later-listed
-    ranks first."""
+    ranks first.
+
+    Parameters
+    ----------
+    scores
+        (candidates,) higher is better
+    offsets
+        (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
+
+    Returns
+    -------
+    (candidates,) int32, 1 = best of its impression
+    """
     scores, _, offsets = checked(scores, None, offsets)
     lengths, count = np.diff(offsets), len(scores)
     owner = np.repeat(np.arange(len(lengths)), lengths)

@@ -16,18 +16,36 @@ from ..core import METRICS, fingerprint, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):  # its name, such as "ndcg@5"
-    "A metric as tables head it."
+    """A metric as tables head it.
+
+    Parameters
+    ----------
+    metric
+        its name, such as "ndcg@5"
+    """
     return dict(auc="AUC", mrr="MRR").get(metric, metric.replace("ndcg", "nDCG"))
 
 # %% ../../nbs/metrics/results.ipynb #cell
 def cell(values):  # of one metric, one for each run
-    "The mean of some runs, ± their sample sd where they differ."
+    """The mean of some runs, ± their sample sd where they differ.
+
+    Parameters
+    ----------
+    values
+        of one metric, one for each run
+    """
     mean = f"{np.mean(values):.4f}"
     return f"{mean} ± {np.std(values, ddof=1):.4f}" if len({*values}) > 1 else mean
 
 # %% ../../nbs/metrics/results.ipynb #aligned
 def aligned(lines):  # lists of texts of one length
-    "Rows as columns of text."
+    """Rows as columns of text.
+
+    Parameters
+    ----------
+    lines
+        lists of texts of one length
+    """
     widths = [max(map(len, column)) for column in zip(*lines)]
     padded = [
         [text.ljust(width) for text, width in zip(line, widths)] for line in lines
@@ -48,7 +66,13 @@ def _rows(results):  # of several seeds
 # %% ../../nbs/metrics/results.ipynb #table
 def result_table(results):  # what `measure` returns, or a list of that, one per seed
     """The table of a test: baselines, the model and, where there is one, the oracle;
-    mean ± sd over seeds."""
+    mean ± sd over seeds.
+
+    Parameters
+    ----------
+    results
+        what `measure` returns, or a list of that, one per seed
+    """
     results = [results] if isinstance(results, dict) else results
     first = results[0]
     metrics = [m for m in first["model"] if m not in ("impressions", "one_class")]
@@ -64,7 +88,13 @@ def result_table(results):  # what `measure` returns, or a list of that, one per
 # %% ../../nbs/metrics/results.ipynb #portable
 def portable(config):  # a configuration, or a part of one
     """The same without the folders of this machine: of an absolute path the last name
-    stays."""
+    stays.
+
+    Parameters
+    ----------
+    config
+        a configuration, or a part of one
+    """
     if isinstance(config, dict):
         return {key: portable(value) for key, value in config.items()}
     if isinstance(config, list):
@@ -80,7 +110,17 @@ def append_result(
     about,  # what `experiment.json` and `history.json` say
     results,  # the metrics of the model and of what it is compared with
 ):
-    "Appends one run as one line, in one write."
+    """Appends one run as one line, in one write.
+
+    Parameters
+    ----------
+    path
+        such as results/toy.jsonl
+    about
+        what `experiment.json` and `history.json` say
+    results
+        the metrics of the model and of what it is compared with
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     run = {**about, "config": portable(about["config"]), "results": results}
     line = json.dumps(run, ensure_ascii=False, default=lambda v: v.tolist()) + "\n"
@@ -92,7 +132,13 @@ def append_result(
 
 # %% ../../nbs/metrics/results.ipynb #read-results
 def read_results(path):  # a file of JSON lines; one that does not exist is empty
-    "The runs of a file, oldest first."
+    """The runs of a file, oldest first.
+
+    Parameters
+    ----------
+    path
+        a file of JSON lines; one that does not exist is empty
+    """
     runs = []
     if not Path(path).exists():
         return runs
@@ -110,7 +156,15 @@ def run_folders(
     path,  # the folder of a run, or one that holds such folders
     least=1,  # how many there have to be
 ):
-    "The folders of runs, in the order of their names."
+    """The folders of runs, in the order of their names.
+
+    Parameters
+    ----------
+    path
+        the folder of a run, or one that holds such folders
+    least : default 1
+        how many there have to be
+    """
     folders = sorted(file.parent for file in Path(path).rglob("experiment.json"))
     if len(folders) < least:
         raise wrong("a run, or a folder of runs", "none", where=str(path))
@@ -126,7 +180,13 @@ def read_runs(
     path,  # a file of JSON lines, the folder of a run, or a folder of such folders
 ):
     """Runs as `read_results` gives them; folders in the order of their names, runs
-    without a test left out."""
+    without a test left out.
+
+    Parameters
+    ----------
+    path
+        a file of JSON lines, the folder of a run, or a folder of such folders
+    """
     if Path(path).is_file():
         return read_results(path)
     runs = []
@@ -138,7 +198,13 @@ def read_runs(
 
 # %% ../../nbs/metrics/results.ipynb #label
 def label(run):  # a line of `read_results`
-    "The model and what somebody has changed about it, such as `LSTUR variant=con`."
+    """The model and what somebody has changed about it, such as `LSTUR variant=con`.
+
+    Parameters
+    ----------
+    run
+        a line of `read_results`
+    """
     given = [text for text in run["config"]["given"] if text.startswith("model.")]
     changed = [text.removeprefix("model.") for text in given]
     return " ".join([run["results"]["name"], *changed])
@@ -152,7 +218,17 @@ def _data_set(run):  # a line of `read_results`
 def one_data_set(
     runs,  # of `read_results` or `read_runs`
 ):  # lists of runs
-    "Puts runs that were tested on the same impressions together, first come first."
+    """Puts runs that were tested on the same impressions together, first come first.
+
+    Parameters
+    ----------
+    runs
+        of `read_results` or `read_runs`
+
+    Returns
+    -------
+    lists of runs
+    """
     groups = {}
     for run in runs:
         groups.setdefault(_data_set(run), []).append(run)
@@ -168,7 +244,13 @@ def _add(rows, name, values):
 # %% ../../nbs/metrics/results.ipynb #comparison
 def comparison(runs):  # of `read_results`
     """Runs of one data set as rows, baselines first: {label: {metric: values,
-    "seconds": values}}."""
+    "seconds": values}}.
+
+    Parameters
+    ----------
+    runs
+        of `read_results`
+    """
     if not runs:
         raise wrong("at least one run", "none")
     kinds = len({_data_set(run) for run in runs})
@@ -190,7 +272,15 @@ def markdown(
     rows,  # of `comparison`
     metrics=METRICS,  # names of the columns
 ):
-    "A comparison as a Markdown table."
+    """A comparison as a Markdown table.
+
+    Parameters
+    ----------
+    rows
+        of `comparison`
+    metrics : default METRICS
+        names of the columns
+    """
     lines = [
         ["", *map(heading, metrics), "seeds", "processor s"],
         [":--", *["--:"] * (len(metrics) + 2)],
@@ -207,7 +297,15 @@ def run_table(
     runs,  # of `read_results` or `read_runs`
     metrics=METRICS,  # names of the columns
 ):
-    "A list of rows, the first one the heading."
+    """A list of rows, the first one the heading.
+
+    Parameters
+    ----------
+    runs
+        of `read_results` or `read_runs`
+    metrics : default METRICS
+        names of the columns
+    """
     rows = [["model", "data", "seed", *metrics, "impressions", "processor_seconds"]]
     for run in runs:
         results = run["results"]

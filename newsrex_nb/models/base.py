@@ -162,7 +162,13 @@ def predict(self, *args, **kwargs):
 
 # %% ../../nbs/models/base.ipynb #fresh
 def fresh(encoder):  # a layer by the encoder protocol of `layers.text`
-    "An unprepared copy of `encoder`."
+    """An unprepared copy of `encoder`.
+
+    Parameters
+    ----------
+    encoder
+        a layer by the encoder protocol of `layers.text`
+    """
     return type(encoder).from_config(encoder.get_config())
 
 # %% ../../nbs/models/base.ipynb #encoder-of-width
@@ -172,7 +178,23 @@ def encoder_of_width(
     width,  # that the rest of the model is made for
     word_vectors=None,  # initial word vectors (words + 1, word_dim)
 ):  # the encoder with its variables
-    "A copy of a given news encoder, for a model that can do with one width only."
+    """A copy of a given news encoder, for a model that can do with one width only.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    news_encoder
+        by the encoder protocol
+    width
+        that the rest of the model is made for
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+
+    Returns
+    -------
+    the encoder with its variables
+    """
     encoder = fresh(news_encoder).prepare(model.sizes, model.seeds, word_vectors)
     if encoder.output_dim != width:
         raise wrong(
@@ -200,7 +222,17 @@ def towers(
     user_encoder,  # a layer, clicks (B, H, D) and mask to (B, D)
     word_vectors=None,  # initial word vectors (words + 1, word_dim)
 ):
-    "Makes both encoders concrete: their variables exist from here on."
+    """Makes both encoders concrete: their variables exist from here on.
+
+    Parameters
+    ----------
+    news_encoder
+        a layer, columns (R, …) to (R, D)
+    user_encoder
+        a layer, clicks (B, H, D) and mask to (B, D)
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    """
     news, user = fresh(news_encoder), fresh(user_encoder)
     self.news_encoder, self.user_encoder = news, user
     news.prepare(self.sizes, self.seeds, word_vectors)
@@ -236,7 +268,26 @@ def columns(
     hour=None,  # (…) int32, broadcast against `rows`: wanted with the hourly columns, else those are left out
     widths=None,  # text widths by column, narrower than the model reads
 ):  # {column: (…, width) or (…)}
-    "The columns that `model` reads, at `rows`."
+    """The columns that `model` reads, at `rows`.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    tables
+        device tables by column name
+    rows
+        (…) int32 rows
+    hour : default None
+        (…) int32, broadcast against `rows`: wanted with the hourly columns, else
+        those are left out
+    widths : default None
+        text widths by column, narrower than the model reads
+
+    Returns
+    -------
+    {column: (…, width) or (…)}
+    """
     at_rows = {}
     for name in model.reads:
         if name in model.hourly:
@@ -253,12 +304,30 @@ def pick(
     leaves,  # arrays (n, …), in a dict or list or alone
     index,  # (…) int32
 ):  # the same tree of arrays (…, …)
-    "Rows of every leaf of a tree."
+    """Rows of every leaf of a tree.
+
+    Parameters
+    ----------
+    leaves
+        arrays (n, …), in a dict or list or alone
+    index
+        (…) int32
+
+    Returns
+    -------
+    the same tree of arrays (…, …)
+    """
     return tree.map_structure(lambda leaf: ops.take(leaf, index, axis=0), leaves)
 
 # %% ../../nbs/models/base.ipynb #join
 def join(trees):  # a list of trees, each of arrays (n, …)
-    "Trees of one structure, concatenated along their leading axis."
+    """Trees of one structure, concatenated along their leading axis.
+
+    Parameters
+    ----------
+    trees
+        a list of trees, each of arrays (n, …)
+    """
     if len(trees) == 1:
         return trees[0]
     return tree.map_structure(lambda *leaves: ops.concatenate(leaves, axis=0), *trees)
@@ -328,7 +397,15 @@ def forward(
     batch,  # a dict as `gather_batch` makes it
     training=False,
 ):
-    "The plain path: logits (B, C) and the auxiliary losses."
+    """The plain path: logits (B, C) and the auxiliary losses.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    batch
+        a dict as `gather_batch` makes it
+    """
     axes = _slots(batch)
     news = {part: _as_rows(model, batch[part], axes[part]) for part in axes}
     encoded = {part: model.encode_news(news[part], training=training) for part in axes}
@@ -357,7 +434,30 @@ def gather_batch(
     hour,  # (B,) int32
     subgraph=None,  # (nodes (B, M), adjacency (B, M, M), mapping (B, H)) where the model's graph is a planner
 ):  # the batch that `model(batch)` takes
-    "A plain batch: the columns of every slot, gathered from the tables."
+    """A plain batch: the columns of every slot, gathered from the tables.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    tables
+        device tables by name
+    clicked
+        (B, H) int32 rows, 0 pads
+    candidates
+        (B, C) int32 rows
+    user
+        (B,) int32
+    hour
+        (B,) int32
+    subgraph : default None
+        (nodes (B, M), adjacency (B, M, M), mapping (B, H)) where the model's graph
+        is a planner
+
+    Returns
+    -------
+    the batch that `model(batch)` takes
+    """
     batch = dict(user=user, hour=hour, mask=clicked > 0, candidate_mask=candidates > 0)
     batch["clicked"] = columns(model, tables, clicked, hour[:, None])
     batch["candidates"] = columns(model, tables, candidates, hour[:, None])
@@ -473,7 +573,19 @@ def shared_forward(
     widths,  # text widths by column, one dict per group
     training=False,
 ):
-    "The shared path: as `forward`, with each article of the batch encoded once."
+    """The shared path: as `forward`, with each article of the batch encoded once.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    tables
+        device tables by name
+    plan
+        positions, see the table above
+    widths
+        text widths by column, one dict per group
+    """
     rows = ops.concatenate(plan["rows"], axis=0)
     encoded = _encoded_groups(model, tables, plan, widths, training)
     shared = (model, tables, plan, rows, encoded)
@@ -509,7 +621,21 @@ def walk(
     path="",  # where it was found
     seen=None,  # ids of what was yielded before
 ):  # yields (attribute path, layer or variable), each once
-    "Layers and variables that public attributes lead to, with their paths."
+    """Layers and variables that public attributes lead to, with their paths.
+
+    Parameters
+    ----------
+    value
+        a layer, or a list or dict of such
+    path : default ''
+        where it was found
+    seen : default None
+        ids of what was yielded before
+
+    Returns
+    -------
+    yields (attribute path, layer or variable), each once
+    """
     seen = set() if seen is None else seen
     if isinstance(value, (keras.layers.Layer, keras.Variable)):
         if id(value) in seen:
@@ -523,7 +649,13 @@ def walk(
 
 # %% ../../nbs/models/base.ipynb #layers-of
 def layers_of(model):  # a Keras layer or model
-    "The model itself and every layer in it."
+    """The model itself and every layer in it.
+
+    Parameters
+    ----------
+    model
+        a Keras layer or model
+    """
     return [value for _, value in walk(model) if isinstance(value, keras.layers.Layer)]
 
 # %% ../../nbs/models/base.ipynb #weight-paths
@@ -541,7 +673,13 @@ def _weight_paths(model):  # a Keras layer or model
 # %% ../../nbs/models/base.ipynb #weight-names
 def weight_names(model):  # a Keras layer or model
     """Every weight under its attribute path, `{name: variable}`; states of random
-    generators are not weights."""
+    generators are not weights.
+
+    Parameters
+    ----------
+    model
+        a Keras layer or model
+    """
     names, seen = {}, set()
     for name, weight in _weight_paths(model):
         if id(weight) in seen or "seed_generator" in weight.path:

@@ -18,7 +18,38 @@ from .base import NewsRecommender, fresh
 # %% ../../nbs/models/caum.ipynb #news-views
 @register
 class TitleEntityCategory(Encoder):
-    "News by words and entities of the title and by category: columns to (R, news_dim)."
+    """News by words and entities of the title and by category: columns to (R, news_dim).
+
+    Parameters
+    ----------
+    num_heads : default 20
+        heads over words
+    head_dim : default 20
+        their width
+    entity_heads : default 4
+        heads over entities
+    entity_head_dim : default 40
+        their width
+    news_dim : default 400
+        width of the result
+    query_dim : default 200
+        width of the poolings' hidden layers
+    word_dim : default 300
+        width of a word vector
+    entity_dim : default 100
+        width of an entity's vector
+    category_dim : default 100
+        width of a category's vector
+    title_length : default 30
+        words to read
+    dropout : default 0.2
+        dropout rate before and behind each self-attention, and of a category's
+        vector
+    train_tables : default False
+        whether training changes the vectors of entities and categories
+    projected : default False
+        heads with biases, projected back to the width of what they read
+    """
 
     def __init__(
         self,
@@ -116,7 +147,21 @@ def beside(
     mask,  # (B, H), True for clicks, which stand first
     wrap="zero",  # what lies beyond the ends: "zero", or "circular": the click at the other end
 ):  # two arrays (B, H, D)
-    "For every click the one before it and the one after it."
+    """For every click the one before it and the one after it.
+
+    Parameters
+    ----------
+    x
+        (B, H, D), 0 where there is no click
+    mask
+        (B, H), True for clicks, which stand first
+    wrap : default 'zero'
+        what lies beyond the ends: "zero", or "circular": the click at the other end
+
+    Returns
+    -------
+    two arrays (B, H, D)
+    """
     before = ops.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
     after = ops.pad(x, ((0, 0), (0, 1), (0, 0)))[:, 1:]
     if wrap == "circular":
@@ -140,7 +185,15 @@ def attend(
     state,  # of `clicks_alone`
     query,  # of candidates (B, C, heads, width)
 ):
-    "What every click takes from the others, (B, C, H, heads, width)."
+    """What every click takes from the others, (B, C, H, heads, width).
+
+    Parameters
+    ----------
+    state
+        of `clicks_alone`
+    query
+        of candidates (B, C, heads, width)
+    """
     logits = ops.einsum("bchd,bjhd->bchj", query, state["key"])
     far = raised(logits, state["mask"][:, None, None])
     value = ops.cast(ops.transpose(state["value"], (0, 2, 1, 3)), "float32")
@@ -155,7 +208,28 @@ def attend(
 # %% ../../nbs/models/caum.ipynb #candidate-user
 @register
 class CandidateUser(ConfiguredLayer):
-    "Clicks and candidates to scores (B, C), in what each needs alone and what a pair."
+    """Clicks and candidates to scores (B, C), in what each needs alone and what a pair.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of a news vector
+    num_heads : default 20
+        heads over clicks
+    head_dim : default 20
+        their width
+    hidden : default (400, 256)
+        widths of the two hidden layers behind the weight of a click
+    dropout : default 0.2
+        dropout rate of clicks, of what is fused, and of the candidate in the final
+        product
+    wrap : default 'zero'
+        what lies beyond the ends of a history, see `beside`
+    projected : default False
+        heads with biases, projected back to D
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -224,7 +298,12 @@ def part(self, name, dtype, rows=slice(None)):
 
 @patch_to(CandidateUser)
 def dense(self, x, name, rows=slice(None), bias=False):  # (…, rows)
-    "A dense layer of some rows of a kernel, (…, columns of that kernel)."
+    """A dense layer of some rows of a kernel, (…, columns of that kernel).
+
+    Returns
+    -------
+    (…, rows)
+    """
     y = ops.matmul(x, self.part(name, x.dtype, rows))
     return y + ops.cast(getattr(self, f"{name}_bias"), x.dtype) if bias else y
 
@@ -248,7 +327,12 @@ def _pairs(self, state, candidates, training):
 
 # %% ../../nbs/models/caum.ipynb #heads-of
 def heads_of(layer, x, name, bias=False):  # (…, D) -> (…, heads, width)
-    "One of the projections of the self-attention: `query`, `key` or `value`."
+    """One of the projections of the self-attention: `query`, `key` or `value`.
+
+    Returns
+    -------
+    (…, heads, width)
+    """
     inner = layer.attention
     kernel = ops.cast(getattr(inner, f"{name}_kernel"), x.dtype)
     bias = getattr(inner, f"{name}_bias") if bias else None
@@ -258,7 +342,12 @@ def heads_of(layer, x, name, bias=False):  # (…, D) -> (…, heads, width)
 
 # %% ../../nbs/models/caum.ipynb #output-of
 def output_of(layer, x, bias=False):  # (…, heads · width) -> (…, what the fusion reads)
-    "The projection behind the heads, where there is one."
+    """The projection behind the heads, where there is one.
+
+    Returns
+    -------
+    (…, what the fusion reads)
+    """
     inner = layer.attention
     if inner.output_kernel is None:
         return x
@@ -272,7 +361,21 @@ def clicks_alone(
     mask,  # (B, H), True for clicks
     training=False,
 ):  # a dict with leading B
-    "All that a history says without a candidate."
+    """All that a history says without a candidate.
+
+    Parameters
+    ----------
+    layer
+        a `CandidateUser`
+    clicked
+        (B, H, D)
+    mask
+        (B, H), True for clicks
+
+    Returns
+    -------
+    a dict with leading B
+    """
     size = layer.input_dim
     there = ops.cast(mask, clicked.dtype)[..., None]
     u = layer.drop_clicks(clicked, training=training) * there
@@ -306,7 +409,19 @@ def candidates_alone(
     news,  # (R, D)
     training=False,
 ):  # a dict with leading R
-    "All that a candidate says without a history."
+    """All that a candidate says without a history.
+
+    Parameters
+    ----------
+    layer
+        a `CandidateUser`
+    news
+        (R, D)
+
+    Returns
+    -------
+    a dict with leading R
+    """
     size = layer.input_dim
     x = layer.dense(news, "input", slice(size), bias=True)
     query = heads_of(layer, x, "query", bias=True)
@@ -332,7 +447,23 @@ def pair_by_parts(
     attended,  # (B, C, H, heads · width) what each click hears from the others
     training,
 ):  # two arrays: what the first tanh reads (B, C, H, ·), and matches (B, C, H)
-    "The formulas as they stand, with dropout of what is fused."
+    """The formulas as they stand, with dropout of what is fused.
+
+    Parameters
+    ----------
+    layer
+        a `CandidateUser`
+    state
+        of `clicks_alone`
+    candidates
+        of `candidates_alone`, leading (B, C)
+    attended
+        (B, C, H, heads · width) what each click hears from the others
+
+    Returns
+    -------
+    two arrays: what the first tanh reads (B, C, H, ·), and matches (B, C, H)
+    """
     size = layer.input_dim
     local = state["local"][:, None] + candidates["local"][:, :, None]
     attended = output_of(layer, attended) + candidates["attended"][:, :, None]
@@ -346,7 +477,12 @@ def pair_by_parts(
 
 # %% ../../nbs/models/caum.ipynb #pair-folded
 def pair_folded(layer, state, candidates, attended, training):  # as for `pair_by_parts`
-    "The same without dropout."
+    """The same without dropout.
+
+    Returns
+    -------
+    as for `pair_by_parts`
+    """
     size, dtype = layer.input_dim, attended.dtype
     kernel = layer.part("fusion", dtype, slice(size, None))
     if layer.attention.output_kernel is not None:
@@ -360,7 +496,12 @@ def pair_folded(layer, state, candidates, attended, training):  # as for `pair_b
 
 # %% ../../nbs/models/caum.ipynb #wirings
 def wirings():  # switches of both parts, by wiring
-    "How the sources of CAUM wire it; all with masks."
+    """How the sources of CAUM wire it; all with masks.
+
+    Returns
+    -------
+    switches of both parts, by wiring
+    """
     return {
         "paper": dict(wrap="zero", projected=False),
         "official": dict(wrap="circular", projected=False),
@@ -393,7 +534,56 @@ def _news_encoder(configuration, news_encoder, entity_vectors, projected):
 # %% ../../nbs/models/caum.ipynb #caum
 @register
 class CAUM(NewsRecommender):
-    "CAUM (Qi et al., SIGIR 2022): clicks convolved, attended and pooled per candidate."
+    """CAUM (Qi et al., SIGIR 2022): clicks convolved, attended and pooled per candidate.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 20
+        heads over words and over clicks
+    head_dim : default 20
+        their width
+    entity_heads : default 4
+        heads over entities
+    entity_head_dim : default 40
+        their width
+    news_dim : default 400
+        width of a news vector
+    query_dim : default 200
+        width of the poolings' hidden layers
+    hidden : default (400, 256)
+        widths of the hidden layers behind the weight of a click
+    word_dim : default 300
+        width of a word vector
+    entity_dim : default 100
+        width of an entity's vector
+    category_dim : default 100
+        width of a category's vector
+    title_length : default 30
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate, see `TitleEntityCategory` and `CandidateUser`
+    train_tables : default False
+        whether training changes the vectors of entities and categories
+    wrap : default None
+        what lies beyond the ends of a history: "zero" or "circular"; None: the
+        wiring's
+    wiring : default 'paper'
+        "paper", "official" or "newsrex"
+    news_encoder : default None
+        another news encoder
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    entity_vectors : default None
+        vectors of the entities (entities + 1, entity_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     pairs_per_call, keeps_clicks = 256, True  # a pair needs H · D numbers several times
 

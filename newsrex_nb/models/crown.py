@@ -20,7 +20,12 @@ from .base import NewsRecommender
 
 # %% ../../nbs/models/crown.ipynb #consistency
 def consistency(a, b):  # (..., E) each -> (..., 1) between 0 and 1
-    "How well two vectors agree: their cosine, moved to 0 … 1."
+    """How well two vectors agree: their cosine, moved to 0 … 1.
+
+    Returns
+    -------
+    (..., 1) between 0 and 1
+    """
     dtype, a, b = a.dtype, ops.cast(a, "float32"), ops.cast(b, "float32")
     product = ops.sum(a * b, axis=-1, keepdims=True)
     return ops.cast((product * _inverse_norm(a) * _inverse_norm(b) + 1) / 2, dtype)
@@ -34,7 +39,19 @@ def _inverse_norm(x):
 # %% ../../nbs/models/crown.ipynb #intent-pooling
 @register
 class Intents(ConfiguredLayer):
-    "Several readings of a vector: (..., input_dim) to (..., count, output_dim)."
+    """Several readings of a vector: (..., input_dim) to (..., count, output_dim).
+
+    Parameters
+    ----------
+    input_dim
+        width of what is read
+    output_dim
+        width of a reading
+    count : default 3
+        readings
+    seed : default 0
+        initial values
+    """
 
     def __init__(
         self,
@@ -64,7 +81,23 @@ def _shares(mask, dtype):  # (..., n)
 # %% ../../nbs/models/crown.ipynb #field-encoder
 @register
 class FieldEncoder(ConfiguredLayer):
-    "Word vectors (..., L, D) through a Transformer block, and their mean (..., D)."
+    """Word vectors (..., L, D) through a Transformer block, and their mean (..., D).
+
+    Parameters
+    ----------
+    dim
+        D
+    num_heads
+        of the Transformer block
+    head_dim
+        of the Transformer block
+    feed_dim
+        of the Transformer block
+    dropout : default 0.2
+        dropout rate of words, twice, and in the block
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -97,7 +130,35 @@ class FieldEncoder(ConfiguredLayer):
 # %% ../../nbs/models/crown.ipynb #crown-news
 @register
 class CrownNews(ConfiguredLayer):
-    "Title, abstract and categories as a vector (R, output_dim), and category logits."
+    """Title, abstract and categories as a vector (R, output_dim), and category logits.
+
+    Parameters
+    ----------
+    sizes
+        a mapping of sizes
+    word_dim
+        width of a word vector
+    num_heads
+        of the Transformer blocks
+    head_dim
+        of the Transformer blocks
+    feed_dim
+        of the Transformer blocks
+    intents
+        readings of each text
+    intent_dim
+        width of a reading
+    category_dim
+        width of a category's vector
+    query_dim
+        width of the hidden layer of the attention over intents
+    dropout
+        dropout rate of words and categories, and in the blocks
+    train_categories
+        whether the tables of categories are trained
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -196,7 +257,21 @@ def category_error(
     category,  # (R,) ids from 1, 0 where an article has none
     count,  # (R,) how often each article occurs
 ):  # a number, float32
-    "The mean cross-entropy of the category over the articles that have one."
+    """The mean cross-entropy of the category over the articles that have one.
+
+    Parameters
+    ----------
+    logits
+        (R, categories)
+    category
+        (R,) ids from 1, 0 where an article has none
+    count
+        (R,) how often each article occurs
+
+    Returns
+    -------
+    a number, float32
+    """
     weight = count * ops.cast(category > 0, "float32")
     each = keras.losses.sparse_categorical_crossentropy(
         ops.maximum(category - 1, 0), ops.cast(logits, "float32"), from_logits=True
@@ -206,7 +281,19 @@ def category_error(
 # %% ../../nbs/models/crown.ipynb #star-attention
 @register
 class StarAttention(ConfiguredLayer):
-    "Graph attention on a star: centre (B, D) and leaves (B, H, D) to the same shapes."
+    """Graph attention on a star: centre (B, D) and leaves (B, H, D) to the same shapes.
+
+    Parameters
+    ----------
+    dim
+        D
+    num_heads : default 4
+        heads, a divisor of D
+    dropout : default 0.0
+        dropout rate of the attention weights
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -266,7 +353,23 @@ def _to_leaves(self, sent, got):
 # %% ../../nbs/models/crown.ipynb #user-node
 @register
 class UserNode(ConfiguredLayer):
-    "Clicks (B, H, D) as a user vector (B, D), asked by a node that has heard them."
+    """Clicks (B, H, D) as a user vector (B, D), asked by a node that has heard them.
+
+    Parameters
+    ----------
+    dim
+        D
+    query_dim
+        width in which node and clicks are compared
+    layers : default 1
+        graph layers; 0: a constant query
+    num_heads : default 4
+        heads of a graph layer
+    dropout : default 0.2
+        dropout rate of the graph's attention weights
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -305,7 +408,17 @@ class UserNode(ConfiguredLayer):
 # %% ../../nbs/models/crown.ipynb #mean-graph
 @register
 class MeanGraph(ConfiguredLayer):
-    "Clicks (B, H, D) that each received their mean, with keys for candidates."
+    """Clicks (B, H, D) that each received their mean, with keys for candidates.
+
+    Parameters
+    ----------
+    dim
+        D
+    query_dim
+        width in which candidates and clicks are compared
+    seed : default 0
+        initial values
+    """
 
     def __init__(
         self,
@@ -338,7 +451,19 @@ def asked(
     state,  # what `call` returned
     query,  # (B, C, query_dim)
 ):  # (B, C, D)
-    "The user as each candidate sees it; 0 without clicks."
+    """The user as each candidate sees it; 0 without clicks.
+
+    Parameters
+    ----------
+    state
+        what `call` returned
+    query
+        (B, C, query_dim)
+
+    Returns
+    -------
+    (B, C, D)
+    """
     key = state["key"] * state["key"].shape[-1] ** -0.5
     logits = ops.einsum("bha,bca->bch", key, query)
     weights = masked_softmax(logits, state["mask"][:, None])
@@ -347,7 +472,53 @@ def asked(
 # %% ../../nbs/models/crown.ipynb #crown
 @register
 class CROWN(NewsRecommender):
-    "CROWN (Ko et al., WWW 2025): intents, consistency, categories, and a star graph."
+    """CROWN (Ko et al., WWW 2025): intents, consistency, categories, and a star graph.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    mode : default 'user_query'
+        "user_query", "masked" or "official": see What differs
+    intents : default 3
+        readings of each text
+    intent_dim : default 400
+        width of a reading
+    category_dim : default 50
+        width of a category's or subcategory's vector
+    num_heads : default 10
+        heads of the Transformer blocks
+    head_dim : default 30
+        width of a head
+    feed_dim : default 512
+        width of the blocks' feed-forward nets
+    query_dim : default 400
+        width of the hidden layers of all attentions
+    layers : default 1
+        graph layers in mode "user_query"; 0: no graph
+    graph_heads : default 4
+        its heads
+    category_loss : default 0.3
+        weight of the category's cross-entropy
+    train_categories : default False
+        whether the tables of categories are trained
+    word_dim : default 300
+        width of a word vector
+    title_length : default 32
+        words read of a title
+    abstract_length : default 128
+        words read of an abstract
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate of words, of categories and in the blocks
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     def __init__(
         self,
@@ -442,7 +613,12 @@ def encode_user(self, clicked, mask, context, training=False):
 
 @patch_to(CROWN)
 def filled(self, x, mask):  # (B, H, D), (B, H) -> (B, H, D)
-    "The clicks with the padding article in every place that has none."
+    """The clicks with the padding article in every place that has none.
+
+    Returns
+    -------
+    (B, H, D)
+    """
     nothing = {
         name: ops.zeros((1, width) if width else (1,), "int32")
         for name, width in self.reads.items()

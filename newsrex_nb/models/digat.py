@@ -32,7 +32,15 @@ class ReluText(SelfAttentionText):
 # %% ../../nbs/models/digat.ipynb #asked
 @register
 class Asked(ConfiguredLayer):
-    "How well entries (..., n, D) answer a question (..., D): logits (..., n)."
+    """How well entries (..., n, D) answer a question (..., D): logits (..., n).
+
+    Parameters
+    ----------
+    dim
+        D
+    seed : default 0
+        initial values
+    """
 
     def __init__(
         self,
@@ -56,7 +64,17 @@ class Asked(ConfiguredLayer):
 # %% ../../nbs/models/digat.ipynb #news-readout
 @register
 class NewsReadout(ConfiguredLayer):
-    "Nodes (..., G, D), the article first, as one vector; alone, the article itself."
+    """Nodes (..., G, D), the article first, as one vector; alone, the article itself.
+
+    Parameters
+    ----------
+    dim
+        D
+    dropout : default 0.0
+        dropout rate of the gate's logits
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -88,7 +106,17 @@ class NewsReadout(ConfiguredLayer):
 # %% ../../nbs/models/digat.ipynb #user-readout
 @register
 class UserReadout(ConfiguredLayer):
-    "Clicks (..., H, D) in groups, asked by (..., D): (..., D), 0 without clicks."
+    """Clicks (..., H, D) in groups, asked by (..., D): (..., D), 0 without clicks.
+
+    Parameters
+    ----------
+    dim
+        D
+    dropout : default 0.0
+        dropout rate of the groups' entries
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -133,7 +161,21 @@ def user_graph(
     mask,  # (B, H), True for clicks
     categories,  # K, largest id
 ):  # (links (B, H + K, H + K) bool, member (B, H, K + 1) bool: the group of each click)
-    "Which clicks and topics are linked, and the group of each click."
+    """Which clicks and topics are linked, and the group of each click.
+
+    Parameters
+    ----------
+    category
+        (B, H) ids, 0 = none
+    mask
+        (B, H), True for clicks
+    categories
+        K, largest id
+
+    Returns
+    -------
+    (links (B, H + K, H + K) bool, member (B, H, K + 1) bool: the group of each click)
+    """
     member = _groups(category, mask, categories)
     across = member[..., 1:]
     one = ops.cast(across, "float32")
@@ -149,7 +191,19 @@ def user_graph(
 # %% ../../nbs/models/digat.ipynb #topics
 @register
 class Topics(ConfiguredLayer):
-    "The first state of the topic nodes: (B, count, D), zero before training."
+    """The first state of the topic nodes: (B, count, D), zero before training.
+
+    Parameters
+    ----------
+    count
+        categories
+    dim
+        D
+    dropout : default 0.0
+        dropout rate of the entries
+    seed : default 0
+        dropout
+    """
 
     def __init__(
         self,
@@ -178,7 +232,21 @@ def news_graph(
     candidates,  # (B, C, D)
     context,  # of `score`
 ):  # nodes (B, C, G, D), links (B, C, G, G), (B, C, G) neighbours that are there
-    "The graph around each candidate, as wide as the column of neighbours."
+    """The graph around each candidate, as wide as the column of neighbours.
+
+    Parameters
+    ----------
+    graph
+        the column of neighbours, or None
+    candidates
+        (B, C, D)
+    context
+        of `score`
+
+    Returns
+    -------
+    nodes (B, C, G, D), links (B, C, G, G), (B, C, G) neighbours that are there
+    """
     own = candidates[:, :, None]
     alone = ops.zeros((*ops.shape(candidates)[:2], 1), "bool")
     if graph is None:
@@ -192,7 +260,41 @@ def news_graph(
 # %% ../../nbs/models/digat.ipynb #digat
 @register
 class DIGAT(NewsRecommender):
-    "DIGAT (Mao et al., Findings of EMNLP 2022): two graphs that read each other."
+    """DIGAT (Mao et al., Findings of EMNLP 2022): two graphs that read each other.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 16
+        heads of the self-attention over words
+    head_dim : default 25
+        width of a head; the product is the width D of everything
+    query_dim : default 256
+        width of the hidden layer of the pooling over words
+    layers : default 3
+        graph attention layers, of each graph
+    graph : default 'similar_news'
+        the column of similar articles; None: a candidate stands alone
+    interaction : default True
+        whether a graph's layers know the other graph's context
+    word_dim : default 300
+        width of a word vector
+    title_length : default 32
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate of words, attention weights and topics; half of it elsewhere
+    news_encoder : default None
+        another encoder of articles, of width num_heads · head_dim
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     pairs_per_call, keeps_clicks = 512, True  # a pair has a graph of its own
 

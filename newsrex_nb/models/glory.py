@@ -19,7 +19,23 @@ from .base import NewsRecommender, encoder_of_width
 # %% ../../nbs/models/glory.ipynb #attended
 @register
 class AttendedPool(ConfiguredLayer):
-    "Entries (..., n, input_dim) attended, pooled and normalised to (..., output_dim)."
+    """Entries (..., n, input_dim) attended, pooled and normalised to (..., output_dim).
+
+    Parameters
+    ----------
+    input_dim
+        width of an entry
+    num_heads
+        heads
+    head_dim
+        width of a head
+    query_dim : default 200
+        width of the pooling's hidden layer
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -56,7 +72,23 @@ class AttendedPool(ConfiguredLayer):
 # %% ../../nbs/models/glory.ipynb #entity-encoder
 @register
 class EntityEncoder(ConfiguredLayer):
-    "Vectors of a title's entities (..., K, E) to (..., output_dim)."
+    """Vectors of a title's entities (..., K, E) to (..., output_dim).
+
+    Parameters
+    ----------
+    input_dim
+        E
+    num_heads
+        heads; E / num_heads is the width of each
+    output_dim
+        width of the result
+    query_dim : default 200
+        width of the pooling's hidden layer
+    dropout : default 0.2
+        dropout rate before and behind the self-attention
+    seed : default 0
+        initial values and dropout
+    """
 
     def __init__(
         self,
@@ -91,13 +123,64 @@ def fuse(
     pool,  # `AdditiveAttention`
     *views,  # each (..., D)
 ):
-    "The views as one vector (..., D)."
+    """The views as one vector (..., D).
+
+    Parameters
+    ----------
+    pool
+        `AdditiveAttention`
+    *views
+        each (..., D)
+    """
     return pool(ops.stack(views, axis=-2))
 
 # %% ../../nbs/models/glory.ipynb #glory
 @register
 class GLORY(NewsRecommender):
-    "GLORY (Yang et al., RecSys 2023): a global graph of clicks, and entities."
+    """GLORY (Yang et al., RecSys 2023): a global graph of clicks, and entities.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 20
+        heads of all self-attentions but that over a title's entities
+    head_dim : default 20
+        width of a head; the product is the width D of everything
+    query_dim : default 200
+        width of the hidden layer of all poolings
+    steps : default 3
+        steps of the graph network
+    messages : default 'all'
+        "all": along all edges; "top8": from the most frequent predecessors; None:
+        no graph
+    entities : default True
+        whether entities are read
+    entity_dim : default 100
+        width of an entity's vector
+    entity_heads : default 5
+        heads over a title's entities
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate of words and entities, and behind their self-attentions
+    wiring : default 'paper'
+        "paper" or "official": missing entities take part
+    news_encoder : default None
+        another encoder of titles, of width num_heads · head_dim
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    entity_vectors : default None
+        initial entity vectors (entities + 1, entity_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     states_per_call = 32  # a state has a graph of its own
 
@@ -215,7 +298,12 @@ def encode_news(self, news, training=False):
 # %% ../../nbs/models/glory.ipynb #candidate-vector
 @patch_to(GLORY)
 def encode_candidate(self, news, encoded, context, training=False):  # (R, D)
-    "What an article is as a candidate: title, entities and their neighbours."
+    """What an article is as a candidate: title, entities and their neighbours.
+
+    Returns
+    -------
+    (R, D)
+    """
     view = encoded["title"]
     if self.tables:
         table = context["tables"]["entity_neighbours"]
@@ -229,7 +317,12 @@ def encode_candidate(self, news, encoded, context, training=False):  # (R, D)
 # %% ../../nbs/models/glory.ipynb #user-vector
 @patch_to(GLORY)
 def encode_user(self, clicked, mask, context, training=False):  # (B, D)
-    "What a user is: clicks with their surroundings and entities; 0 without clicks."
+    """What a user is: clicks with their surroundings and entities; 0 without clicks.
+
+    Returns
+    -------
+    (B, D)
+    """
     views = [clicked["title"]]
     if self.graph:
         there = ops.cast(context["neighbour_mask"], views[0].dtype)

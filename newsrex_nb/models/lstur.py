@@ -20,7 +20,19 @@ def orthogonal(
     size,  # rows and columns
     seed,  # where the values come from
 ):  # (size, size)
-    "A random orthogonal matrix: a state multiplied by it neither fades nor grows."
+    """A random orthogonal matrix: a state multiplied by it neither fades nor grows.
+
+    Parameters
+    ----------
+    size
+        rows and columns
+    seed
+        where the values come from
+
+    Returns
+    -------
+    (size, size)
+    """
     q, r = np.linalg.qr(generator(seed, "orthogonal").standard_normal((size, size)))
     return (q * np.sign(np.diag(r))).astype(np.float32)
 
@@ -69,7 +81,19 @@ def _gru_kernels(input_dim, units, seeds):
 @register
 class GRU(ConfiguredLayer):
     """Reads (B, H, D) in order: the state (B, units) behind the last valid entry, the
-    initial one where none is."""
+    initial one where none is.
+
+    Parameters
+    ----------
+    input_dim
+        D
+    units
+        width of the state
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -98,7 +122,20 @@ class GRU(ConfiguredLayer):
 # %% ../../nbs/models/lstur.ipynb #long-short-user
 @register
 class LongShortUser(Encoder):
-    "A user by a vector of their own and a GRU over the clicked news (B, H, D): (B, D)."
+    """A user by a vector of their own and a GRU over the clicked news (B, H, D): (B, D).
+
+    Parameters
+    ----------
+    variant : default 'ini'
+        "ini": the long-term vector is the first state; "con": it stands beside the
+        last one
+    user_mask : default 0.5
+        share of the samples that lose the long-term vector in training
+    halves : default False
+        for "con": two vectors of half the width, and no dense layer behind them
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     state_key = ("history", "user")
 
@@ -132,7 +169,17 @@ def create(
     sizes,  # `Sizes`, of which users counts
     seeds,  # a stream of seeds
 ):
-    "Makes the table of users, the GRU, and the dense layer where there is one."
+    """Makes the table of users, the GRU, and the dense layer where there is one.
+
+    Parameters
+    ----------
+    input_dim
+        D
+    sizes
+        `Sizes`, of which users counts
+    seeds
+        a stream of seeds
+    """
     options, self.output_dim = self.arguments, input_dim
     one_of("variant", options["variant"], ("ini", "con"))
     units = input_dim // 2 if options["halves"] else input_dim
@@ -179,7 +226,51 @@ def _long_term(
 # %% ../../nbs/models/lstur.ipynb #lstur
 @register
 class LSTUR(TwoTower):
-    "LSTUR (An et al., ACL 2019): a lasting vector per user, and a GRU over the clicks."
+    """LSTUR (An et al., ACL 2019): a lasting vector per user, and a GRU over the clicks.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    variant : default 'ini'
+        "ini": the user's vector is the GRU's first state; "con": it stands beside
+        the last
+    views : default ('title',)
+        read of an article: title, abstract, category, subcategory
+    filters : default 400
+        filters of the convolution, and width of a text
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the pooling's hidden layer
+    word_dim : default 300
+        width of a word vector
+    category_dim : default 100
+        width of a category's or subcategory's vector
+    title_length : default 30
+        words read of a title
+    abstract_length : default 50
+        words read of an abstract
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate before and behind the convolution; 0 switches user_mask off,
+        too
+    user_mask : default 0.5
+        share of the training samples that do without the user's vector
+    wiring : default 'paper'
+        "paper" or "newsreclib"
+    news_encoder : default None
+        another news encoder
+    user_encoder : default None
+        another user encoder
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     def __init__(
         self,

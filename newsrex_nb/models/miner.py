@@ -16,7 +16,21 @@ from .base import NewsRecommender, fresh
 # %% ../../nbs/models/miner.ipynb #poly-attention
 @register
 class PolyAttention(ConfiguredLayer):
-    "How much K interests look at each click: (..., H, D) to logits (..., H, K)."
+    """How much K interests look at each click: (..., H, D) to logits (..., H, K).
+
+    Parameters
+    ----------
+    input_dim
+        D, width of a news vector
+    interests : default 32
+        K, learned context codes
+    query_dim : default 200
+        width of a code
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -37,7 +51,13 @@ class PolyAttention(ConfiguredLayer):
 
 # %% ../../nbs/models/miner.ipynb #unit
 def unit(x):  # (..., D)
-    "Vectors of length 1 in float32, whose dot products are cosines; zero stays zero."
+    """Vectors of length 1 in float32, whose dot products are cosines; zero stays zero.
+
+    Parameters
+    ----------
+    x
+        (..., D)
+    """
     x = ops.cast(x, "float32")
     squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(ops.maximum(squares, 1e-10))
@@ -48,7 +68,19 @@ def alike(
     mask,  # (B, H), True for clicks
 ):  # a scalar
     """The mean cosine of all K · K pairs of a user's interests; the mean over the users
-    who have clicked something."""
+    who have clicked something.
+
+    Parameters
+    ----------
+    interests
+        (B, K, D)
+    mask
+        (B, H), True for clicks
+
+    Returns
+    -------
+    a scalar
+    """
     vectors, counts = unit(interests), ops.cast(ops.any(mask, axis=-1), "float32")
     cosines = ops.matmul(vectors, ops.swapaxes(vectors, -1, -2))
     each = ops.mean(cosines, axis=(-1, -2))
@@ -57,7 +89,19 @@ def alike(
 # %% ../../nbs/models/miner.ipynb #chooser
 @register
 class Chooser(ConfiguredLayer):
-    "Vectors (..., D) in another space of width D: a matrix and GELU."
+    """Vectors (..., D) in another space of width D: a matrix and GELU.
+
+    Parameters
+    ----------
+    input_dim
+        D
+    bias : default False
+        whether there is a bias
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -81,7 +125,21 @@ def reach(
     clicked,  # (B, H, D)
     x,  # (B, C, D)
 ):  # (B, C, K)
-    "The dot products of interests and vectors, without computing the interests."
+    """The dot products of interests and vectors, without computing the interests.
+
+    Parameters
+    ----------
+    weights
+        (B, C or 1, K, H) of each interest over the clicks
+    clicked
+        (B, H, D)
+    x
+        (B, C, D)
+
+    Returns
+    -------
+    (B, C, K)
+    """
     dots = ops.matmul(x, ops.swapaxes(clicked, -1, -2))
     return ops.matmul(weights, dots[..., None])[..., 0]
 
@@ -91,7 +149,21 @@ def interest_weights(
     state,  # of its users
     context,  # with the categories of the candidates, where the model reads them
 ):  # (B, C, K, H), or (B, 1, K, H) if the candidates have no say
-    "How much each interest looks at each click, given the candidate's category."
+    """How much each interest looks at each click, given the candidate's category.
+
+    Parameters
+    ----------
+    model
+        a `MINER`
+    state
+        of its users
+    context
+        with the categories of the candidates, where the model reads them
+
+    Returns
+    -------
+    (B, C, K, H), or (B, 1, K, H) if the candidates have no say
+    """
     logits = ops.swapaxes(ops.cast(state["logits"], "float32"), 1, 2)[:, None]
     if model.category_weight:
         of_clicks = unit(model.categories(state["category"]))
@@ -103,7 +175,12 @@ def interest_weights(
 
 # %% ../../nbs/models/miner.ipynb #wirings
 def wirings():  # what the sources disagree about, by wiring
-    "How the sources of MINER weigh the parts of a score; all with masks."
+    """How the sources of MINER weigh the parts of a score; all with masks.
+
+    Returns
+    -------
+    what the sources disagree about, by wiring
+    """
     names = ("side", "bias", "category_weight", "disagreement")
     values = {
         "paper": ("candidate", False, 0.5, 0.8),
@@ -117,7 +194,15 @@ def switches(
     wiring,  # a name
     **given,  # values that win over the wiring's, unless they are None
 ):
-    "The values of a wiring, some of them changed."
+    """The values of a wiring, some of them changed.
+
+    Parameters
+    ----------
+    wiring
+        a name
+    **given
+        values that win over the wiring's, unless they are None
+    """
     values = wirings()[one_of("wiring", wiring, wirings())]
     values |= {name: value for name, value in given.items() if value is not None}
     one_of("side", values["side"], ("candidate", "interests"))
@@ -126,7 +211,50 @@ def switches(
 # %% ../../nbs/models/miner.ipynb #miner
 @register
 class MINER(NewsRecommender):
-    "MINER (Li et al., Findings of ACL 2022): K interests per user, kept apart."
+    """MINER (Li et al., Findings of ACL 2022): K interests per user, kept apart.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    interests : default 32
+        K, interests of a user
+    num_heads : default 20
+        heads of the words' self-attention
+    head_dim : default 15
+        width of a head
+    query_dim : default 200
+        width of the hidden layers of the words' pooling and of the interests
+    word_dim : default 300
+        width of a word vector, and of a news vector
+    category_dim : default 100
+        width of a category's vector
+    title_length : default 30
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate before and behind the words' self-attention
+    aggregator : default 'weighted'
+        "weighted", "max" or "mean" of the interests' scores
+    side : default None
+        what is projected for the weights: "candidate" or "interests"; None: the
+        wiring's
+    category_weight : default None
+        of the categories' likeness; 0: categories are not read; None: the wiring's
+    disagreement : default None
+        weight of the loss that keeps interests apart; None: the wiring's
+    wiring : default 'paper'
+        "paper", "newsrex" or "newsreclib"
+    news_encoder : default None
+        another news encoder
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     keeps_clicks = True
 
@@ -198,7 +326,15 @@ def encode_news(
     news,  # dict of columns (R, …)
     training=False,  # whether dropout applies
 ):
-    "Columns (R, …) to news vectors (R, D)."
+    """Columns (R, …) to news vectors (R, D).
+
+    Parameters
+    ----------
+    news
+        dict of columns (R, …)
+    training : default False
+        whether dropout applies
+    """
     return self.news_encoder(news, training=training)
 
 # %% ../../nbs/models/miner.ipynb #encode-candidate
@@ -210,7 +346,19 @@ def encode_candidate(
     context,  # not needed: no hour is read
     training=False,  # not looked at: nothing is dropped here
 ):
-    "News vectors (R, D) to the news and what they ask for, (R, D) each."
+    """News vectors (R, D) to the news and what they ask for, (R, D) each.
+
+    Parameters
+    ----------
+    news
+        not needed: `encoded` has what was read
+    encoded
+        (R, D), of `encode_news`
+    context
+        not needed: no hour is read
+    training : default False
+        not looked at: nothing is dropped here
+    """
     if self.chooser and self.side == "candidate":
         return {"news": encoded, "query": self.chooser(encoded)}
     return {"news": encoded}
@@ -224,7 +372,19 @@ def encode_user(
     context,  # dict; `clicked` has the clicks' categories (B, H)
     training=False,  # not looked at: nothing is dropped here
 ):
-    "Clicks (B, H, D) and what the codes make of them, padded to a full history."
+    """Clicks (B, H, D) and what the codes make of them, padded to a full history.
+
+    Parameters
+    ----------
+    clicked
+        (B, H, D)
+    mask
+        (B, H), True for clicks
+    context
+        dict; `clicked` has the clicks' categories (B, H)
+    training : default False
+        not looked at: nothing is dropped here
+    """
     state = {"news": clicked, "mask": mask, "logits": self.poly(clicked)}
     if self.category_weight:
         state["category"] = context["clicked"]["category"]
@@ -241,7 +401,19 @@ def score(
     context,  # dict; `candidates` has their categories (B, C)
     training=False,  # not looked at: nothing is dropped here
 ):
-    "A state and candidates (B, C, …) to logits (B, C)."
+    """A state and candidates (B, C, …) to logits (B, C).
+
+    Parameters
+    ----------
+    state
+        what `encode_user` returns
+    candidates
+        what `encode_candidate` returns, (B, C, …)
+    context
+        dict; `candidates` has their categories (B, C)
+    training : default False
+        not looked at: nothing is dropped here
+    """
     weights = interest_weights(self, state, context)
     clicked, news = state["news"], candidates["news"]
     matches = reach(weights, clicked, news)
@@ -264,7 +436,19 @@ def auxiliary(
     state,  # what `encode_user` returns
     logits,  # not needed: the scores have no say
 ):
-    "How alike a user's interests are, weighed."
+    """How alike a user's interests are, weighed.
+
+    Parameters
+    ----------
+    encoded
+        not needed: the clicks stand in `state`
+    count
+        not needed: users are averaged, not articles
+    state
+        what `encode_user` returns
+    logits
+        not needed: the scores have no say
+    """
     weights = masked_softmax(state["logits"], state["mask"][..., None], axis=1)
     interests = ops.einsum("bhk,bhd->bkd", weights, state["news"])
     if not self.disagreement:

@@ -13,7 +13,12 @@ from .base import TwoTower
 
 # %% ../../nbs/models/naml.ipynb #wirings
 def wirings():  # switches of the news encoder and of the user encoder, by wiring
-    "How the sources of NAML wire the two encoders; all with masks."
+    """How the sources of NAML wire the two encoders; all with masks.
+
+    Returns
+    -------
+    switches of the news encoder and of the user encoder, by wiring
+    """
     return {
         "paper": ({}, {}),
         "official": (dict(score_bias=True), dict(score_bias=True)),
@@ -23,7 +28,47 @@ def wirings():  # switches of the news encoder and of the user encoder, by wirin
 # %% ../../nbs/models/naml.ipynb #naml
 @register
 class NAML(TwoTower):
-    "NAML (Wu et al., IJCAI 2019): four views of an article, and attention over them."
+    """NAML (Wu et al., IJCAI 2019): four views of an article, and attention over them.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    views : default ('title', 'abstract', 'category', 'subcategory')
+        read of an article
+    filters : default 400
+        filters of the convolutions, and width of every view
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the hidden layers of all poolings
+    word_dim : default 300
+        width of a word vector
+    category_dim : default 100
+        width of a category's or subcategory's vector
+    title_length : default 30
+        words read of a title
+    abstract_length : default 50
+        words read of an abstract
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate before and behind the convolutions
+    mask_empty : default False
+        whether views that an article lacks are left out; else they compete
+    wiring : default 'paper'
+        "paper", "official" or "newsreclib"
+    news_encoder : default None
+        another news encoder
+    user_encoder : default None
+        another user encoder
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     def __init__(
         self,

@@ -16,7 +16,21 @@ from .base import NewsRecommender
 # %% ../../nbs/models/npa.ipynb #personal-query
 @register
 class PersonalQuery(ConfiguredLayer):
-    "What a user looks for: user vectors (B, E) to queries (B, D)."
+    """What a user looks for: user vectors (B, E) to queries (B, D).
+
+    Parameters
+    ----------
+    input_dim
+        E, width of a user vector
+    output_dim
+        D, width of what is attended
+    query_dim : default 200
+        width in between
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -45,7 +59,21 @@ def pool_by_query(
     mask,  # (..., n), True where an entry counts
     query,  # (..., D), broadcastable
 ):  # (..., D)
-    "The mean of the valid entries, weighted by their fit to the query; 0 without any."
+    """The mean of the valid entries, weighted by their fit to the query; 0 without any.
+
+    Parameters
+    ----------
+    x
+        (..., n, D)
+    mask
+        (..., n), True where an entry counts
+    query
+        (..., D), broadcastable
+
+    Returns
+    -------
+    (..., D)
+    """
     fit = ops.squeeze(ops.matmul(x, ops.expand_dims(query, -1)), -1)
     weights = masked_softmax(fit, mask)
     return ops.squeeze(ops.matmul(ops.expand_dims(weights, -2), x), -2)
@@ -53,7 +81,35 @@ def pool_by_query(
 # %% ../../nbs/models/npa.ipynb #npa
 @register
 class NPA(NewsRecommender):
-    "NPA (Wu et al., KDD 2019): attention with queries from the user's own vector."
+    """NPA (Wu et al., KDD 2019): attention with queries from the user's own vector.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    filters : default 400
+        filters of the convolution, and width of a news vector
+    window : default 3
+        words that are read together
+    query_dim : default 200
+        width of the hidden layers behind both queries
+    user_dim : default 50
+        width of a user vector
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate before and behind the convolution
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     state_key = ("history", "user")
     pairs_per_call = 2048  # a pair needs all words of a title
@@ -105,7 +161,19 @@ def encode_news(
     news,  # the titles, ids (R, L)
     training=False,  # whether dropout applies
 ):  # word states (R, title_length, filters) and their mask
-    "The states of the words, the same for all users."
+    """The states of the words, the same for all users.
+
+    Parameters
+    ----------
+    news
+        the titles, ids (R, L)
+    training : default False
+        whether dropout applies
+
+    Returns
+    -------
+    word states (R, title_length, filters) and their mask
+    """
     ids = news["title"]
     mask = ops.not_equal(ids, 0)
     rest = self.reads["title"] - ops.shape(ids)[1]
@@ -124,7 +192,19 @@ def encode_user(
     context,  # dict; `user` has the users' ids (B,)
     training=False,  # not looked at: nothing is dropped here
 ):
-    "The user's vector (B, D) and word query (B, D)."
+    """The user's vector (B, D) and word query (B, D).
+
+    Parameters
+    ----------
+    clicked
+        dict of the clicks' words (B, H, L, D) and their mask
+    mask
+        (B, H), True for clicks
+    context
+        dict; `user` has the users' ids (B,)
+    training : default False
+        not looked at: nothing is dropped here
+    """
     user = self.users(context["user"])
     query = self.word_query(user)
     news = pool_by_query(clicked["words"], clicked["mask"], query[:, None])
@@ -140,7 +220,19 @@ def score(
     context,  # not looked at
     training=False,  # not looked at: nothing is dropped here
 ):
-    "Logits (B, C): the user's vector times the candidates as this user reads them."
+    """Logits (B, C): the user's vector times the candidates as this user reads them.
+
+    Parameters
+    ----------
+    state
+        what `encode_user` returns
+    candidates
+        dict of their words (B, C, L, D) and their mask
+    context
+        not looked at
+    training : default False
+        not looked at: nothing is dropped here
+    """
     query = state["query"][:, None]
     news = pool_by_query(candidates["words"], candidates["mask"], query)
     return ops.einsum("bd,bcd->bc", state["user"], news)

@@ -14,7 +14,44 @@ from .base import TwoTower
 # %% ../../nbs/models/nram.ipynb #nram
 @register
 class NRAM(TwoTower):
-    "NRAM (Liu et al., 2024): the encoders of NRMS with fifteen heads of twenty."
+    """NRAM (Liu et al., 2024): the encoders of NRMS with fifteen heads of twenty.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 15
+        heads of both self-attentions
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the hidden layer of both poolings
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate before and behind the words' self-attention, and behind that of
+        the clicks
+    user_self_attention : default True
+        whether clicks look at each other before they are pooled
+    bias : default False
+        whether the projections of the self-attentions have a bias
+    projection : default False
+        whether the heads are projected back to the width of what they read
+    news_encoder : default None
+        another news encoder
+    user_encoder : default None
+        another user encoder
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     def __init__(
         self,

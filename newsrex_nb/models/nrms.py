@@ -15,7 +15,17 @@ from .base import TwoTower
 def wirings(
     dropout,  # dropout rate
 ):  # switches of the news encoder and of the user encoder, by wiring
-    "How the sources of NRMS wire the two encoders; all with masks."
+    """How the sources of NRMS wire the two encoders; all with masks.
+
+    Parameters
+    ----------
+    dropout
+        dropout rate
+
+    Returns
+    -------
+    switches of the news encoder and of the user encoder, by wiring
+    """
     keras_form = dict(bias=True, project=True, attention_dropout=dropout)
     torch_form = dict(bias=True, project=True)
     return {
@@ -28,7 +38,39 @@ def wirings(
 # %% ../../nbs/models/nrms.ipynb #nrms
 @register
 class NRMS(TwoTower):
-    "NRMS (Wu et al., EMNLP 2019): self-attention over the words, and over the clicks."
+    """NRMS (Wu et al., EMNLP 2019): self-attention over the words, and over the clicks.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 20
+        heads of both self-attentions
+    head_dim : default 20
+        width of a head
+    query_dim : default 200
+        width of the hidden layer of both poolings
+    word_dim : default 300
+        width of a word vector
+    title_length : default 30
+        words read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate before and behind the words' self-attention
+    wiring : default 'paper'
+        "paper", "official", "newsrex" or "newsreclib"
+    news_encoder : default None
+        another news encoder
+    user_encoder : default None
+        another user encoder
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     def __init__(
         self,

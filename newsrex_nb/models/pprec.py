@@ -20,7 +20,25 @@ from .base import NewsRecommender
 # %% ../../nbs/models/pprec.ipynb #time-aware-popularity
 @register
 class TimeAwarePopularity(ConfiguredLayer):
-    "How popular articles are at an hour: by content, age and click rate."
+    """How popular articles are at an hour: by content, age and click rate.
+
+    Parameters
+    ----------
+    input_dim
+        D, width of the popularity encoder
+    ages : default 1500
+        ages that are told apart
+    age_dim : default 100
+        width of an age's vector
+    recency : default True
+        whether the age is read
+    ctr : default True
+        whether the click rate is read
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -86,7 +104,17 @@ def known(
     self,
     z,  # (R, D)
 ):  # what the hour does not change, leading axis R
-    "The part of the popularity that the article alone decides."
+    """The part of the popularity that the article alone decides.
+
+    Parameters
+    ----------
+    z
+        (R, D)
+
+    Returns
+    -------
+    what the hour does not change, leading axis R
+    """
     parts = dict(content=self.content(z)[..., 0])
     if self.ages:
         parts["gate"] = self.gate_news(z)
@@ -132,7 +160,62 @@ def wirings():
 # %% ../../nbs/models/pprec.ipynb #pprec
 @register
 class PPRec(NewsRecommender):
-    "PP-Rec (Qi et al., ACL 2021): interest and popularity, mixed by a gate of the user."
+    """PP-Rec (Qi et al., ACL 2021): interest and popularity, mixed by a gate of the user.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 20
+        heads of the self-attentions
+    head_dim : default 20
+        width of a head of the self-attentions
+    co_heads : default 5
+        heads between words and entities
+    co_dim : default 40
+        width of a head between words and entities
+    query_dim : default 200
+        width of the poolings' hidden layers
+    word_dim : default 300
+        width of a word vector
+    entity_dim : default 100
+        width of an entity vector
+    category_dim : default 200
+        width of a category's vector; 0: categories are not read
+    age_dim : default 100
+        width of an age's vector
+    ages : default 1500
+        ages that are told apart
+    age_hours : default 2
+        hours of an age
+    title_length : default 30
+        words read of a title
+    title_entities : default 5
+        entities read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate
+    recency : default True
+        whether popularity reads the age of an article
+    ctr : default True
+        whether popularity reads the click rate of an article
+    history_ctr : default True
+        whether the user encoder reads the click rates of the clicks
+    eta : default None
+        fixed share of the interest, from 0 to 1; None: a gate computed from the
+        user
+    wiring : default 'paper'
+        "paper", "official" or "newsrex"
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    entity_vectors : default None
+        initial entity vectors (entities + 1, entity_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     def __init__(
         self,
@@ -218,7 +301,15 @@ def encode_news(
     news,  # dict of columns (R, …)
     training=False,  # whether dropout applies
 ):
-    "Columns (R, …) to news vectors (R, D)."
+    """Columns (R, …) to news vectors (R, D).
+
+    Parameters
+    ----------
+    news
+        dict of columns (R, …)
+    training : default False
+        whether dropout applies
+    """
     return self.news_encoder(news, training=training)
 
 # %% ../../nbs/models/pprec.ipynb #encode-candidate
@@ -230,7 +321,19 @@ def encode_candidate(
     context,  # not looked at
     training=False,  # whether dropout applies
 ):
-    "News vectors (R, D), and beside them what popularity takes from the article."
+    """News vectors (R, D), and beside them what popularity takes from the article.
+
+    Parameters
+    ----------
+    news
+        dict of columns (R, …)
+    encoded
+        (R, D), of `encode_news`
+    context
+        not looked at
+    training : default False
+        whether dropout applies
+    """
     z = self.popularity_encoder(news, training=training)
     return {"news": encoded, **self.popularity.known(z)}
 
@@ -243,7 +346,19 @@ def encode_user(
     context,  # dict; `clicked` has the clicks' popularity bins (B, H)
     training=False,  # whether dropout applies
 ):
-    "The user's vector (B, D) and the share of interest (B, 1)."
+    """The user's vector (B, D) and the share of interest (B, 1).
+
+    Parameters
+    ----------
+    clicked
+        (B, H, D)
+    mask
+        (B, H), True for clicks
+    context
+        dict; `clicked` has the clicks' popularity bins (B, H)
+    training : default False
+        whether dropout applies
+    """
     bins = None
     if self.user.bins:
         bins = ops.cast(context["clicked"]["ctr_bin"], "int32")
@@ -263,7 +378,19 @@ def score(
     context,  # dict; hours (B,) and the candidates' columns (B, C)
     training=False,  # not looked at: nothing is dropped here
 ):
-    "Interest and popularity, mixed: logits (B, C)."
+    """Interest and popularity, mixed: logits (B, C).
+
+    Parameters
+    ----------
+    state
+        what `encode_user` returns
+    candidates
+        what `encode_candidate` returns, (B, C, …)
+    context
+        dict; hours (B,) and the candidates' columns (B, C)
+    training : default False
+        not looked at: nothing is dropped here
+    """
     news, options, age = context["candidates"], self.configuration, None
     if options["recency"]:
         steps = (options["ages"], options["age_hours"])

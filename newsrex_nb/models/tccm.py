@@ -20,7 +20,27 @@ from .base import NewsRecommender
 # %% ../../nbs/models/tccm.ipynb #content-popularity
 @register
 class ContentPopularity(ConfiguredLayer):
-    "How popular words (R, n) and entities (R, m) were: numbers (R,) between 0 and 1."
+    """How popular words (R, n) and entities (R, m) were: numbers (R,) between 0 and 1.
+
+    Parameters
+    ----------
+    width : default 400
+        of the popularity vector
+    token_dim : default 200
+        width of a bin's vector
+    heads : default 1
+        heads of the attentions, together as wide as the result
+    dropout : default 0.2
+        dropout rate
+    projected : default False
+        whether attentions have biases and projections
+    bins : default 200
+        bins of a click rate
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -82,7 +102,23 @@ def _make_layers(self, seeds):
 # %% ../../nbs/models/tccm.ipynb #time-factor
 @register
 class TimeFactor(ConfiguredLayer):
-    "What age makes of popularity: ages (R,) to factors (R,) of 1 or more, in float32."
+    """What age makes of popularity: ages (R,) to factors (R,) of 1 or more, in float32.
+
+    Parameters
+    ----------
+    ages : default 505
+        ages that are told apart
+    age_dim : default 100
+        width of an age's vector
+    exponent : default 2.0
+        how strongly it acts; 0: not at all
+    floor : default 0.1
+        smallest number that is raised to the negative exponent; 0: none
+    seed : default 0
+        initial values
+    **kwargs
+        name and dtype of the Keras layer
+    """
 
     def __init__(
         self,
@@ -108,7 +144,13 @@ class TimeFactor(ConfiguredLayer):
 # %% ../../nbs/models/tccm.ipynb #wirings
 def wirings(width):  # of a news vector
     """How the sources of TCCM differ: the news encoder, attentions and poolings of user
-    and content, heads, time's floor; all with masks."""
+    and content, heads, time's floor; all with masks.
+
+    Parameters
+    ----------
+    width
+        of a news vector
+    """
     projected = dict(projected=True, score_bias=False)
 
     def as_pprec(num_heads, head_dim):
@@ -133,7 +175,21 @@ def bins_at(
     hour,  # (R,) int32
     ids,  # (R, n) their numbers
 ):  # their bins (R, n), and which of them are there (R, n)
-    "Bins of words or entities at an hour."
+    """Bins of words or entities at an hour.
+
+    Parameters
+    ----------
+    table
+        (hours, size) bins of words or entities
+    hour
+        (R,) int32
+    ids
+        (R, n) their numbers
+
+    Returns
+    -------
+    their bins (R, n), and which of them are there (R, n)
+    """
     hours, size = ops.shape(table)
     start = ops.minimum(ops.maximum(hour, 0), hours - 1) * size
     return ops.take(ops.reshape(table, (-1,)), start[:, None] + ids, axis=0), ids > 0
@@ -141,7 +197,59 @@ def bins_at(
 # %% ../../nbs/models/tccm.ipynb #tccm
 @register
 class TCCM(NewsRecommender):
-    "TCCM (CIKM 2023): interest, and a popularity that can be set from outside."
+    """TCCM (CIKM 2023): interest, and a popularity that can be set from outside.
+
+    Parameters
+    ----------
+    sizes
+        `Sizes` or a mapping
+    num_heads : default 20
+        heads of the self-attentions
+    head_dim : default 20
+        width of such a head
+    co_heads : default 5
+        heads between words and entities; "official": as those of the self-
+        attentions
+    co_dim : default 40
+        width of such a head; "official": likewise
+    query_dim : default 200
+        width of the poolings' hidden layers; "official": of the user's alone
+    word_dim : default 300
+        width of a word vector
+    entity_dim : default 100
+        width of an entity vector
+    token_dim : default 200
+        width of the vector of a word's or an entity's bin
+    age_dim : default 100
+        width of an age's vector
+    ages : default 505
+        ages in hours that are told apart
+    exponent : default 2.0
+        how strongly the time factor acts; 0: not at all
+    title_length : default 30
+        words read of a title
+    title_entities : default 5
+        entities read of a title
+    history_length : default 50
+        last clicks read of a history
+    dropout : default 0.2
+        dropout rate
+    intervention : default None
+        what is set when ranking: None, "s_p" (popularity of the content) or "pop"
+        (all of it)
+    intervention_value : default 0.5
+        what it is set to
+    wiring : default 'paper'
+        "paper", "official" or "newsrex"
+    word_vectors : default None
+        initial word vectors (words + 1, word_dim)
+    entity_vectors : default None
+        initial entity vectors (entities + 1, entity_dim)
+    seed : default 0
+        initial values and dropout
+    **kwargs
+        name
+    """
 
     state_key, candidate_key = ("history", "hour"), ("row", "hour")
     hourly, tables = ("ctr_bin",), ("word_ctr", "entity_ctr")
@@ -227,7 +335,15 @@ def encode_news(
     news,  # dict of columns (R, …)
     training=False,  # whether dropout applies
 ):
-    "Columns (R, …) to news vectors (R, D)."
+    """Columns (R, …) to news vectors (R, D).
+
+    Parameters
+    ----------
+    news
+        dict of columns (R, …)
+    training : default False
+        whether dropout applies
+    """
     return self.news_encoder(news, training=training)
 
 # %% ../../nbs/models/tccm.ipynb #content-at
@@ -247,7 +363,19 @@ def encode_candidate(
     context,  # dict; hours (R,) and the table of words' popularity
     training=False,  # whether dropout applies
 ):
-    "News vectors (R, D), and beside them the popularity (R,) at hours (R,)."
+    """News vectors (R, D), and beside them the popularity (R,) at hours (R,).
+
+    Parameters
+    ----------
+    news
+        dict of columns (R, …)
+    encoded
+        (R, D), of `encode_news`
+    context
+        dict; hours (R,) and the table of words' popularity
+    training : default False
+        whether dropout applies
+    """
     hour, options = context["hour"], self.configuration
     fixed = None if training else self.intervention
     value = ops.full(ops.shape(hour), options["intervention_value"], "float32")
@@ -267,7 +395,19 @@ def encode_user(
     context,  # dict; `clicked` has the clicks' popularity bins (B, H)
     training=False,  # whether dropout applies
 ):
-    "The user's vector (B, D) and the share of interest (B, 1)."
+    """The user's vector (B, D) and the share of interest (B, 1).
+
+    Parameters
+    ----------
+    clicked
+        (B, H, D)
+    mask
+        (B, H), True for clicks
+    context
+        dict; `clicked` has the clicks' popularity bins (B, H)
+    training : default False
+        whether dropout applies
+    """
     bins = context["clicked"]["ctr_bin"]
     user = self.user(clicked, mask, bins, training=training)
     return {"user": user, "eta": self.gate(user)}
@@ -281,7 +421,19 @@ def score(
     context,  # not looked at
     training=False,  # not looked at: nothing is dropped here
 ):
-    "Interest and popularity, mixed: logits (B, C)."
+    """Interest and popularity, mixed: logits (B, C).
+
+    Parameters
+    ----------
+    state
+        what `encode_user` returns
+    candidates
+        what `encode_candidate` returns, (B, C, …)
+    context
+        not looked at
+    training : default False
+        not looked at: nothing is dropped here
+    """
     interest = ops.einsum("bd,bcd->bc", state["user"], candidates["news"])
     popularity = ops.cast(candidates["popularity"], interest.dtype)
     return 2 * (state["eta"] * interest + (1 - state["eta"]) * popularity)

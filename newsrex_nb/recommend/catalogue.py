@@ -21,7 +21,15 @@ from ..engine.scoring import tree_shapes
 
 # %% ../../nbs/recommend/catalogue.ipynb #shelf
 class Shelf:
-    "Which article stands at which place; place 0 is for every row without a place."
+    """Which article stands at which place; place 0 is for every row without a place.
+
+    Parameters
+    ----------
+    rows
+        rows that there may be
+    places
+        for articles, at least as many as one call needs
+    """
 
     def __init__(
         self,
@@ -47,7 +55,17 @@ def drop(self, rows):
 # %% ../../nbs/recommend/catalogue.ipynb #shelf-missing
 @patch_to(Shelf)
 def missing(self, rows):  # any shape -> distinct rows without a place
-    "Rows that have to be encoded; those that are there have been used."
+    """Rows that have to be encoded; those that are there have been used.
+
+    Parameters
+    ----------
+    rows
+        any shape
+
+    Returns
+    -------
+    distinct rows without a place
+    """
     rows = np.unique(rows)
     self.clock += 1
     self.used[self.at[rows]] = self.clock
@@ -56,7 +74,17 @@ def missing(self, rows):  # any shape -> distinct rows without a place
 # %% ../../nbs/recommend/catalogue.ipynb #shelf-claim
 @patch_to(Shelf)
 def claim(self, rows):  # distinct rows without a place -> their places
-    "Gives places to rows that were missing."
+    """Gives places to rows that were missing.
+
+    Parameters
+    ----------
+    rows
+        distinct rows without a place
+
+    Returns
+    -------
+    their places
+    """
     places = np.flatnonzero(self.row[1:] == 0)[: len(rows)] + 1
     lack = len(rows) - len(places)
     if lack > 0:
@@ -82,7 +110,13 @@ def put():
 
 # %% ../../nbs/recommend/catalogue.ipynb #is-dot
 def is_dot(model):  # a `NewsRecommender`
-    "Whether the score is the dot product of a user's and an article's vector."
+    """Whether the score is the dot product of a user's and an article's vector.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    """
     from newsrex_nb.models.base import NewsRecommender
 
     return type(model).score is NewsRecommender.score
@@ -126,7 +160,12 @@ LEAST = 4096  # places at least
 
 
 def fitting(sizes, count):  # sizes of calls, in order
-    "The smallest size that holds `count`, or the largest."
+    """The smallest size that holds `count`, or the largest.
+
+    Returns
+    -------
+    sizes of calls, in order
+    """
     return next((size for size in sizes if size >= count), sizes[-1])
 
 # %% ../../nbs/recommend/catalogue.ipynb #halves
@@ -134,7 +173,19 @@ def halves(
     model,  # a `NewsRecommender`
     features,  # a `Moment`
 ):  # (group of every row, text widths of each group)
-    "Articles whose texts all fit into half the width, and the others."
+    """Articles whose texts all fit into half the width, and the others.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    features
+        a `Moment`
+
+    Returns
+    -------
+    (group of every row, text widths of each group)
+    """
     width = {
         name: min(most or 1 << 30, features[name].shape[1])
         for name, most in model.reads.items()
@@ -157,7 +208,17 @@ def _unwatched(stage, arrays):
 
 
 class Desk(Scorer):
-    "Scores requests with one model: a `Scorer` with articles that stay."
+    """Scores requests with one model: a `Scorer` with articles that stay.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    budget : default BUDGET
+        bytes that encoded articles may take, and that article columns may take
+    width : default 32
+        candidates of a tile
+    """
 
     def __init__(
         self,
@@ -235,7 +296,13 @@ def _same_weights(one, other):  # each (policy, values)
 
 @patch_to(Desk)
 def bind(self, moment):  # a `Moment`
-    "Makes ready for requests at a moment."
+    """Makes ready for requests at a moment.
+
+    Parameters
+    ----------
+    moment
+        a `Moment`
+    """
     if not hasattr(moment, "bound"):
         tables = Tables(self.model, moment, self.budget)
         moment.bound = (tables, *halves(self.model, moment))
@@ -260,7 +327,17 @@ def bind(self, moment):  # a `Moment`
 # %% ../../nbs/recommend/catalogue.ipynb #desk-fits
 @patch_to(Desk)
 def fits(self, rows):  # per user or candidate -> how many of them a call may name
-    "How many users or candidates a call may name, if each needs so many articles."
+    """How many users or candidates a call may name, if each needs so many articles.
+
+    Parameters
+    ----------
+    rows
+        per user or candidate
+
+    Returns
+    -------
+    how many of them a call may name
+    """
     places = len(self.shelf.row)
     if places == len(self.group):
         return places
@@ -271,7 +348,15 @@ def hold(
     desk,  # `Desk`, bound
     rows,  # any shape
 ):
-    "Encodes articles and gives them places; returns how many had to be encoded."
+    """Encodes articles and gives them places; returns how many had to be encoded.
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    rows
+        any shape
+    """
     new = desk.shelf.missing(rows)
     places = desk.shelf.claim(new)
     try:
@@ -294,7 +379,17 @@ def offer(
     rows,  # candidates, any shape
     hour,  # of the requests
 ):
-    "Has these articles ready as candidates; returns where they are encoded."
+    """Has these articles ready as candidates; returns where they are encoded.
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    rows
+        candidates, any shape
+    hour
+        of the requests
+    """
     graph = desk.model.graph
     around = desk.features[graph][rows] if graph in COLUMNS else 0
     hold(desk, np.append(rows, around))
@@ -320,7 +415,19 @@ def states_of(
     user,  # (u,) rows of users
     hour,  # (u,) hours
 ):
-    "User states of one call, a tree with leading axis u."
+    """User states of one call, a tree with leading axis u.
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    clicked
+        (u, H) rows
+    user
+        (u,) rows of users
+    hour
+        (u,) hours
+    """
     width = fitting(desk.history_widths, np.count_nonzero(clicked, axis=1).max())
     rows = np.ascontiguousarray(clicked[:, :width])
     numbers = np.zeros(len(clicked), np.int32)
@@ -344,7 +451,19 @@ def user_blocks(
     hour,  # (U,) hours
 ):
     """Users call by call, those with few clicks or nodes first: (numbers of the users,
-    their states, their users, their hours)."""
+    their states, their users, their hours).
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    clicked
+        (U, H) rows
+    user
+        (U,) rows of users
+    hour
+        (U,) hours
+    """
     lengths = np.count_nonzero(clicked, axis=1)
     if desk.node_widths:
         lengths = desk.planner.count(clicked)
@@ -396,7 +515,21 @@ def shared_scores(
     hour,  # (U,) hours
     rows,  # (C,) candidates of all
 ):
-    "Scores call by call: (numbers of the users, (u, C) logits)."
+    """Scores call by call: (numbers of the users, (u, C) logits).
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    clicked
+        (U, H) rows
+    user
+        (U,) rows of users
+    hour
+        (U,) hours
+    rows
+        (C,) candidates of all
+    """
     for numbers, states, who, when in user_blocks(desk, clicked, user, hour):
         blocks = blocks_of(rows, _grid_size(desk, len(who), len(rows)))
         parts = [_grid(desk, states, who, when, block) for block in blocks]
@@ -438,7 +571,21 @@ def listed_scores(
     hour,  # (U,) hours
     lists,  # candidates of each, arrays of rows
 ):
-    "Scores where every user has candidates of their own: (U,) arrays of logits."
+    """Scores where every user has candidates of their own: (U,) arrays of logits.
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    clicked
+        (U, H) rows
+    user
+        (U,) rows of users
+    hour
+        (U,) hours
+    lists
+        candidates of each, arrays of rows
+    """
     logits = [None] * len(lists)
     for numbers, states, who, when in user_blocks(desk, clicked, user, hour):
         asked = [lists[n] for n in numbers]

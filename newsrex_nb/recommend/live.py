@@ -24,7 +24,15 @@ def seconds(
     at,  # seconds since 1970, a datetime, or text such as "2019-11-15 08:00"
     where="at",  # for the message
 ):
-    "A time in naive seconds."
+    """A time in naive seconds.
+
+    Parameters
+    ----------
+    at
+        seconds since 1970, a datetime, or text such as "2019-11-15 08:00"
+    where : default 'at'
+        for the message
+    """
     if isinstance(at, (int, float, np.integer, np.floating)):
         return int(at)
     try:
@@ -36,7 +44,13 @@ def seconds(
 
 # %% ../../nbs/recommend/live.ipynb #room-for
 def room_for(rows):  # that are needed
-    "Rows to reserve: the next of 128, 192, 256, 384, … that leaves an eighth free."
+    """Rows to reserve: the next of 128, 192, 256, 384, … that leaves an eighth free.
+
+    Parameters
+    ----------
+    rows
+        that are needed
+    """
     room = 128
     while room < rows + rows // 8 + 16:
         room = room * 3 // 2 if room & (room - 1) == 0 else room * 4 // 3
@@ -45,7 +59,17 @@ def room_for(rows):  # that are needed
 # %% ../../nbs/recommend/live.ipynb #live-data
 @dataclasses.dataclass
 class LiveData(Dataset):
-    "A data set with a reserve of rows, and with impressions that were observed."
+    """A data set with a reserve of rows, and with impressions that were observed.
+
+    Parameters
+    ----------
+    observed : default None
+        impressions since the log ended
+    until : default None
+        seconds up to which nothing is missing; None = the newest time
+    room : default 0
+        rows that arrays have, used or not
+    """
 
     observed: Behaviors = None  # impressions since the log ended
     until: int = None  # seconds up to which nothing is missing; None = the newest time
@@ -96,7 +120,17 @@ def carried(
     news,  # the `News` of the new features, with the same rows in front
     kept,  # {key: what is known already}
 ):
-    "Features of `news` with what is known already."
+    """Features of `news` with what is known already.
+
+    Parameters
+    ----------
+    features
+        `Features`
+    news
+        the `News` of the new features, with the same rows in front
+    kept
+        {key: what is known already}
+    """
     new = features.encode(news)
     new.kept = {**kept}
     for key in LASTING:
@@ -117,7 +151,17 @@ def _without_log(features):
 def live(
     data,  # a `Dataset`
 ):  # a `LiveData` with the same rows
-    "A data set that can go on."
+    """A data set that can go on.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+
+    Returns
+    -------
+    a `LiveData` with the same rows
+    """
     if isinstance(data, LiveData):
         return data
     features = data.features
@@ -151,7 +195,19 @@ def extend(
     data,  # a `LiveData`
     articles,  # dicts of raw fields whose ids are new
 ):  # a `LiveData` with more rows
-    "The data set with more articles."
+    """The data set with more articles.
+
+    Parameters
+    ----------
+    data
+        a `LiveData`
+    articles
+        dicts of raw fields whose ids are new
+
+    Returns
+    -------
+    a `LiveData` with more rows
+    """
     vectors = {a["id"]: a["vector"] for a in articles if a.get("vector") is not None}
     features = data.features
     new = give_vectors(features.encode(news_table(articles)), vectors)
@@ -209,7 +265,21 @@ def impressions(
     events,  # dicts, see above
     number,  # {user id: row}
 ):  # `Behaviors`
-    "Events as labelled impressions."
+    """Events as labelled impressions.
+
+    Parameters
+    ----------
+    data
+        a `LiveData`
+    events
+        dicts, see above
+    number
+        {user id: row}
+
+    Returns
+    -------
+    `Behaviors`
+    """
     lists, pasts, labels = [], [], []
     for event in events:
         clicked, shown, history = _event_rows(event, data.news.row)
@@ -235,7 +305,13 @@ def _ends(lengths):  # list of arrays
 
 
 def joined(logs):  # labelled `Behaviors`
-    "The impressions of several logs, in their order."
+    """The impressions of several logs, in their order.
+
+    Parameters
+    ----------
+    logs
+        labelled `Behaviors`
+    """
     logs = [*logs] or [nothing()]
 
     def join(name):
@@ -261,7 +337,21 @@ def observe(
     logs,  # `Behaviors`, as `impressions` returns them
     until=None,  # seconds up to which nothing is missing
 ):  # a `LiveData`
-    "The data set with more impressions."
+    """The data set with more impressions.
+
+    Parameters
+    ----------
+    data
+        a `LiveData`
+    logs
+        `Behaviors`, as `impressions` returns them
+    until : default None
+        seconds up to which nothing is missing
+
+    Returns
+    -------
+    a `LiveData`
+    """
     before = [] if data.observed is None else [data.observed]
     log = joined([*before, *logs])
     times = [time for time in (until, data.until) if time is not None]
@@ -277,7 +367,19 @@ def recent(
     data,  # a `LiveData`
     hour,  # of the request
 ):  # `Features` whose last hour is this one; None where the whole log has to be counted
-    "The features of the impressions in the window before an hour."
+    """The features of the impressions in the window before an hour.
+
+    Parameters
+    ----------
+    data
+        a `LiveData`
+    hour
+        of the request
+
+    Returns
+    -------
+    `Features` whose last hour is this one; None where the whole log has to be counted
+    """
     features, logs = data.features, data.splits.values()
     recipe = features.recipe
     is_open = any(log.labels is None for log in logs)
@@ -302,7 +404,15 @@ def roomy(
     planner,  # a `ClickPlanner`
     rows,  # that its graph is to have
 ):
-    "The same planner with rows for articles that nobody has clicked yet."
+    """The same planner with rows for articles that nobody has clicked yet.
+
+    Parameters
+    ----------
+    planner
+        a `ClickPlanner`
+    rows
+        that its graph is to have
+    """
     graph = copy.copy(planner.graph)
     missing = rows + 1 - len(graph.offsets)
     graph.offsets = np.pad(graph.offsets, (0, missing), mode="edge")
@@ -318,7 +428,15 @@ def _known_hour(hours, hour):  # how many there are; the wanted one, -1 = the la
 
 
 class Moment:
-    "A live data set at one hour, in the place of its `Features`."
+    """A live data set at one hour, in the place of its `Features`.
+
+    Parameters
+    ----------
+    data
+        a `LiveData`
+    hour
+        of the request
+    """
 
     def __init__(
         self,
@@ -355,7 +473,13 @@ class Moment:
 # %% ../../nbs/recommend/live.ipynb #moment-table
 @patch_to(Moment)
 def table(self, name):  # of a table
-    "A table at this hour."
+    """A table at this hour.
+
+    Parameters
+    ----------
+    name
+        of a table
+    """
     features, hour = self._source(name)
     rows = features.table(name)
     return rows[[_known_hour(len(rows), hour)]] if name in WINDOWED else rows
@@ -363,7 +487,13 @@ def table(self, name):  # of a table
 # %% ../../nbs/recommend/live.ipynb #moment-planner
 @patch_to(Moment)
 def planner(self, name):  # of a graph
-    "The planner of user subgraphs; of clicks, one with all reserved rows."
+    """The planner of user subgraphs; of clicks, one with all reserved rows.
+
+    Parameters
+    ----------
+    name
+        of a graph
+    """
     features = self.data.features
     plan = features.planner(name)
     if isinstance(plan, ClickPlanner) and len(plan.near) != len(self):
@@ -393,7 +523,21 @@ def past(
     user,  # its row; 0 is nobody
     before=None,  # seconds: clicks from then on are not known yet
 ):  # list of rows, oldest first
-    "The clicks of a user that the log knows."
+    """The clicks of a user that the log knows.
+
+    Parameters
+    ----------
+    data
+        a `LiveData`
+    user
+        its row; 0 is nobody
+    before : default None
+        seconds: clicks from then on are not known yet
+
+    Returns
+    -------
+    list of rows, oldest first
+    """
     if not user:
         return []
     latest, rows, clicks = -1, [], []

@@ -28,7 +28,21 @@ def answers(
     asked,  # as `ask` returns it
     some,  # numbers of users
 ):  # yields (number of a user, logits of the candidates)
-    "Scores of some users, in the order in which they are computed."
+    """Scores of some users, in the order in which they are computed.
+
+    Parameters
+    ----------
+    desk
+        `Desk`, bound
+    asked
+        as `ask` returns it
+    some
+        numbers of users
+
+    Returns
+    -------
+    yields (number of a user, logits of the candidates)
+    """
     parts = asked.clicked[some], asked.user[some], asked.hour[some]
     if asked.own:
         lists = [asked.shown[n] for n in some]
@@ -54,7 +68,19 @@ def _lacks_log(model, data):  # a `NewsRecommender`, a `Dataset`
 
 # %% ../../nbs/recommend/recommender.ipynb #service
 class Service:
-    "What a recommender keeps between requests."
+    """What a recommender keeps between requests.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        the `Dataset` whose articles it recommends
+    budget : default BUDGET
+        bytes that encoded articles may take, and that article columns may take
+    clock : default time.time
+        gives the present time in seconds; None: there is no clock
+    """
 
     def __init__(
         self,
@@ -77,7 +103,13 @@ class Service:
             self.warn(sentence)
 
     def time(self, at):  # as for `Recommender.score`
-        "The time of a request in seconds; warns once where what is known is old."
+        """The time of a request in seconds; warns once where what is known is old.
+
+        Parameters
+        ----------
+        at
+            as for `Recommender.score`
+        """
         newest = self.data.newest
         now = None if self.clock is None else int(self.clock())
         asked = seconds(at) if at is not None else now
@@ -133,7 +165,13 @@ def _moment(self, asked, hour):  # as `ask` returns it
 
 @patch_to(Service)
 def hours(self, asked):  # as `ask` returns it; yields numbers of users
-    "Users whose requests are of one hour, the desk made ready for it."
+    """Users whose requests are of one hour, the desk made ready for it.
+
+    Parameters
+    ----------
+    asked
+        as `ask` returns it; yields numbers of users
+    """
     keys = asked.hour if timely(self.model) else np.zeros_like(asked.hour)
     for hour in np.unique(keys).tolist():
         self.desk.bind(self._moment(asked, hour))
@@ -153,7 +191,13 @@ class Recommender(Service):
         handle,  # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
     ):
         """A saved model; its catalogue holds the articles that were saved with it, if
-        any, and those that are added."""
+        any, and those that are added.
+
+        Parameters
+        ----------
+        handle
+            a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
+        """
         return cls(*publish.from_pretrained(handle))
 
     def save_pretrained(
@@ -163,7 +207,15 @@ class Recommender(Service):
         **more,  # keep_users … of `publish.save_pretrained`
     ):
         """Writes weights, configuration, vocabulary, results and a card; articles and
-        user ids only if they are asked for."""
+        user ids only if they are asked for.
+
+        Parameters
+        ----------
+        results : default None
+            what was measured
+        **more
+            keep_users … of `publish.save_pretrained`
+        """
         return publish.save_pretrained(folder, self.model, self.data, results, **more)
 
     def push_to_hub(
@@ -171,7 +223,15 @@ class Recommender(Service):
         to,  # "organisation/repository"
         **more,  # results, private, keep_users … of `publish.publish`
     ):
-        "Publishes what `save_pretrained` writes; returns the handle that loads it."
+        """Publishes what `save_pretrained` writes; returns the handle that loads it.
+
+        Parameters
+        ----------
+        to
+            "organisation/repository"
+        **more
+            results, private, keep_users … of `publish.publish`
+        """
         return publish.publish(self.model, self.data, to, **more)
 
     def observe(
@@ -179,7 +239,21 @@ class Recommender(Service):
         clicks,  # dicts with `time`, `article` and, where known, `user`, `shown`, `history`
         until=None,  # time up to which nothing is missing: what is quiet before it was quiet; None: the latest of `clicks`
     ):  # how many
-        "Tells what happened: click rates of later hours move, and users' histories."
+        """Tells what happened: click rates of later hours move, and users' histories.
+
+        Parameters
+        ----------
+        clicks
+            dicts with `time`, `article` and, where known, `user`, `shown`,
+            `history`
+        until : default None
+            time up to which nothing is missing: what is quiet before it was quiet;
+            None: the latest of `clicks`
+
+        Returns
+        -------
+        how many
+        """
         return observe_clicks(self, clicks, until)
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender-score
@@ -198,7 +272,29 @@ def score(
     at=None,  # time of the request, see `seconds`, or a list; None = the newest hour known
     as_probability=False,  # whether logits become shares of the candidates
 ):  # (candidates,) float32 logits, aligned with `candidates`; for many users a list of such
-    "Scores of candidates for users."
+    """Scores of candidates for users.
+
+    Parameters
+    ----------
+    history
+        articles the user clicked, oldest first: ids, or dicts; a list of lists for
+        many; None: what is known of `user`
+    candidates
+        articles to compare: ids, or dicts of raw fields; for many users perhaps a
+        list of lists
+    user : default None
+        id of the user, or a list; None, or one that the model has not seen: the
+        unseen user
+    at : default None
+        time of the request, see `seconds`, or a list; None = the newest hour known
+    as_probability : default False
+        whether logits become shares of the candidates
+
+    Returns
+    -------
+    (candidates,) float32 logits, aligned with `candidates`; for many users a list of
+    such
+    """
     scores = {}
     with self.lock:
         asked = ask(self, history, candidates, user, at)
@@ -225,7 +321,12 @@ def _best_unread(logits, shown, read, k, place):  # place: -1 for every row
 
 # %% ../../nbs/recommend/recommender.ipynb #best-articles
 def best_articles(r, history, k, user, at, among):  # `Recommender`, as its `recommend`
-    "The best unread articles of each user."
+    """The best unread articles of each user.
+
+    Returns
+    -------
+    `Recommender`, as its `recommend`
+    """
     asked = ask(r, history, r.rows if among is None else among, user, at)
     if not asked.own and not len(asked.shown):
         remedy = "call add(articles) first, or pass them as among="
@@ -256,13 +357,36 @@ def recommend(
     at=None,  # as for `score`
     among=None,  # articles to choose from, as `candidates` of `score`; None = the catalogue
 ):  # `Recommended`s, best first; for many users a list of such lists
-    "The best articles for users; what was read is left out."
+    """The best articles for users; what was read is left out.
+
+    Parameters
+    ----------
+    history
+        as for `score`
+    k : default 10
+        how many, at most
+    user : default None
+        as for `score`
+    at : default None
+        as for `score`
+    among : default None
+        articles to choose from, as `candidates` of `score`; None = the catalogue
+
+    Returns
+    -------
+    `Recommended`s, best first; for many users a list of such lists
+    """
     with self.lock:
         return best_articles(self, history, k, user, at, among)
 
 # %% ../../nbs/recommend/recommender.ipynb #add-articles
 def add_articles(r, articles, at):  # `Recommender`, and as for its `add`
-    "Adds articles to a recommender."
+    """Adds articles to a recommender.
+
+    Returns
+    -------
+    `Recommender`, and as for its `add`
+    """
     nameless = sum(not article.get("id") for article in articles)
     if nameless:
         raise wrong("an id for every article", f"{nameless} articles without one")
@@ -288,7 +412,21 @@ def add(
     articles,  # dicts with `id` and raw fields; ids that are known already are left as they are
     at=None,  # when those without `published` were published; None: when they are first shown or read
 ):  # how many were new
-    "Adds articles to the catalogue; each is encoded when it is first needed."
+    """Adds articles to the catalogue; each is encoded when it is first needed.
+
+    Parameters
+    ----------
+    articles
+        dicts with `id` and raw fields; ids that are known already are left as they
+        are
+    at : default None
+        when those without `published` were published; None: when they are first
+        shown or read
+
+    Returns
+    -------
+    how many were new
+    """
     return add_articles(self, articles, at)
 
 # %% ../../nbs/recommend/recommender.ipynb #observe-clicks
@@ -300,7 +438,12 @@ def _with_users(data, users):  # a `LiveData`; new ids
 
 
 def observe_clicks(r, clicks, until):  # `Recommender`, and as for its `observe`
-    "Adds what happened to a recommender's data."
+    """Adds what happened to a recommender's data.
+
+    Returns
+    -------
+    `Recommender`, and as for its `observe`
+    """
     with r.lock:
         users = [click["user"] for click in clicks if click.get("user")]
         newcomers = [user for user in dict.fromkeys(users) if user not in r.number]
@@ -324,7 +467,13 @@ def observe_clicks(r, clicks, until):  # `Recommender`, and as for its `observe`
 
 # %% ../../nbs/recommend/recommender.ipynb #need-towers
 def need_towers(model):  # a `NewsRecommender`
-    "Raises the sentence that says why there are no vectors, unless there are."
+    """Raises the sentence that says why there are no vectors, unless there are.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    """
     if not is_dot(model) or "hour" in model.candidate_key:
         raise wrong(
             "a model whose score is the dot product of a user's and an article's "
@@ -335,7 +484,12 @@ def need_towers(model):  # a `NewsRecommender`
 
 # %% ../../nbs/recommend/recommender.ipynb #vectors-of-articles
 def vectors_of_articles(r, among):  # `Recommender`, and as for its `article_vectors`
-    "(articles, D) float32."
+    """(articles, D) float32.
+
+    Returns
+    -------
+    `Recommender`, and as for its `article_vectors`
+    """
     need_towers(r.model)
     asked = ask(r, [], r.rows if among is None else among, None, None)
     parts = []
@@ -352,13 +506,24 @@ def article_vectors(
     self,
     among=None,  # ids or dicts; None = the catalogue, in the order of `articles`
 ):
-    "(articles, D) float32; where the model has two towers."
+    """(articles, D) float32; where the model has two towers.
+
+    Parameters
+    ----------
+    among : default None
+        ids or dicts; None = the catalogue, in the order of `articles`
+    """
     with self.lock:
         return vectors_of_articles(self, among)
 
 # %% ../../nbs/recommend/recommender.ipynb #vectors-of-users
 def vectors_of_users(r, history, user, at):  # `Recommender`, as for its `user_vectors`
-    "(U, D) float32, or (D,)."
+    """(U, D) float32, or (D,).
+
+    Returns
+    -------
+    `Recommender`, as for its `user_vectors`
+    """
     need_towers(r.model)
     asked = ask(r, history, np.zeros(0, np.int32), user, at)
     vectors = {}
@@ -377,6 +542,20 @@ def user_vectors(
     user=None,  # as for `score`
     at=None,  # as for `score`
 ):  # (D,) float32; for many users (U, D)
-    "Vectors of users, where the model has two towers."
+    """Vectors of users, where the model has two towers.
+
+    Parameters
+    ----------
+    history
+        as for `score`
+    user : default None
+        as for `score`
+    at : default None
+        as for `score`
+
+    Returns
+    -------
+    (D,) float32; for many users (U, D)
+    """
     with self.lock:
         return vectors_of_users(self, history, user, at)

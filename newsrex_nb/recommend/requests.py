@@ -16,7 +16,13 @@ from .live import WINDOWED, extend, past
 
 # %% ../../nbs/recommend/requests.ipynb #recommended
 class Recommended(NamedTuple):
-    "One recommended article."
+    """One recommended article.
+
+    Parameters
+    ----------
+    score
+        a logit: only differences matter
+    """
 
     id: str
     score: float  # a logit: only differences matter
@@ -29,7 +35,23 @@ def row_of(
     news,  # the catalogue
     new,  # {id: dict with id} of the articles that get rows behind it; may grow
 ):  # its row
-    "The row of an article in the catalogue with the new articles behind it."
+    """The row of an article in the catalogue with the new articles behind it.
+
+    Parameters
+    ----------
+    article
+        an id, or a dict of raw fields
+    where
+        for the message
+    news
+        the catalogue
+    new
+        {id: dict with id} of the articles that get rows behind it; may grow
+
+    Returns
+    -------
+    its row
+    """
     if isinstance(article, str):
         if article in news.row and article:
             return news.row[article]
@@ -51,7 +73,13 @@ def row_of(
 
 # %% ../../nbs/recommend/requests.ipynb #timely
 def timely(model):  # a `NewsRecommender`
-    "Whether the model's scores depend on the hour."
+    """Whether the model's scores depend on the hour.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    """
     return bool(
         model.hourly
         or "hour" in (*model.state_key, *model.candidate_key)
@@ -71,7 +99,21 @@ def stale(
     at,  # seconds of the request
     limit=24,  # hours
 ):  # the sentence, or None
-    "What to say of a request long after the newest hour known."
+    """What to say of a request long after the newest hour known.
+
+    Parameters
+    ----------
+    newest
+        seconds, None: nothing is known
+    at
+        seconds of the request
+    limit : default 24
+        hours
+
+    Returns
+    -------
+    the sentence, or None
+    """
     remedy = (
         "call observe(clicks), and say until= when nothing happened, "
         "or pass the time as at="
@@ -88,12 +130,23 @@ def stale(
 
 # %% ../../nbs/recommend/requests.ipynb #each
 def several(value):  # an argument
-    "Whether it is a list, which gives every user their own."
+    """Whether it is a list, which gives every user their own.
+
+    Parameters
+    ----------
+    value
+        an argument
+    """
     return isinstance(value, (list, tuple, np.ndarray))
 
 
 def each(value, count, where):  # one for all, or a list of `count`
-    "A value for every user."
+    """A value for every user.
+
+    Returns
+    -------
+    one for all, or a list of `count`
+    """
     if not several(value):
         return [value] * count
     if len(value) != count:
@@ -169,7 +222,25 @@ def ask(
     user,  # as for `Recommender.score`
     at,  # as for `Recommender.score`
 ):  # a namespace, see below
-    "A request in rows of the catalogue, with a row for each article given as a dict."
+    """A request in rows of the catalogue, with a row for each article given as a dict.
+
+    Parameters
+    ----------
+    recommender
+        `Recommender`
+    history
+        as for `Recommender.score`
+    candidates
+        as for `Recommender.score`; may be an array of rows
+    user
+        as for `Recommender.score`
+    at
+        as for `Recommender.score`
+
+    Returns
+    -------
+    a namespace, see below
+    """
     new = {}
     many, histories = _histories(history, user)
     count = len(histories)
@@ -204,7 +275,19 @@ def best_of(
     logits,  # (C,)
     k,  # how many, at most
 ):  # their positions, the best first; of equal ones the earlier
-    "The positions of the largest logits."
+    """The positions of the largest logits.
+
+    Parameters
+    ----------
+    logits
+        (C,)
+    k
+        how many, at most
+
+    Returns
+    -------
+    their positions, the best first; of equal ones the earlier
+    """
     if k >= len(logits):
         return np.argsort(-logits, kind="stable")
     if k < 1:

@@ -18,7 +18,27 @@ from ..data.samples import arrange, draw_negatives, training_samples
 
 # %% ../../nbs/train/batches.ipynb #batches
 class Batches:
-    "The training batches of all epochs: shapes counted in advance, plans by the chunk."
+    """The training batches of all epochs: shapes counted in advance, plans by the chunk.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`, asked only what it reads
+    data
+        a `Dataset`
+    behaviors
+        labelled `Behaviors`
+    chunk : default 16
+        steps of a dispatch
+    window : default None
+        steps among which samples are dealt; None: 64, or 256 in a long run
+    groups : default None
+        text widths, at most; None: 4, or 6 in a long run
+    blocks : default 2
+        history widths, at most
+    buckets : default 3
+        node counts of subgraphs, at most
+    """
 
     runs = 1  # that share the epochs among them
 
@@ -136,7 +156,13 @@ def _draw(self, number):
 # %% ../../nbs/train/batches.ipynb #epoch
 @patch_to(Batches)
 def epoch(self, number):  # 0, 1, …
-    "Order, candidates and targets of one epoch; the latest is kept."
+    """Order, candidates and targets of one epoch; the latest is kept.
+
+    Parameters
+    ----------
+    number
+        0, 1, …
+    """
     if self._epoch is None or self._epoch.number != number:
         self._epoch = self._draw(number)
     return self._epoch
@@ -184,7 +210,23 @@ def slots_of(
     chunk,  # number of the chunk
     edges=True,  # whether the edges of subgraphs are wanted, where a planner can do without
 ):  # a namespace of arrays with a leading axis of steps
-    "What every slot of a chunk names."
+    """What every slot of a chunk names.
+
+    Parameters
+    ----------
+    batches
+        `Batches`
+    epoch
+        number
+    chunk
+        number of the chunk
+    edges : default True
+        whether the edges of subgraphs are wanted, where a planner can do without
+
+    Returns
+    -------
+    a namespace of arrays with a leading axis of steps
+    """
     s = _chunk_samples(batches, epoch, chunk)
     parts = [s.clicked, s.candidates]
     if batches.model.graph:
@@ -339,7 +381,22 @@ def plan(
     epoch,  # 0, 1, …
     chunk,  # number of the chunk in the epoch
 ):  # (plan, steps): arrays with a leading axis of `batches.chunk` steps, and how many of them are real
-    "Everything that one dispatch needs, as arrays."
+    """Everything that one dispatch needs, as arrays.
+
+    Parameters
+    ----------
+    batches
+        `Batches`
+    epoch
+        0, 1, …
+    chunk
+        number of the chunk in the epoch
+
+    Returns
+    -------
+    (plan, steps): arrays with a leading axis of `batches.chunk` steps, and how many of
+    them are real
+    """
     s = slots_of(batches, epoch, chunk, edges=False)
     arrays = {}
     for name, value in _chunk_plan(batches, s).items():

@@ -31,7 +31,13 @@ _CONFIGURED = (
 
 
 def described(value):  # an argument of `fit`
-    "The argument in a form that JSON can write, the same in every process."
+    """The argument in a form that JSON can write, the same in every process.
+
+    Parameters
+    ----------
+    value
+        an argument of `fit`
+    """
     if isinstance(value, _CONFIGURED):
         config = {k: described(v) for k, v in value.get_config().items() if k != "name"}
         return {"class": type(value).__name__, **config}
@@ -68,7 +74,13 @@ def _versions():
 
 # %% ../../nbs/train/checkpoint.ipynb #identity
 def identity(arguments):  # of `fit`, {name: value}
-    "What tells a run from others."
+    """What tells a run from others.
+
+    Parameters
+    ----------
+    arguments
+        of `fit`, {name: value}
+    """
     model, data = arguments["model"], arguments["data"]
     cls = type(model)
     config = {k: v for k, v in model.get_config().items() if k != "name"}
@@ -88,7 +100,12 @@ def identity(arguments):  # of `fit`, {name: value}
 
 # %% ../../nbs/train/checkpoint.ipynb #differences
 def differences(a, b, name=""):  # two nested dicts
-    "What differs, as `name a and not b`."
+    """What differs, as `name a and not b`.
+
+    Returns
+    -------
+    two nested dicts
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         return [
             line
@@ -109,7 +126,15 @@ def replace(
     path,  # a `Path`; its folder is made
     content,  # bytes
 ):
-    "Writes a file beside the old one and renames it when it is whole and on the disk."
+    """Writes a file beside the old one and renames it when it is whole and on the disk.
+
+    Parameters
+    ----------
+    path
+        a `Path`; its folder is made
+    content
+        bytes
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
@@ -127,7 +152,17 @@ _BEGUN = weakref.WeakKeyDictionary()  # model: {path: its weights before trainin
 
 
 class Checkpoint:
-    "The latest epoch of one run, in a folder."
+    """The latest epoch of one run, in a folder.
+
+    Parameters
+    ----------
+    folder
+        made with the first epoch
+    model
+        the `NewsRecommender` of the run
+    run
+        of `identity`
+    """
 
     def __init__(
         self,
@@ -169,7 +204,12 @@ def _content(path):
 # %% ../../nbs/train/checkpoint.ipynb #read
 @patch_to(Checkpoint)
 def read(self):  # (state, about), as they were written, or None where there is none
-    "The latest epoch, or the sentence that says why it is not of this run."
+    """The latest epoch, or the sentence that says why it is not of this run.
+
+    Returns
+    -------
+    (state, about), as they were written, or None where there is none
+    """
     if not self.path.exists():
         return None
     state, about = _content(self.path)
@@ -194,7 +234,15 @@ def write(
     state,  # {name: arrays}
     about,  # a dict that JSON can write, with "done", the number of the epoch
 ):
-    "Puts one epoch in the place of the one before, if the disk has room for it."
+    """Puts one epoch in the place of the one before, if the disk has room for it.
+
+    Parameters
+    ----------
+    state
+        {name: arrays}
+    about
+        a dict that JSON can write, with "done", the number of the epoch
+    """
     from safetensors.numpy import save
 
     sizes = {name: len(values) for name, values in state.items()}
@@ -216,7 +264,13 @@ def write(
 
 # %% ../../nbs/train/checkpoint.ipynb #discard
 def discard(folder):  # of a checkpoint
-    "Removes a checkpoint whose outcome is saved; other files in the folder stay."
+    """Removes a checkpoint whose outcome is saved; other files in the folder stay.
+
+    Parameters
+    ----------
+    folder
+        of a checkpoint
+    """
     folder = Path(folder)
     for name in ("state.safetensors", "state.safetensors.part"):
         (folder / name).unlink(missing_ok=True)

@@ -51,7 +51,13 @@ def state(self):
 # %% ../../nbs/train/history.ipynb #run-recall
 @patch_to(Run)
 def recall(self, about):  # what a checkpoint says
-    "The run as the checkpoint knows it."
+    """The run as the checkpoint knows it.
+
+    Parameters
+    ----------
+    about
+        what a checkpoint says
+    """
     again = about["done"] if about["phase"] == "refit" else 0
     self.__dict__.update(
         about["first"],
@@ -79,7 +85,13 @@ def plot(
     self,
     path=None,  # where to save a picture, or None to return the figure only
 ):
-    "Training loss and validation metrics per epoch."
+    """Training loss and validation metrics per epoch.
+
+    Parameters
+    ----------
+    path : default None
+        where to save a picture, or None to return the figure only
+    """
     import matplotlib.pyplot as plt
 
     validation = {k: v for k, v in self.history.items() if k.startswith("val_")}
@@ -103,7 +115,17 @@ def plot(
 # %% ../../nbs/train/history.ipynb #watch
 @dataclasses.dataclass
 class Watch:
-    "What the validation says: which epoch is best so far, and whether to go on."
+    """What the validation says: which epoch is best so far, and whether to go on.
+
+    Parameters
+    ----------
+    monitor
+        a metric, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
+    patience
+        epochs without improvement before training stops; None = never
+    min_improvement
+        smaller gains do not count for `patience`
+    """
 
     monitor: str  # a metric, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
     patience: int  # epochs without improvement before training stops; None = never

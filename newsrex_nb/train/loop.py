@@ -30,7 +30,21 @@ def make_optimizer(
     learning_rate,  # number or Keras schedule, for a name
     clip_norm,  # largest global norm of the gradient, for a name; None = no clipping
 ):  # a Keras optimizer
-    "The optimizer that a name, a rate and a norm describe, or the one that is given."
+    """The optimizer that a name, a rate and a norm describe, or the one that is given.
+
+    Parameters
+    ----------
+    optimizer
+        a Keras optimizer, or the name of one
+    learning_rate
+        number or Keras schedule, for a name
+    clip_norm
+        largest global norm of the gradient, for a name; None = no clipping
+
+    Returns
+    -------
+    a Keras optimizer
+    """
     if isinstance(optimizer, keras.optimizers.Optimizer):
         if clip_norm is not None:
             raise wrong(
@@ -52,7 +66,13 @@ def set_precision(
     precision,  # "float32", "mixed_bfloat16" or "mixed_float16"
 ):
     """Sets the dtype policy of every layer; weights stay float32, and softmax, loss
-    and metrics too."""
+    and metrics too.
+
+    Parameters
+    ----------
+    precision
+        "float32", "mixed_bfloat16" or "mixed_float16"
+    """
     one_of("precision", precision, ("float32", "mixed_bfloat16", "mixed_float16"))
     for layer in layers_of(model):
         layer.dtype_policy = keras.dtype_policies.get(precision)
@@ -83,7 +103,15 @@ def _plain_plan(batches, epoch, chunk):
 
 # %% ../../nbs/train/loop.ipynb #engine
 class Engine:
-    "One model, one optimizer, the batches of a run, and the program that trains."
+    """One model, one optimizer, the batches of a run, and the program that trains.
+
+    Parameters
+    ----------
+    memory : default BUDGET
+        bytes that article columns may take on the device
+    by_rows : default True
+        whether large tables are updated by rows
+    """
 
     def __init__(
         self,
@@ -132,7 +160,12 @@ def lowered(self, program, state, tables, arrays):
 # %% ../../nbs/train/loop.ipynb #ready
 @patch_to(Engine)
 def ready(self, epoch, chunk):  # (tables, arrays, steps)
-    "A planned chunk with the tables that it reads."
+    """A planned chunk with the tables that it reads.
+
+    Returns
+    -------
+    (tables, arrays, steps)
+    """
     arrays, steps = self.plan(epoch, chunk)
     if not self.tables.streamed:
         return self.tables.device, arrays, steps
@@ -143,7 +176,13 @@ def ready(self, epoch, chunk):  # (tables, arrays, steps)
 @patch_to(Engine)
 def chunks(self, epoch):  # yields (steps done, losses of the chunk)
     """Runs one epoch; the state is back in the model's variables at every yield, and
-    after an interruption."""
+    after an interruption.
+
+    Parameters
+    ----------
+    epoch
+        yields (steps done, losses of the chunk)
+    """
     done = 0
     with concurrent.futures.ThreadPoolExecutor(1) as ahead:
         planned = ahead.submit(self.ready, epoch, 0)
@@ -343,7 +382,12 @@ def recall(self):
 # %% ../../nbs/train/loop.ipynb #resume
 @patch_to(Training)
 def resume(self, phase, engine, called):  # (epochs done, whether the phase has ended)
-    "Begins a phase: at its first epoch, or where the checkpoint leaves it."
+    """Begins a phase: at its first epoch, or where the checkpoint leaves it.
+
+    Returns
+    -------
+    (epochs done, whether the phase has ended)
+    """
     state, about = self.found or ({}, {})
     if again := about.get("phase") == phase:
         if phase == "first":
@@ -392,6 +436,75 @@ def fit(
     sharing=True,  # False trains by the plain path, a dispatch a step, to compare
     verbose=1,  # 0 silent, 1 a progress bar, 2 a line per epoch
 ):  # a `Run`
-    "Trains a model and keeps its best validation epoch."
+    """Trains a model and keeps its best validation epoch.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    epochs : default 5
+        passes over the training samples, at most
+    batch_size : default 64
+        samples, one click each
+    negatives : default 4
+        candidates without a click per sample
+    seed : default 42
+        of order, negatives and dropout
+    optimizer : default 'adam'
+        a Keras optimizer or its name
+    learning_rate : default 0.0001
+        number or Keras schedule, for an optimizer given by name
+    clip_norm : default None
+        largest global norm of the gradient
+    lazy : default False
+        rows of large tables move only when a batch names them; False is Adam as
+        published
+    loss : default 'softmax'
+        "softmax", "binary", "bpr", or a function of logits (B, C) and target (B,)
+    label_smoothing : default 0.0
+        share of the target spread over all candidates
+    order : default 'random'
+        place of the clicked candidate: "random" or "positive_first"
+    shuffle : default True
+        a new order of samples every epoch
+    validation : default 'valid'
+        a split's name, `Behaviors`, or None for a fixed number of epochs
+    monitor : default 'mean'
+        metric that decides, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
+    patience : default None
+        epochs without improvement before training stops; None = never
+    min_improvement : default 0.0
+        smaller gains do not count as improvement for `patience`
+    restore_best : default True
+        whether the model ends with the weights of its best epoch
+    refit : default False
+        train anew on train + validation for the number of epochs that validation
+        chose
+    callbacks : default ()
+        Keras callbacks; batch methods are called at chunk ends with the step's
+        number
+    checkpoint : default None
+        folder that keeps the latest epoch, from which a stopped run goes on; None =
+        none is kept
+    precision : default None
+        "float32", "mixed_bfloat16", "mixed_float16"; None keeps the model's own
+    deterministic : default False
+        equal bits on a GPU too, at some cost in speed
+    chunk : default 16
+        steps a dispatch, at most
+    memory : default BUDGET
+        bytes that article columns may take on the device; larger ones are sent
+        chunk by chunk
+    sharing : default True
+        False trains by the plain path, a dispatch a step, to compare
+    verbose : default 1
+        0 silent, 1 a progress bar, 2 a line per epoch
+
+    Returns
+    -------
+    a `Run`
+    """
     need_jax("training")
     return Training(**locals()).run()

@@ -23,7 +23,19 @@ from .history import Run
 # %% ../../nbs/train/seeds.ipynb #seeded-batches
 class SeededBatches(Batches):
     """The batches of several seeds in one set of shapes: epoch `k * each + e` is epoch
-    `e` of seed `k`."""
+    `e` of seed `k`.
+
+    Parameters
+    ----------
+    *arguments
+        of `Batches`, up to `negatives`
+    seeds
+        one per model
+    epochs
+        of each seed
+    **more
+        of `Batches`
+    """
 
     def __init__(
         self,
@@ -60,7 +72,13 @@ class InTurn(Engine):
 # %% ../../nbs/train/seeds.ipynb #in-turn-losses
 @patch_to(InTurn)
 def losses(self, epoch):  # (seeds, steps)
-    "Runs one epoch of every seed."
+    """Runs one epoch of every seed.
+
+    Parameters
+    ----------
+    epoch
+        (seeds, steps)
+    """
     losses = []
     pairs = zip(self.models, self.optimizers)
     for k, (self.model, self.optimizer) in enumerate(pairs):
@@ -88,7 +106,13 @@ class Together(InTurn):
 # %% ../../nbs/train/seeds.ipynb #together-losses
 @patch_to(Together)
 def losses(self, epoch):  # (seeds, steps)
-    "Runs one epoch of every seed."
+    """Runs one epoch of every seed.
+
+    Parameters
+    ----------
+    epoch
+        (seeds, steps)
+    """
     pairs = [*zip(self.models, self.optimizers)]
     states = (state_of(*pair) for pair in pairs)
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -126,7 +150,18 @@ def end_epoch(
     losses,  # (steps,)
     seconds,  # of this seed's share
 ):
-    "Measures and notes an epoch of a seed: whether its patience is at an end."
+    """Measures and notes an epoch of a seed: whether its patience is at an end.
+
+    Parameters
+    ----------
+    stage
+        the model that evaluates for all seeds, so that its programs are compiled
+        once
+    losses
+        (steps,)
+    seconds
+        of this seed's share
+    """
     run.seconds.append(seconds)
     # in half precision the loss scale skips such steps
     half = training.model.dtype_policy.compute_dtype == "float16"
@@ -187,7 +222,15 @@ def run_seeds(
     kind,  # `InTurn` or `Together`
 ):
     """The loop over epochs; a seed whose patience is at an end keeps its weights while
-    the others go on."""
+    the others go on.
+
+    Parameters
+    ----------
+    trainings
+        one per seed
+    kind
+        `InTurn` or `Together`
+    """
     runs = [Run() for _ in trainings]
     engine = _engine_of(trainings, kind, runs)
     stage = trainings[0].model
@@ -209,7 +252,13 @@ def run_seeds(
 
 # %% ../../nbs/train/seeds.ipynb #nameless
 def nameless(config):  # of a model, with those of its encoders
-    "The configuration without names and seeds, which may differ."
+    """The configuration without names and seeds, which may differ.
+
+    Parameters
+    ----------
+    config
+        of a model, with those of its encoders
+    """
     return {
         k: nameless(v) if isinstance(v, dict) else v
         for k, v in config.items()
@@ -252,7 +301,29 @@ def fit_seeds(
     **arguments,  # of `fit`, but for callbacks, checkpoint and refit
 ):  # a `Run` per seed
     """Trains one model per seed, each as `fit` does; with one program for all, as `fit`
-    does but for rounding and the draw of dropout."""
+    does but for rounding and the draw of dropout.
+
+    Parameters
+    ----------
+    models
+        a `NewsRecommender` per seed, of one class and configuration
+    data
+        a `Dataset`
+    seeds
+        one per model, of order, negatives and dropout
+    together : default False
+        whether the seeds are stacked into one dispatch; other dropout masks than
+        those of `fit`
+    shared : default False
+        whether one program serves all seeds in turn; other dropout masks than those
+        of `fit`
+    **arguments
+        of `fit`, but for callbacks, checkpoint and refit
+
+    Returns
+    -------
+    a `Run` per seed
+    """
     given = inspect.signature(fit).bind(None, data, **arguments)
     given.apply_defaults()
     _check_arguments(given.arguments)

@@ -37,7 +37,21 @@ def row_tables(
     optimizer,  # a Keras optimizer, built
     lookups,  # {table layer: rows read in a step, at most}
 ):  # [(table layer, places)] of the tables that are updated by rows
-    "Tables of which a step reads less than an eighth, if the optimizer is plain Adam."
+    """Tables of which a step reads less than an eighth, if the optimizer is plain Adam.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    optimizer
+        a Keras optimizer, built
+    lookups
+        {table layer: rows read in a step, at most}
+
+    Returns
+    -------
+    [(table layer, places)] of the tables that are updated by rows
+    """
     if not _is_plain(optimizer):
         return []
     return [
@@ -49,7 +63,13 @@ def row_tables(
 # %% ../../nbs/train/sparse_adam.ipynb #reading
 @contextlib.contextmanager
 def reading(reader):  # called as reader(table layer, ids) in place of the look-up
-    "Look-ups of all tables go through `reader`."
+    """Look-ups of all tables go through `reader`.
+
+    Parameters
+    ----------
+    reader
+        called as reader(table layer, ids) in place of the look-up
+    """
     token = READER.set(reader)
     try:
         yield
@@ -58,7 +78,13 @@ def reading(reader):  # called as reader(table layer, ids) in place of the look-
 
 # %% ../../nbs/train/sparse_adam.ipynb #record
 def record(run):  # a function without arguments that reads tables
-    "{table layer: [ids of each look-up]} of one run."
+    """{table layer: [ids of each look-up]} of one run.
+
+    Parameters
+    ----------
+    run
+        a function without arguments that reads tables
+    """
     seen = {}
 
     def note(table, ids):
@@ -78,7 +104,20 @@ def named(
     rows,  # rows of the table
     places,
 ):  # (ids, each once, `rows` where there are fewer (places,); place of every id of the table (rows,))
-    "The distinct ids of a step and where to find them."
+    """The distinct ids of a step and where to find them.
+
+    Parameters
+    ----------
+    ids
+        (n,) int32 ids, repeated ones among them
+    rows
+        rows of the table
+
+    Returns
+    -------
+    (ids, each once, `rows` where there are fewer (places,); place of every id of the
+    table (rows,))
+    """
     mask = jnp.zeros(rows, bool).at[ids].set(True)
     index = jnp.nonzero(mask, size=places, fill_value=rows)[0]
     return index, jnp.cumsum(mask) - 1
@@ -93,7 +132,29 @@ def catch_up(
     now,  # steps of the chunk that have been made
     alphas,  # (chunk,) step sizes of the chunk's steps
 ):  # w, m, v as if they had taken part in every step
-    "Makes up for the steps that rows have missed since they were last named."
+    """Makes up for the steps that rows have missed since they were last named.
+
+    Parameters
+    ----------
+    optimizer
+        Adam
+    w
+        (n, E) rows and their moments
+    m
+        (n, E) rows and their moments
+    v
+        (n, E) rows and their moments
+    since
+        (n,) steps of the chunk that each row has seen
+    now
+        steps of the chunk that have been made
+    alphas
+        (chunk,) step sizes of the chunk's steps
+
+    Returns
+    -------
+    w, m, v as if they had taken part in every step
+    """
     b1, b2 = optimizer.beta_1, optimizer.beta_2
     missed = now - since
     root = jnp.sqrt(v)
@@ -132,7 +193,12 @@ def start(self, state):
 # %% ../../nbs/train/sparse_adam.ipynb #fetch
 @patch_to(RowAdam)
 def fetch(self, state, step, ids):  # ids: {table layer: ids read in this step}
-    "The named rows of each table with their moments, brought up to date."
+    """The named rows of each table with their moments, brought up to date.
+
+    Returns
+    -------
+    ids: {table layer: ids read in this step}
+    """
     fetched = []
     for (table, places, i), slots, since in zip(
         self.tables, self.slots, state["since"]

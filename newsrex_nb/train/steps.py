@@ -96,7 +96,15 @@ def ids_of(
     bound,  # pairs of variables and values
     run,  # the forward pass
 ):
-    "The ids that a forward pass looks up, by table; the compiler drops all else."
+    """The ids that a forward pass looks up, by table; the compiler drops all else.
+
+    Parameters
+    ----------
+    bound
+        pairs of variables and values
+    run
+        the forward pass
+    """
     with keras.StatelessScope(state_mapping=bound):
         return record(run)
 
@@ -108,7 +116,25 @@ def make_step(
     logits_of,  # (model, tables, batch) -> (logits, auxiliary)
     rows=None,  # `RowAdam`, where large tables are updated by rows
 ):  # (state, tables, batch, step) -> (state, loss)
-    "The training step as a pure function."
+    """The training step as a pure function.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    optimizer
+        a built Keras optimizer
+    loss
+        a function of logits and target
+    logits_of
+        (model, tables, batch) -> (logits, auxiliary)
+    rows : default None
+        `RowAdam`, where large tables are updated by rows
+
+    Returns
+    -------
+    (state, tables, batch, step) -> (state, loss)
+    """
     apart = [i for _, _, i in rows.tables] if rows else []
 
     def step(state, tables, batch, number):
@@ -139,7 +165,15 @@ def make_chunk(
     rows=None,  # `RowAdam`
 ):
     """Runs up to a chunk of steps in one dispatch: (state, tables, plan, steps) ->
-    (state, losses)."""
+    (state, losses).
+
+    Parameters
+    ----------
+    step
+        as `make_step` returns it
+    rows : default None
+        `RowAdam`
+    """
 
     def chunk(state, tables, plan, steps):
         losses = jnp.zeros(plan["target"].shape[0], "float32")
@@ -183,7 +217,17 @@ def make_rows(
     chunk,  # steps a dispatch, at most
     lazy=False,  # leave missed steps out
 ):
-    "The `RowAdam` of this model, or None where no table is large enough."
+    """The `RowAdam` of this model, or None where no table is large enough.
+
+    Parameters
+    ----------
+    batch
+        of one step
+    chunk
+        steps a dispatch, at most
+    lazy : default False
+        leave missed steps out
+    """
     run = functools.partial(logits_of, model, tables, batch)
     lookups = _lookups(model, state_of(model, optimizer), run)
     by_rows = row_tables(model, optimizer, lookups)
@@ -191,7 +235,13 @@ def make_rows(
 
 # %% ../../nbs/train/steps.ipynb #shared-logits
 def shared_logits(widths):  # text widths by column, one dict per group
-    "Logits of a planned batch, each article encoded once."
+    """Logits of a planned batch, each article encoded once.
+
+    Parameters
+    ----------
+    widths
+        text widths by column, one dict per group
+    """
 
     def logits(model, tables, batch):
         return shared_forward(model, tables, batch, widths, training=True)

@@ -36,7 +36,15 @@ def word_figure(
     texts,  # [(words, weights)], of `evaluate.explain.word_weights`
     title="Attention over words",  # heading of the figure
 ):
-    "Words in cells whose colour is their weight in equal shares; a row per text."
+    """Words in cells whose colour is their weight in equal shares; a row per text.
+
+    Parameters
+    ----------
+    texts
+        [(words, weights)], of `evaluate.explain.word_weights`
+    title : default 'Attention over words'
+        heading of the figure
+    """
     import matplotlib.pyplot as plt
     from matplotlib import colors
 
@@ -65,7 +73,15 @@ def shortened(
     text,  # any
     length=48,  # letters that fit
 ):
-    "A text, or its beginning and three dots where it is longer than `length`."
+    """A text, or its beginning and three dots where it is longer than `length`.
+
+    Parameters
+    ----------
+    text
+        any
+    length : default 48
+        letters that fit
+    """
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 # %% ../../nbs/viz/attention.ipynb #click-figure
@@ -74,7 +90,17 @@ def click_figure(
     weights,  # (H,)
     title="Attention over clicks",  # heading of the figure
 ):
-    "The weight of every click of a history."
+    """The weight of every click of a history.
+
+    Parameters
+    ----------
+    titles
+        of the clicked articles, oldest first
+    weights
+        (H,)
+    title : default 'Attention over clicks'
+        heading of the figure
+    """
     import matplotlib.pyplot as plt
 
     count = len(titles)
@@ -109,7 +135,25 @@ def grid_figure(
     marks=None,  # (R, C) texts in the cells, or None
     names=("", ""),  # of the two axes: rows, columns
 ):
-    "Numbers as colours; two-sided ones around white."
+    """Numbers as colours; two-sided ones around white.
+
+    Parameters
+    ----------
+    values
+        (R, C)
+    rows
+        R names
+    columns
+        C names
+    title
+        of the picture
+    label
+        of what the colour says, with its unit
+    marks : default None
+        (R, C) texts in the cells, or None
+    names : default ('', '')
+        of the two axes: rows, columns
+    """
     import matplotlib.pyplot as plt
 
     values, signed = np.asarray(values, float), np.min(values) < 0

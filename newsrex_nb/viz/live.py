@@ -37,7 +37,14 @@ class Canvas:
         self,
         make,  # a function without arguments that returns a figure; called in a notebook only
     ):
-        "Shows the figure in place of the one before."
+        """Shows the figure in place of the one before.
+
+        Parameters
+        ----------
+        make
+            a function without arguments that returns a figure; called in a notebook
+            only
+        """
         if not (notebook := notebook_display()):
             return
         picture = io.BytesIO()
@@ -52,7 +59,19 @@ class Canvas:
 # %% ../../nbs/viz/live.ipynb #clock
 @dataclasses.dataclass
 class Clock:
-    "A metric by the hour of the log."
+    """A metric by the hour of the log.
+
+    Parameters
+    ----------
+    hour
+        (T,) datetime64[h], hours with impressions, ascending
+    count
+        (T,) impressions
+    mean
+        (T,) of the hour
+    so_far
+        (T,) of all impressions up to the end of the hour
+    """
 
     hour: np.ndarray  # (T,) datetime64[h], hours with impressions, ascending
     count: np.ndarray  # (T,) impressions
@@ -65,7 +84,15 @@ class Clock:
         seconds,  # (B,) times of impressions
         values,  # (B,) a metric of each, NaN where there is none
     ):
-        "Counts by the hour."
+        """Counts by the hour.
+
+        Parameters
+        ----------
+        seconds
+            (B,) times of impressions
+        values
+            (B,) a metric of each, NaN where there is none
+        """
         there = ~np.isnan(values)
         hours = np.asarray(seconds, np.int64)[there] // 3600
         hour, index = np.unique(hours, return_inverse=True)
@@ -97,7 +124,17 @@ def clock_panel(
     clocks,  # {name: `Clock`}, the last one drawn in full
     metric,  # what was measured
 ):
-    "A line for each clock, and of the last one a point for each hour too."
+    """A line for each clock, and of the last one a point for each hour too.
+
+    Parameters
+    ----------
+    axis
+        of matplotlib
+    clocks
+        {name: `Clock`}, the last one drawn in full
+    metric
+        what was measured
+    """
     import matplotlib.dates as dates
 
     colours = [COLORS[i] for i in (0, 2, 3, 6)]
@@ -119,7 +156,12 @@ def clock_panel(
 
 # %% ../../nbs/viz/live.ipynb #new-figure
 def new_figure(panels, width):  # how many, inches of each
-    "A figure that no global list keeps, and its panels."
+    """A figure that no global list keeps, and its panels.
+
+    Returns
+    -------
+    how many, inches of each
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * panels, 3.4), layout="constrained")
@@ -130,7 +172,13 @@ def clock_figure(
     clocks,  # {name: `Clock`}, or one
     metric="auc",
 ):
-    "Metric per hour and so far, as a picture."
+    """Metric per hour and so far, as a picture.
+
+    Parameters
+    ----------
+    clocks
+        {name: `Clock`}, or one
+    """
     figure, axes = new_figure(1, 7)
     clock_panel(axes[0], {"": clocks} if isinstance(clocks, Clock) else clocks, metric)
     return figure
@@ -152,7 +200,28 @@ def watch_evaluation(
     pieces=12,  # how often to draw
     canvas=None,  # a `Canvas`; None = a new one
 ):  # the `Clock`
-    "Scores a split hour by hour and draws the metric on the log's clock as it goes."
+    """Scores a split hour by hour and draws the metric on the log's clock as it goes.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`, or anything with `scores(behaviors)`, such as a
+        baseline
+    data
+        a `Dataset`
+    split : default 'test'
+        or labelled `Behaviors`
+    metric : default 'auc'
+        see `metrics.ranking`
+    pieces : default 12
+        how often to draw
+    canvas : default None
+        a `Canvas`; None = a new one
+
+    Returns
+    -------
+    the `Clock`
+    """
     log, canvas, values = log_of(data, split), canvas or Canvas(), []
     if pieces < 1:
         raise wrong("at least one piece", pieces, where="pieces")
@@ -175,7 +244,19 @@ def watch_evaluation(
 
 # %% ../../nbs/viz/live.ipynb #live-metrics
 class LiveMetrics(keras.callbacks.Callback):
-    "Loss and validation metric, drawn in the notebook while `fit` runs."
+    """Loss and validation metric, drawn in the notebook while `fit` runs.
+
+    Parameters
+    ----------
+    data : default None
+        a `Dataset` for the panel with the log's clock; None = the loss alone
+    split : default 'valid'
+        or labelled `Behaviors`
+    metric : default 'auc'
+        see `metrics.ranking`
+    every : default 1.0
+        seconds between pictures, at least
+    """
 
     def __init__(
         self,

@@ -33,7 +33,15 @@ def log_of(
     data,  # a `Dataset`
     split,  # the name of a split, or labelled `Behaviors`
 ):
-    "The labelled impressions that are meant."
+    """The labelled impressions that are meant.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split
+        the name of a split, or labelled `Behaviors`
+    """
     log = data.split(split) if isinstance(split, str) else split
     if log.labels is None:
         raise wrong("labelled impressions", "a split without labels")
@@ -44,7 +52,19 @@ def shown_and_clicked(
     data,  # a `Dataset`
     split="test",  # or labelled `Behaviors`
 ):  # displays (N,), clicks (N,)
-    "How often each article was displayed and clicked."
+    """How often each article was displayed and clicked.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split : default 'test'
+        or labelled `Behaviors`
+
+    Returns
+    -------
+    displays (N,), clicks (N,)
+    """
     log, count = log_of(data, split), len(data.news)
     clicked = log.candidates[log.labels > 0]
     shown = np.bincount(log.candidates, minlength=count)
@@ -56,7 +76,17 @@ def most_clicked(
     clicked,  # (N,) clicks on each article
     share,  # of the articles that were displayed at all
 ):
-    "Two masks (N,): displayed articles with few clicks, and the `share` with the most."
+    """Two masks (N,): displayed articles with few clicks, and the `share` with the most.
+
+    Parameters
+    ----------
+    shown
+        (N,) displays of each article
+    clicked
+        (N,) clicks on each article
+    share
+        of the articles that were displayed at all
+    """
     rows = np.lexsort((-shown, clicked))
     rows = rows[shown[rows] > 0]
     cut = len(rows) - max(1, round(share * len(rows)))
@@ -94,7 +124,23 @@ def click_map(
     top=0.05,  # share of the articles in the last panel
     size="ctr",  # what the size of a point says: "ctr", or "articles", how many lie on it
 ):  # a figure
-    "Displays and clicks of articles: of all, of those with few, of those with most."
+    """Displays and clicks of articles: of all, of those with few, of those with most.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split : default 'test'
+        or labelled `Behaviors`
+    top : default 0.05
+        share of the articles in the last panel
+    size : default 'ctr'
+        what the size of a point says: "ctr", or "articles", how many lie on it
+
+    Returns
+    -------
+    a figure
+    """
     import matplotlib.pyplot as plt
 
     if size not in ("ctr", "articles"):
@@ -140,7 +186,21 @@ def squarified(
     width=1.0,  # of the area, along x
     height=1.0,  # of the area, along y
 ):  # (x, y, width, height) of each box
-    "Rectangles with areas proportional to `sizes` that are near to squares."
+    """Rectangles with areas proportional to `sizes` that are near to squares.
+
+    Parameters
+    ----------
+    sizes
+        positive numbers, best the largest first
+    width : default 1.0
+        of the area, along x
+    height : default 1.0
+        of the area, along y
+
+    Returns
+    -------
+    (x, y, width, height) of each box
+    """
     areas = np.asarray(sizes, float)
     areas = areas * width * height / areas.sum()
     boxes, x, y, start = [], 0.0, 0.0, 0
@@ -179,7 +239,27 @@ def kind_counts(
     k=None,  # recommendations per impression; None = as many as were clicked
     field="subcategory",  # or "category"
 ):  # {kind: (clicks, recommendations)}, most clicked first
-    "How often each kind of news was clicked, and how often recommended."
+    """How often each kind of news was clicked, and how often recommended.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    scores
+        (candidates,) of the split
+    split : default 'test'
+        or labelled `Behaviors`
+    user : default None
+        id of one user, or None for all
+    k : default None
+        recommendations per impression; None = as many as were clicked
+    field : default 'subcategory'
+        or "category"
+
+    Returns
+    -------
+    {kind: (clicks, recommendations)}, most clicked first
+    """
     log = log_of(data, split)
     names = np.array([kind or f"no {field}" for kind in getattr(data.news, field)])
     who = owner(log.offsets)
@@ -213,7 +293,21 @@ def box_of(
     count,  # its number
     color,  # of its ground
 ):
-    "One box of a treemap, with its name where there is room."
+    """One box of a treemap, with its name where there is room.
+
+    Parameters
+    ----------
+    axis
+        of matplotlib
+    box
+        (x, y, width, height)
+    name
+        of what it stands for
+    count
+        its number
+    color
+        of its ground
+    """
     from matplotlib.patches import Rectangle
 
     x, y, width, height = box
@@ -241,7 +335,19 @@ def treemap(
     counts,  # of `kind_counts`
     names=("Clicked", "Recommended"),  # of the two sides
 ):  # a figure
-    "Two treemaps side by side; colours compare recommendations with clicks."
+    """Two treemaps side by side; colours compare recommendations with clicks.
+
+    Parameters
+    ----------
+    counts
+        of `kind_counts`
+    names : default ('Clicked', 'Recommended')
+        of the two sides
+
+    Returns
+    -------
+    a figure
+    """
     import matplotlib.pyplot as plt
     from matplotlib import colors
 
@@ -310,7 +416,21 @@ def seed_figure(
     metric="auc",  # what was measured
     intervals=None,  # {name: (low, high)}, if not Student's over seeds
 ):  # a figure
-    "Every seed of every model, and intervals of the means; one value is a square."
+    """Every seed of every model, and intervals of the means; one value is a square.
+
+    Parameters
+    ----------
+    rows
+        {name: values, one per seed}, or the rows of `metrics.results.comparison`
+    metric : default 'auc'
+        what was measured
+    intervals : default None
+        {name: (low, high)}, if not Student's over seeds
+
+    Returns
+    -------
+    a figure
+    """
     import matplotlib.pyplot as plt
 
     values = {

@@ -19,7 +19,17 @@ def first_times(
     row,  # (clicks,) which article
 ):
     """The places of the clicks that are their user's first on the article, in the order
-    of time, then user, then row."""
+    of time, then user, then row.
+
+    Parameters
+    ----------
+    user
+        (clicks,) who clicked
+    time
+        (clicks,) when, in seconds
+    row
+        (clicks,) which article
+    """
     order = np.lexsort((row, user, time))
     pair = user * np.int64(row.max(initial=0) + 1) + row
     _, first = np.unique(pair[order], return_index=True)
@@ -62,7 +72,27 @@ def growing_histories(
     at_time,  # (B,) before which second
     longest,  # clicks kept of a history, the last ones; None = all
 ):  # (`Histories` in order of first appearance, (B,) the number of each one's history)
-    "What each user had clicked before each moment."
+    """What each user had clicked before each moment.
+
+    Parameters
+    ----------
+    user
+        (clicks,) who clicked, in any order
+    time
+        (clicks,) when, in seconds
+    row
+        (clicks,) which article
+    at_user
+        (B,) whose history is wanted
+    at_time
+        (B,) before which second
+    longest
+        clicks kept of a history, the last ones; None = all
+
+    Returns
+    -------
+    (`Histories` in order of first appearance, (B,) the number of each one's history)
+    """
     order = np.lexsort((row, time, user))  # clicks of one second in the order of rows
     user = user[order]
     time = time[order]
@@ -83,7 +113,21 @@ def intervals(
     window,  # seconds that a sign lasts
 ):  # (row, first second, first second after it) of each stretch
     """Maximal stretches in which articles are alive: (row, first second, first second
-    after it)."""
+    after it).
+
+    Parameters
+    ----------
+    row
+        (signs,) of life: which article
+    time
+        (signs,) of life: when, in seconds
+    window
+        seconds that a sign lasts
+
+    Returns
+    -------
+    (row, first second, first second after it) of each stretch
+    """
     order = np.lexsort((time, row))
     row, time = row[order], time[order]
     new = np.flatnonzero(
@@ -118,7 +162,17 @@ def _moves(moment):  # (2n,) seconds of the n ends, then of the n beginnings
 
 # %% ../../../nbs/data/sources/clicks.ipynb #alive
 class Alive:
-    "Which articles were alive when."
+    """Which articles were alive when.
+
+    Parameters
+    ----------
+    row
+        (signs,) articles that were alive
+    time
+        (signs,) when, in seconds
+    window
+        seconds that a sign lasts
+    """
 
     def __init__(
         self,
@@ -142,7 +196,13 @@ class Alive:
 # %% ../../../nbs/data/sources/clicks.ipynb #alive-count
 @patch_to(Alive)
 def count(self, time):  # (...) seconds
-    "(...) how many were alive."
+    """(...) how many were alive.
+
+    Parameters
+    ----------
+    time
+        (...) seconds
+    """
     return np.append(self.counts, 0)[np.searchsorted(self.times, time, "right") - 1]
 
 # %% ../../../nbs/data/sources/clicks.ipynb #alive-at
@@ -152,7 +212,15 @@ def at(
     place,  # (...) below `count(time)`
     time,  # (...) seconds
 ):
-    "(...) the article that stood there."
+    """(...) the article that stood there.
+
+    Parameters
+    ----------
+    place
+        (...) below `count(time)`
+    time
+        (...) seconds
+    """
     time = np.clip(time - self.first, 0, self.span - 1)
     move = np.searchsorted(self.keys, place * self.span + time, "right") - 1
     return self.who[move]
@@ -164,7 +232,15 @@ def woken(
     row,  # (...) articles
     time,  # (...) seconds in which they were alive
 ):
-    "(...) whether that second was the first of its stretch: nothing had foretold it."
+    """(...) whether that second was the first of its stretch: nothing had foretold it.
+
+    Parameters
+    ----------
+    row
+        (...) articles
+    time
+        (...) seconds in which they were alive
+    """
     order = np.lexsort((self.start, self.row))
     key = self.row[order] * self.span + self.start[order] - self.first
     return np.isin(row * self.span + time - self.first, key)
@@ -191,7 +267,19 @@ def chances(
     width,  # how many are wanted for each
 ):
     """(B, width) random numbers between 0 and 1, each a function of seed, purpose,
-    impression and place alone."""
+    impression and place alone.
+
+    Parameters
+    ----------
+    seed
+        of the draw
+    purpose
+        a word that names what is drawn
+    number
+        (B,) numbers of impressions
+    width
+        how many are wanted for each
+    """
     key = generator(seed, "candidates", purpose).integers(2**64, dtype=np.uint64)
     stretch = number.astype(np.uint64)[:, None] << np.uint64(24)
     return _mixed(stretch + np.arange(width, dtype=np.uint64) + key)
@@ -202,7 +290,19 @@ def random_places(
     there,  # (B,) how many places there are
 ):  # (B, tries) places
     """Random places below `there`; where there are no more than tries, each once in
-    random order, then -1."""
+    random order, then -1.
+
+    Parameters
+    ----------
+    luck
+        (B, tries) random numbers between 0 and 1
+    there
+        (B,) how many places there are
+
+    Returns
+    -------
+    (B, tries) places
+    """
     places = (luck * there[:, None]).astype(np.int64)
     few = np.flatnonzero(there <= luck.shape[1])
     missing = np.arange(luck.shape[1]) >= there[few, None]
@@ -264,7 +364,32 @@ def draw(
     tries,  # candidates looked at per impression
     purpose="draw",  # word that tells this draw from another of the same seed
 ):  # (B, tries) rows in random order, 0 where there is none
-    "For each moment some of the articles that were alive, each once."
+    """For each moment some of the articles that were alive, each once.
+
+    Parameters
+    ----------
+    seed
+        of the draw
+    number
+        (B,) of the impressions
+    alive
+        `Alive`
+    time
+        (B,) seconds
+    wanted
+        (B,) how many
+    banned
+        function of (impressions, rows), both (n,): whether a row must not be shown
+        there
+    tries
+        candidates looked at per impression
+    purpose : default 'draw'
+        word that tells this draw from another of the same seed
+
+    Returns
+    -------
+    (B, tries) rows in random order, 0 where there is none
+    """
     rows = _draw_once(seed, number, alive, time, wanted, banned, tries, purpose)
     there = alive.count(time)
     short = np.flatnonzero((np.count_nonzero(rows, axis=1) < wanted) & (there > tries))
@@ -283,7 +408,17 @@ def draw(
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-clicks
 class FirstClicks:
-    "When each user clicked each article for the first time."
+    """When each user clicked each article for the first time.
+
+    Parameters
+    ----------
+    user
+        (clicks,) who clicked
+    time
+        (clicks,) when for the first time, in seconds
+    row
+        (clicks,) which article; each pair of a user and a row once
+    """
 
     def __init__(
         self,
@@ -303,7 +438,17 @@ class FirstClicks:
         time,  # (n,) seconds
         row,  # (n,) which article
     ):
-        "(n,) whether the user had clicked the article in that second or earlier."
+        """(n,) whether the user had clicked the article in that second or earlier.
+
+        Parameters
+        ----------
+        user
+            (n,) who
+        time
+            (n,) seconds
+        row
+            (n,) which article
+        """
         key = user * self.rows + row
         at = np.searchsorted(self.keys[:-1], key)
         return (self.keys[at] == key) & (self.time[at] <= time) & (row < self.rows)
@@ -345,7 +490,33 @@ def sample_candidates(
     seed,  # of the draw
     block=2**15,  # impressions drawn at once
 ):  # (rows, labels, offsets)
-    "Candidates and labels of impressions that are known by their clicks."
+    """Candidates and labels of impressions that are known by their clicks.
+
+    Parameters
+    ----------
+    user
+        (B,) user of each impression
+    time
+        (B,) second of each impression
+    row
+        (clicks,) clicked rows, impression by impression
+    offsets
+        (B + 1,) where each impression's clicks begin
+    alive
+        `Alive`
+    clicked
+        `FirstClicks`
+    size
+        candidates of an impression
+    seed
+        of the draw
+    block : default 2 ** 15
+        impressions drawn at once
+
+    Returns
+    -------
+    (rows, labels, offsets)
+    """
     flat, labels, counts = [], [], []
     tries = size + size // 4 + 8
     for start in range(0, len(user), block):
@@ -387,7 +558,23 @@ def cut_time(
     total,  # impressions that a share is a share of
     name,  # "valid" or "test", for messages
 ):  # the second from which on impressions are held out
-    "Where a log is cut."
+    """Where a log is cut.
+
+    Parameters
+    ----------
+    cut
+        a share such as .1 or "10%", or a time such as "2019-11-15"
+    times
+        seconds of the impressions that are left
+    total
+        impressions that a share is a share of
+    name
+        "valid" or "test", for messages
+
+    Returns
+    -------
+    the second from which on impressions are held out
+    """
     text = str(cut).strip()
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -425,7 +612,21 @@ def split_by_time(
     valid,  # what is held out, see `cut_time`
     test,  # what is held out, see `cut_time`; None = nothing
 ):  # (train, valid, test), None where there is none
-    "The oldest impressions train, the latest test, and those in between validate."
+    """The oldest impressions train, the latest test, and those in between validate.
+
+    Parameters
+    ----------
+    log
+        `Behaviors`
+    valid
+        what is held out, see `cut_time`
+    test
+        what is held out, see `cut_time`; None = nothing
+
+    Returns
+    -------
+    (train, valid, test), None where there is none
+    """
     tested = _latest(log, np.ones(len(log), bool), test, "test")
     validated = _latest(log, ~tested, valid, "valid")
     left = ~tested & ~validated

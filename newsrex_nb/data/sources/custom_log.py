@@ -71,7 +71,13 @@ def _need_ids(table, ids):
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #read-articles
 def raw_articles(table):  # a `Table`
-    "A dict of raw fields per article; of an id that occurs twice the first row counts."
+    """A dict of raw fields per article; of an id that occurs twice the first row counts.
+
+    Parameters
+    ----------
+    table
+        a `Table`
+    """
     table.need("id")
     ids = table.texts("id")
     texts = {field: table.texts(field) for field in FIELDS}
@@ -95,7 +101,17 @@ def flat_lists(
     column,  # of lists of ids
     numbers,  # `Numbering` of ids
 ):
-    "A column of lists as (numbers of ids, offsets)."
+    """A column of lists as (numbers of ids, offsets).
+
+    Parameters
+    ----------
+    table
+        a `Table`
+    column
+        of lists of ids
+    numbers
+        `Numbering` of ids
+    """
     distinct, number = table.lists(column)
     flat = np.fromiter((numbers[i] for ids in distinct for i in ids), np.int64)
     ends = np.cumsum([0, *map(len, distinct)])
@@ -109,7 +125,19 @@ def clicks_among(
     offsets,  # (rows + 1,) where each row's candidates begin
     numbers,  # `Numbering` of ids
 ):
-    "(candidates,) 1 for the clicked; a row that clicks something else is rejected."
+    """(candidates,) 1 for the clicked; a row that clicks something else is rejected.
+
+    Parameters
+    ----------
+    table
+        a `Table` of impressions
+    shown
+        (candidates,) numbers of the candidates' ids
+    offsets
+        (rows + 1,) where each row's candidates begin
+    numbers
+        `Numbering` of ids
+    """
     clicked, ends = flat_lists(table, "clicks", numbers)
     size = len(numbers)
     row = owner(ends)
@@ -128,7 +156,13 @@ def clicks_among(
 # %% ../../../nbs/data/sources/custom_log.ipynb #numbered-users
 def numbered_users(table):  # with a column `user`
     """(ids of users, users[0] = ""; (n,) their numbers; (n,) the same with a number of
-    its own for each row without a user)."""
+    its own for each row without a user).
+
+    Parameters
+    ----------
+    table
+        with a column `user`
+    """
     numbers = Numbering({"": 0})
     names = map(numbers.__getitem__, table.texts("user"))
     user = np.fromiter(names, np.int64, len(table))
@@ -189,7 +223,21 @@ def read_impressions(
     rows,  # `Rows`
     longest,  # clicks kept of a history that is made of earlier clicks
 ):  # (`Behaviors`, ids of users, notes)
-    "Impressions in the order of the table."
+    """Impressions in the order of the table.
+
+    Parameters
+    ----------
+    table
+        a `Table`
+    rows
+        `Rows`
+    longest
+        clicks kept of a history that is made of earlier clicks
+
+    Returns
+    -------
+    (`Behaviors`, ids of users, notes)
+    """
     table.need("user", "time", "candidates")
     users, user, alone = numbered_users(table)
     time = table.times("time")
@@ -220,7 +268,17 @@ def signs_of_life(
     time,  # (clicks,) when, in seconds
     articles,  # dicts of raw fields, in the order of rows
 ):
-    "(rows, seconds) of every click and every publication."
+    """(rows, seconds) of every click and every publication.
+
+    Parameters
+    ----------
+    row
+        (clicks,) known articles that were clicked
+    time
+        (clicks,) when, in seconds
+    articles
+        dicts of raw fields, in the order of rows
+    """
     published = [
         (number, article["published"])
         for number, article in enumerate(articles, 1)
@@ -231,7 +289,13 @@ def signs_of_life(
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #lifetime
 def lifetime(alive):  # such as "36h" or "2 days"
-    "A stretch of time in seconds."
+    """A stretch of time in seconds.
+
+    Parameters
+    ----------
+    alive
+        such as "36h" or "2 days"
+    """
     import pandas as pd
 
     seconds = 0
@@ -265,7 +329,19 @@ def read_clicks(
     table,  # a `Table`
     rows,  # `Rows`
 ):  # (ids of users; user, time and article of each click, unknown from `rows.other` on)
-    "The usable clicks as numbers that do not depend on the order of the rows."
+    """The usable clicks as numbers that do not depend on the order of the rows.
+
+    Parameters
+    ----------
+    table
+        a `Table`
+    rows
+        `Rows`
+
+    Returns
+    -------
+    (ids of users; user, time and article of each click, unknown from `rows.other` on)
+    """
     table.need("user", "time", "article")
     ids = table.texts("article")
     time = table.times("time")
@@ -323,7 +399,30 @@ def clicks_as_impressions(
     longest,  # clicks kept of a history; None = all
     seed,  # of the drawn candidates
 ):  # (`Behaviors` in the order of time, ids of users, notes)
-    "A log of clicks as impressions with drawn candidates."
+    """A log of clicks as impressions with drawn candidates.
+
+    Parameters
+    ----------
+    table
+        a `Table`
+    articles
+        dicts of raw fields
+    rows
+        `Rows` of their ids
+    alive
+        how long a publication or a click keeps an article among the candidates,
+        such as "36h"
+    size
+        candidates of an impression, the clicked ones among them
+    longest
+        clicks kept of a history; None = all
+    seed
+        of the drawn candidates
+
+    Returns
+    -------
+    (`Behaviors` in the order of time, ids of users, notes)
+    """
     window = lifetime(alive)
     users, user, time, code = read_clicks(table, rows)
     known = code < rows.other
@@ -358,7 +457,19 @@ def content_key(
     splits,  # `Behaviors` or None, for training, validation and test
     features,  # `Features` of the articles
 ):
-    "A fingerprint of articles, impressions and vectors."
+    """A fingerprint of articles, impressions and vectors.
+
+    Parameters
+    ----------
+    news
+        a `News`
+    users
+        ids of the users
+    splits
+        `Behaviors` or None, for training, validation and test
+    features
+        `Features` of the articles
+    """
     texts = [getattr(news, field) for field in (*FIELDS, "entities")]
     logs = [log for log in splits if log is not None]
     fields = ("user", "time", "history", "candidates", "offsets", "labels")
@@ -436,7 +547,41 @@ def build_custom(
     name,  # what results call the data set
     recipe,  # a whole one, of `read_recipe`
 ):  # a `Dataset`
-    "Reads, splits and encodes."
+    """Reads, splits and encodes.
+
+    Parameters
+    ----------
+    news
+        frame or path of the articles
+    behaviors
+        frame or path of the impressions, or of the clicks
+    vectors
+        of words: what `open_bytes` takes, or None
+    valid
+        the impressions before the test: a share, a time, or None
+    test
+        the latest impressions: a share, a time, or None
+    alive
+        of a log of clicks: how long a sign of life counts, such as "36h"
+    candidates
+        of a log of clicks: candidates of an impression
+    max_history
+        clicks kept of a history that is made of clicks; None = all
+    empty_history
+        "keep" or "drop" impressions without clicks before them
+    malformed
+        "raise" at a row that cannot be read, or "skip" and count it
+    seed
+        of the drawn candidates and of the vectors of missing words
+    name
+        what results call the data set
+    recipe
+        a whole one, of `read_recipe`
+
+    Returns
+    -------
+    a `Dataset`
+    """
     tables = [Table(news, "news", malformed), Table(behaviors, "behaviors", malformed)]
     articles = raw_articles(tables[0])
     rows = Rows(article["id"] for article in articles)
@@ -513,7 +658,51 @@ def custom(
     name="custom",  # what results call it
     **recipe,  # arguments of `feature_recipe`
 ):  # a `Dataset`
-    "A log of one's own as a data set."
+    """A log of one's own as a data set.
+
+    Parameters
+    ----------
+    news : default None
+        a frame, .csv, .tsv or .parquet: id, and any of title abstract category
+        subcategory entities published
+    behaviors : default None
+        a frame or file, too: user time article, or user time candidates and any of
+        clicks history id
+    vectors : default None
+        of words: a file, a slice (`save_vectors`), a pair (archive, member), or a
+        name such as "glove.6B.100d"
+    valid : default '10%'
+        the impressions before the test: a share such as "10%", the time they start
+        at, or None
+    test : default '10%'
+        the latest impressions: a share such as "10%", the time they start at, or
+        None
+    alive : default '36h'
+        of a log of clicks: how long a publication or a click keeps an article among
+        the candidates
+    candidates : default 20
+        of a log of clicks: candidates of an impression, the clicked ones among them
+    max_history : default 100
+        clicks kept of a history that is made of earlier clicks; None = all
+    empty_history : default 'keep'
+        impressions without clicks before them: "keep" or "drop"
+    malformed : default 'raise'
+        rows that cannot be read: "raise", or "skip" to leave them out and count
+        them
+    cache : default True
+        whether to keep what was read from files in the usual folder, or a folder to
+        keep it in
+    seed : default 42
+        of the drawn candidates and of the vectors of missing words
+    name : default 'custom'
+        what results call it
+    **recipe
+        arguments of `feature_recipe`
+
+    Returns
+    -------
+    a `Dataset`
+    """
     _check_options(news, behaviors, candidates, max_history, empty_history, malformed)
     recipe = read_recipe(recipe)
     files = all(isinstance(table, (str, os.PathLike)) for table in (news, behaviors))

@@ -52,7 +52,19 @@ def read_text(
     path,  # of the file
     kind,  # "csv" or "tsv"
 ):  # a pandas data frame of texts
-    "A text file with a header as a data frame of texts."
+    """A text file with a header as a data frame of texts.
+
+    Parameters
+    ----------
+    path
+        of the file
+    kind
+        "csv" or "tsv"
+
+    Returns
+    -------
+    a pandas data frame of texts
+    """
     import pandas as pd
 
     errors = pd.errors
@@ -114,7 +126,19 @@ def read_frame(
     source,  # a data frame, or the path of a .csv, .tsv or .parquet
     role,  # "news" or "behaviors", for messages
 ):  # (data frame with the index 0, 1, …, what messages call it)
-    "A table as pandas holds it."
+    """A table as pandas holds it.
+
+    Parameters
+    ----------
+    source
+        a data frame, or the path of a .csv, .tsv or .parquet
+    role
+        "news" or "behaviors", for messages
+
+    Returns
+    -------
+    (data frame with the index 0, 1, …, what messages call it)
+    """
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
@@ -130,7 +154,13 @@ def read_frame(
 
 # %% ../../../nbs/data/sources/frames.ipynb #texts
 def as_texts(column):  # a pandas Series
-    'The cells of a column as a list of texts, "" where there is nothing.'
+    """The cells of a column as a list of texts, "" where there is nothing.
+
+    Parameters
+    ----------
+    column
+        a pandas Series
+    """
 
     def text(cell):
         if isinstance(cell, (float, np.floating)) and float(cell).is_integer():
@@ -185,7 +215,13 @@ def _number_seconds(texts):  # a Series of texts
 # %% ../../../nbs/data/sources/frames.ipynb #seconds-of
 def seconds_of(column):  # a pandas Series
     """Times as seconds since 1970: ((n,) int64, where nothing is given, where something
-    is that is no time)."""
+    is that is no time).
+
+    Parameters
+    ----------
+    column
+        a pandas Series
+    """
     import pandas as pd
 
     if pd.api.types.is_datetime64_any_dtype(column):
@@ -214,7 +250,13 @@ WORD = re.compile(r"[^\s,\[\]'\"]+")  # an id in a text
 
 # %% ../../../nbs/data/sources/frames.ipynb #id-lists
 def id_lists(column):  # a pandas Series
-    "Distinct lists of ids, the empty one first, and the number of each cell's list."
+    """Distinct lists of ids, the empty one first, and the number of each cell's list.
+
+    Parameters
+    ----------
+    column
+        a pandas Series
+    """
     distinct = Numbering({(): 0})
     cells = {}
     number = np.zeros(len(column), np.int64)
@@ -228,7 +270,17 @@ def id_lists(column):  # a pandas Series
 
 # %% ../../../nbs/data/sources/frames.ipynb #table
 class Table:
-    "A data frame or a file, and which of its rows can be used."
+    """A data frame or a file, and which of its rows can be used.
+
+    Parameters
+    ----------
+    source
+        a data frame or a path, see `read_frame`
+    role
+        "news" or "behaviors"
+    malformed
+        "raise" or "skip"
+    """
 
     def __init__(
         self,
@@ -260,7 +312,13 @@ class Table:
 # %% ../../../nbs/data/sources/frames.ipynb #table-need
 @patch_to(Table)
 def need(self, *columns):  # names
-    "Raises the sentence that names the columns there are unless `columns` are there."
+    """Raises the sentence that names the columns there are unless `columns` are there.
+
+    Parameters
+    ----------
+    *columns
+        names
+    """
     lack = [column for column in columns if column not in self]
     if not lack:
         return
@@ -280,7 +338,17 @@ def reject(
     expected,  # for the message
     got,  # for the message: a function of the row
 ):
-    "Raises the sentence about the first bad row, or leaves all of them out."
+    """Raises the sentence about the first bad row, or leaves all of them out.
+
+    Parameters
+    ----------
+    bad
+        (n,) rows that cannot be used
+    expected
+        for the message
+    got
+        for the message: a function of the row
+    """
     rows = np.flatnonzero(bad & self.used)
     if len(rows) and self.malformed == "raise":
         raise wrong(
@@ -298,7 +366,17 @@ def texts(
     self,
     column,  # name of the column
 ):  # (n,) texts, "" where there is no such column
-    "A column of ids or texts."
+    """A column of ids or texts.
+
+    Parameters
+    ----------
+    column
+        name of the column
+
+    Returns
+    -------
+    (n,) texts, "" where there is no such column
+    """
     return as_texts(self.frame[column]) if column in self else [""] * len(self)
 
 # %% ../../../nbs/data/sources/frames.ipynb #table-lists
@@ -307,7 +385,17 @@ def lists(
     self,
     column,  # name of the column
 ):  # what `id_lists` returns
-    "A column of lists of ids."
+    """A column of lists of ids.
+
+    Parameters
+    ----------
+    column
+        name of the column
+
+    Returns
+    -------
+    what `id_lists` returns
+    """
     return id_lists(self.frame[column])
 
 # %% ../../../nbs/data/sources/frames.ipynb #table-times
@@ -317,7 +405,15 @@ def times(
     column,  # name of the column
     needed=True,  # whether a row without a time is of no use
 ):
-    "(n,) int64 seconds, -1 where there is no time."
+    """(n,) int64 seconds, -1 where there is no time.
+
+    Parameters
+    ----------
+    column
+        name of the column
+    needed : default True
+        whether a row without a time is of no use
+    """
     seconds, missing, bad = seconds_of(self.frame[column])
 
     def got(row):

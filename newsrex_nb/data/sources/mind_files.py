@@ -28,7 +28,17 @@ from .xmind import translation_files
 # %% ../../../nbs/data/sources/mind_files.ipynb #source
 @dataclasses.dataclass(frozen=True, order=True)
 class Source:
-    "One file of a split."
+    """One file of a split.
+
+    Parameters
+    ----------
+    packed
+        0 plain, 1 `.gz`, 2 in a `.zip`
+    name
+        the way from the folder to the file
+    file
+        what `open_bytes` takes
+    """
 
     packed: int  # 0 plain, 1 `.gz`, 2 in a `.zip`
     name: str  # the way from the folder to the file
@@ -61,7 +71,13 @@ def _sources_of(
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #sources
 def sources(path):  # a folder, or one archive
-    "Every file of MIND's that lies under `path`, unpacked ones first."
+    """Every file of MIND's that lies under `path`, unpacked ones first.
+
+    Parameters
+    ----------
+    path
+        a folder, or one archive
+    """
     root = Path(path)
     if not root.exists():
         raise wrong(
@@ -83,7 +99,13 @@ FILES = "behaviors.tsv", "news.tsv", "entity_embedding.vec"
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #find-files
 def find_files(path):  # a folder, or one archive
-    'The files of each split: {"train": {"behaviors.tsv": source, …}, …}.'
+    """The files of each split: {"train": {"behaviors.tsv": source, …}, …}.
+
+    Parameters
+    ----------
+    path
+        a folder, or one archive
+    """
     splits = {}
     for source in sources(path):
         file = source.name.rsplit("/", 1)[-1].removesuffix(".gz")
@@ -145,7 +167,19 @@ def read_log(
     files,  # splits with their files, as `find_files` returns them
     lines,  # `Lines`
 ):  # (news, users, logs by split, notes)
-    "Reads the articles, then the impressions, of all splits."
+    """Reads the articles, then the impressions, of all splits.
+
+    Parameters
+    ----------
+    files
+        splits with their files, as `find_files` returns them
+    lines
+        `Lines`
+
+    Returns
+    -------
+    (news, users, logs by split, notes)
+    """
     articles, rows, users, read, histories = _read_splits(files, lines)
     logs = {}
     for split, (fields, kept) in read.items():
@@ -164,7 +198,21 @@ def hold_out(
     how,  # "last_day" or "random"
     seed,  # of the random choice
 ):  # (the rest, what was held out)
-    "Holds out the last calendar day, or 5 % of the impressions."
+    """Holds out the last calendar day, or 5 % of the impressions.
+
+    Parameters
+    ----------
+    log
+        a `Behaviors`
+    how
+        "last_day" or "random"
+    seed
+        of the random choice
+
+    Returns
+    -------
+    (the rest, what was held out)
+    """
     if how == "random":
         order = generator(seed, "validation").permutation(len(log))
         held = order < max(1, round(len(log) * 0.05))
@@ -187,7 +235,21 @@ def split_log(
     validation,  # "last_day", "random", "dev" or None
     seed,  # of a random choice
 ):  # (train, valid, test), each a `Behaviors` or None
-    "The three splits of a log."
+    """The three splits of a log.
+
+    Parameters
+    ----------
+    logs
+        dict with train and perhaps dev or test: `Behaviors`
+    validation
+        "last_day", "random", "dev" or None
+    seed
+        of a random choice
+
+    Returns
+    -------
+    (train, valid, test), each a `Behaviors` or None
+    """
     train, dev, test = map(logs.get, ("train", "dev", "test"))
     if validation == "dev":
         return train, dev, test
@@ -231,7 +293,20 @@ def wanted_files(
     path,  # a folder, or one archive
     validation,  # "last_day", "random", "dev" or None, which decides whether dev/ and test/ are read
 ):  # splits with their files, the training split first
-    "The files that are read."
+    """The files that are read.
+
+    Parameters
+    ----------
+    path
+        a folder, or one archive
+    validation
+        "last_day", "random", "dev" or None, which decides whether dev/ and test/
+        are read
+
+    Returns
+    -------
+    splits with their files, the training split first
+    """
     files = _named_splits(path, validation)
     splits = [split for split in ("train", "dev", "test") if split in files]
     if "dev" in files and validation != "dev":
@@ -300,7 +375,35 @@ def build_mind(
     recipe,  # a whole one, of `read_recipe`
     key,  # fingerprint of all that the data set is made of
 ):  # a `Dataset`
-    "Reads, splits and encodes."
+    """Reads, splits and encodes.
+
+    Parameters
+    ----------
+    files
+        as `wanted_files` returns them
+    texts
+        files with titles and abstracts in another language
+    vectors
+        of words: what `open_bytes` takes, or None
+    validation
+        what is held out: "last_day", "random", "dev" or None
+    empty_history
+        "keep" or "drop" impressions without clicks before them
+    malformed
+        "raise" at a line that cannot be read, or "skip" and count it
+    seed
+        of the random validation split and of the vectors of missing words
+    name
+        what results call the data set
+    recipe
+        a whole one, of `read_recipe`
+    key
+        fingerprint of all that the data set is made of
+
+    Returns
+    -------
+    a `Dataset`
+    """
     news, users, logs, notes = read_log(files, Lines(malformed))
     if texts:
         news, count = translate(news, read_translations(texts))
@@ -318,7 +421,23 @@ def made_of(
     vectors,  # of words: what `open_bytes` takes, or None
     recipe,  # a whole one
 ):  # list of names and hashes
-    "What files a data set is made of: the same files, the same list."
+    """What files a data set is made of: the same files, the same list.
+
+    Parameters
+    ----------
+    files
+        {split: {file name: source}}
+    texts
+        files with titles and abstracts in another language
+    vectors
+        of words: what `open_bytes` takes, or None
+    recipe
+        a whole one
+
+    Returns
+    -------
+    list of names and hashes
+    """
     parts = []
     for split, split_files in files.items():
         for source in split_files.values():
@@ -375,7 +494,43 @@ def mind(
     name=None,  # what results call it; None = MIND, with its size and language
     **recipe,  # arguments of `feature_recipe`
 ):  # a `Dataset`
-    "MIND, or a log in its format, as a data set."
+    """MIND, or a log in its format, as a data set.
+
+    Parameters
+    ----------
+    size : default None
+        "demo", "small" or "large", downloaded once; None = what lies at `path`
+    path : default None
+        folder with train/ and perhaps dev/ and test/, or with the files themselves;
+        or a `.zip`
+    language : default None
+        of titles and abstracts: one of xMIND's codes such as "jpn", or a folder
+        with xMIND's files
+    vectors : default None
+        of words: a file, a slice (`save_vectors`), a pair (archive, member), or a
+        name such as "glove.6B.100d"
+    validation : default 'last_day'
+        held out of train/: "last_day", "random" (5 %) or None; "dev": dev/
+        validates, test/ tests
+    empty_history : default 'keep'
+        impressions without clicks before them: "keep" or "drop"
+    malformed : default 'raise'
+        lines that cannot be read: "raise", or "skip" to leave them out and count
+        them
+    cache : default True
+        whether to keep the result in the usual folder, or a folder to keep it and
+        downloads in
+    seed : default 42
+        of the random validation split and of the vectors of missing words
+    name : default None
+        what results call it; None = MIND, with its size and language
+    **recipe
+        arguments of `feature_recipe`
+
+    Returns
+    -------
+    a `Dataset`
+    """
     _check_options(size, path, validation, empty_history, malformed)
     recipe = read_recipe(recipe)
     test = validation == "dev"

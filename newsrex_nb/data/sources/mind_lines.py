@@ -19,7 +19,13 @@ from ..schema import Histories
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #lines
 class Lines:
-    "Tab separated lines of files, and the record of those that could not be read."
+    """Tab separated lines of files, and the record of those that could not be read.
+
+    Parameters
+    ----------
+    malformed
+        "raise" or "skip"
+    """
 
     def __init__(self, malformed):  # "raise" or "skip"
         self.malformed = malformed
@@ -34,7 +40,19 @@ def bad(
     expected,  # what a line has to hold
     got,  # what it holds
 ):
-    "Raises the sentence about a line, or records the line."
+    """Raises the sentence about a line, or records the line.
+
+    Parameters
+    ----------
+    source
+        the file
+    number
+        of the line, from 1
+    expected
+        what a line has to hold
+    got
+        what it holds
+    """
     if self.malformed == "raise":
         raise wrong(
             expected,
@@ -64,7 +82,17 @@ def read(
     parse,  # function of a line's number and fields
 ):
     """Calls `parse(line number, fields)` for each line; a `ValueError` with
-    (expected, got) marks the line as malformed."""
+    (expected, got) marks the line as malformed.
+
+    Parameters
+    ----------
+    source
+        the file
+    columns
+        how many a line has
+    parse
+        function of a line's number and fields
+    """
     number = 0
     with open_bytes(source.file) as file:
         for number, line in enumerate(file, 1):
@@ -84,7 +112,13 @@ def read(
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #read-entities
 def read_entities(field):  # JSON, b"" or b"[]"
-    "The Wikidata ids of a list of entities, in order of appearance."
+    """The Wikidata ids of a list of entities, in order of appearance.
+
+    Parameters
+    ----------
+    field
+        JSON, b"" or b"[]"
+    """
     if len(field) < 3:
         return []
 
@@ -119,7 +153,17 @@ def read_news(
     lines,  # `Lines`
     articles,  # dict from id (bytes) to a dict of raw fields, to be added to
 ):
-    "Adds the articles of one file that are not there yet."
+    """Adds the articles of one file that are not there yet.
+
+    Parameters
+    ----------
+    source
+        of a news.tsv
+    lines
+        `Lines`
+    articles
+        dict from id (bytes) to a dict of raw fields, to be added to
+    """
 
     def parse(number, fields):
         if fields[0] not in articles:
@@ -130,7 +174,13 @@ def read_news(
 # %% ../../../nbs/data/sources/mind_lines.ipynb #clock
 @functools.lru_cache(2**17)
 def clock(text):  # b"9:05:58 AM"
-    "Seconds since midnight."
+    """Seconds since midnight.
+
+    Parameters
+    ----------
+    text
+        b"9:05:58 AM"
+    """
     parts = re.fullmatch(rb"(\d\d?):(\d\d):(\d\d) ([AP])M", text)
     if not parts:
         raise ValueError
@@ -143,7 +193,13 @@ def clock(text):  # b"9:05:58 AM"
 # %% ../../../nbs/data/sources/mind_lines.ipynb #midnight
 @functools.lru_cache(2**17)
 def midnight(text):  # b"11/15/2019"
-    "Seconds since 1970."
+    """Seconds since 1970.
+
+    Parameters
+    ----------
+    text
+        b"11/15/2019"
+    """
     parts = re.fullmatch(rb"(\d\d?)/(\d\d?)/(\d{4})", text)
     if not parts:
         raise ValueError
@@ -152,7 +208,13 @@ def midnight(text):  # b"11/15/2019"
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #seconds
 def mind_seconds(text):  # b"11/15/2019 9:05:58 AM"
-    "A time in seconds since 1970."
+    """A time in seconds since 1970.
+
+    Parameters
+    ----------
+    text
+        b"11/15/2019 9:05:58 AM"
+    """
     day, _, time = text.partition(b" ")
     try:
         return midnight(day) + clock(time)
@@ -162,7 +224,13 @@ def mind_seconds(text):  # b"11/15/2019 9:05:58 AM"
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #rows
 class Rows(dict):
-    "Rows by article id; unknown ids share one row and are remembered."
+    """Rows by article id; unknown ids share one row and are remembered.
+
+    Parameters
+    ----------
+    ids
+        of the articles, in the order of rows
+    """
 
     def __init__(self, ids):  # of the articles, in the order of rows
         super().__init__((id, row) for row, id in enumerate(ids, 1))
@@ -175,7 +243,13 @@ class Rows(dict):
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #codes
 class Codes(dict):
-    "Candidates as the file writes them -> 4 × row + label, where label 2 is none."
+    """Candidates as the file writes them -> 4 × row + label, where label 2 is none.
+
+    Parameters
+    ----------
+    rows
+        `Rows` that know the articles
+    """
 
     def __init__(self, rows):  # `Rows` that know the articles
         self.rows = rows
@@ -189,7 +263,13 @@ class Codes(dict):
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #tidy
 def tidy(ids):  # list of bytes
-    "Impression ids as int64 where that loses nothing, as strings where it does."
+    """Impression ids as int64 where that loses nothing, as strings where it does.
+
+    Parameters
+    ----------
+    ids
+        list of bytes
+    """
 
     def is_plain(id):
         return id.isdigit() and len(id) < 18 and (id == b"0" or id[0] != ord("0"))
@@ -224,7 +304,15 @@ def add(
     number,  # of the line, from 1
     fields,  # its columns, as bytes
 ):
-    "Takes one line up."
+    """Takes one line up.
+
+    Parameters
+    ----------
+    number
+        of the line, from 1
+    fields
+        its columns, as bytes
+    """
     candidates = fields[4].split()
     if not candidates:
         raise ValueError("candidates", "none")
@@ -255,7 +343,25 @@ def read_behaviors(
     users,  # `Numbering` of user ids, to be added to
     histories,  # `Numbering` of histories as texts, to be added to
 ):  # (the fields of `Behaviors` but for the histories, the places that can be used)
-    "The impressions of one file, in its order."
+    """The impressions of one file, in its order.
+
+    Parameters
+    ----------
+    source
+        of a behaviors.tsv
+    lines
+        `Lines`
+    codes
+        `Codes`
+    users
+        `Numbering` of user ids, to be added to
+    histories
+        `Numbering` of histories as texts, to be added to
+
+    Returns
+    -------
+    (the fields of `Behaviors` but for the histories, the places that can be used)
+    """
     impressions = _Impressions(codes, users, histories)
     lines.read(source, 5, impressions.add)
     shown = np.array(impressions.shown)
@@ -281,7 +387,19 @@ def parse_histories(
     texts,  # distinct histories as bytes, the empty one first
     rows,  # `Rows`
 ):  # `Histories`
-    "The rows of every history, at full length."
+    """The rows of every history, at full length.
+
+    Parameters
+    ----------
+    texts
+        distinct histories as bytes, the empty one first
+    rows
+        `Rows`
+
+    Returns
+    -------
+    `Histories`
+    """
     flat, ends = array("i"), array("q", [0])
     for text in texts:
         flat.extend(map(rows.__getitem__, text.split()))

@@ -59,7 +59,15 @@ def invent_words(
     rng,  # NumPy generator
     n,  # how many words
 ):
-    "Distinct pronounceable words."
+    """Distinct pronounceable words.
+
+    Parameters
+    ----------
+    rng
+        NumPy generator
+    n
+        how many words
+    """
     syllables = _syllables()
     tails = [""] * 30 + syllables
     drawn = [
@@ -83,7 +91,21 @@ def _cast(
 # %% ../../../nbs/data/sources/toy_text.ipynb #lexicon
 @dataclasses.dataclass
 class Lexicon:
-    "All words of a world in pools one after another: common words, topics, subtopics."
+    """All words of a world in pools one after another: common words, topics, subtopics.
+
+    Parameters
+    ----------
+    topic
+        (subtopics,) topic of each subtopic
+    words
+        (V,) words
+    sizes
+        (pools,) words in each pool
+    subtopics
+        names of the subtopics
+    entities
+        for each subtopic a list of (Wikidata id, label)
+    """
 
     topic: np.ndarray  # (subtopics,) topic of each subtopic
     words: np.ndarray  # (V,) words
@@ -100,7 +122,21 @@ class Lexicon:
         subtopic_words,  # words of each subtopic
         entities,  # names of each subtopic
     ):
-        "Makes up every word and name of a world."
+        """Makes up every word and name of a world.
+
+        Parameters
+        ----------
+        rng
+            a NumPy generator
+        topic
+            of each subtopic
+        topic_words
+            words of each topic
+        subtopic_words
+            words of each subtopic
+        entities
+            names of each subtopic
+        """
         common = [word for words in COMMON.values() for word in words]
         count = len(topic)
         pools = [len(words) for words in COMMON.values()]
@@ -142,7 +178,19 @@ def sentences(
     lengths,  # (texts,) in words
     shift,  # (texts,) where the grammar of each starts
 ):
-    "One list of words per text."
+    """One list of words per text.
+
+    Parameters
+    ----------
+    rng
+        a NumPy generator
+    subtopic
+        (texts,) what each is about
+    lengths
+        (texts,) in words
+    shift
+        (texts,) where the grammar of each starts
+    """
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     text = owner(offsets)
     kinds = list(COMMON)
@@ -191,7 +239,17 @@ def vectors(
     words,  # from number 2 on
     width,  # entries of a vector
 ):
-    "(V, width) float32: words of one subtopic, and of one topic, lie near each other."
+    """(V, width) float32: words of one subtopic, and of one topic, lie near each other.
+
+    Parameters
+    ----------
+    rng
+        NumPy generator
+    words
+        from number 2 on
+    width
+        entries of a vector
+    """
     centres = _centres(rng, self.topic, width)
     pool = self._pool_of_words()
     own_centre = centres[[pool.get(word, 0) for word in words]]
@@ -208,7 +266,27 @@ def text_lengths(
     least,  # shortest length
     most,  # longest length
 ):  # (n,) int64
-    "Whole log-normal numbers between two limits."
+    """Whole log-normal numbers between two limits.
+
+    Parameters
+    ----------
+    rng
+        NumPy generator
+    n
+        how many lengths
+    median
+        of the lengths, in words
+    spread
+        standard deviation of their logarithm
+    least
+        shortest length
+    most
+        longest length
+
+    Returns
+    -------
+    (n,) int64
+    """
     lengths = np.rint(median * np.exp(spread * rng.standard_normal(n)))
     return np.clip(lengths, least, most).astype(np.int64)
 
@@ -242,7 +320,21 @@ def toy_news(
     lexicon,  # a `Lexicon`
     subtopic,  # (articles,) what each article is about
 ):  # a `News`
-    "A news table: texts, and who is named in the titles."
+    """A news table: texts, and who is named in the titles.
+
+    Parameters
+    ----------
+    rng
+        a NumPy generator
+    lexicon
+        a `Lexicon`
+    subtopic
+        (articles,) what each article is about
+
+    Returns
+    -------
+    a `News`
+    """
     n = len(subtopic)
     shift = rng.choice([0, 2, 3], n)
     lengths = text_lengths(rng, n, 10.5, 0.35, 3, 34)

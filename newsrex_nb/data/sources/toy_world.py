@@ -81,7 +81,27 @@ _DAY = 86_400  # seconds
 # %% ../../../nbs/data/sources/toy_world.ipynb #oracle
 @dataclasses.dataclass
 class Oracle:
-    "The utility behind the clicks of a toy world: no model can rank better."
+    """The utility behind the clicks of a toy world: no model can rank better.
+
+    Parameters
+    ----------
+    topic
+        (subtopics,) topic of each subtopic
+    subtopic
+        (N,) subtopic of each article; row 0 is padding
+    published
+        (N,) int64 seconds
+    quality
+        (N,) between 0 and 1
+    peak
+        (N,) hours from birth to peak
+    favourites
+        (users + 1, 4) subtopics of lasting interest
+    hidden
+        (users + 1, topics) 1 for interests that no history shows
+    taste
+        (users + 1,) for the popular
+    """
 
     topic: np.ndarray  # (subtopics,) topic of each subtopic
     subtopic: np.ndarray  # (N,) subtopic of each article; row 0 is padding
@@ -113,7 +133,15 @@ def popularity(
     rows,  # (...) article rows
     time,  # (...) seconds
 ):
-    "How popular articles are at a time, between 0 and 1."
+    """How popular articles are at a time, between 0 and 1.
+
+    Parameters
+    ----------
+    rows
+        (...) article rows
+    time
+        (...) seconds
+    """
     age = (time - self.published[rows]) / 3600 / self.peak[rows]
     return self.quality[rows] * np.maximum(age, 0) * np.exp(1 - age)
 
@@ -136,7 +164,15 @@ def mood(
     log,  # a `Behaviors` of this world
     ordered,  # whether the order of clicks is read
 ):
-    "(impressions, subtopics) recent interest, from the last clicks or all of them."
+    """(impressions, subtopics) recent interest, from the last clicks or all of them.
+
+    Parameters
+    ----------
+    log
+        a `Behaviors` of this world
+    ordered
+        whether the order of clicks is read
+    """
     numbers, place = np.unique(log.history, return_inverse=True)
     longest = int(log.histories.lengths[numbers].max(initial=1))
     rows = log.histories.last(numbers, 12 if ordered else longest)
@@ -153,7 +189,19 @@ def parts(
     log,  # a `Behaviors` of this world
     ordered=True,  # whether the order of clicks is read
 ):  # {name: (candidates,)}
-    "The parts of the utility, each flat like the candidates."
+    """The parts of the utility, each flat like the candidates.
+
+    Parameters
+    ----------
+    log
+        a `Behaviors` of this world
+    ordered : default True
+        whether the order of clicks is read
+
+    Returns
+    -------
+    {name: (candidates,)}
+    """
     who = owner(log.offsets)
     rows = log.candidates
     about = self.subtopic[rows]
@@ -181,7 +229,19 @@ def scores(
     log,  # a `Behaviors` of this world
     without=(),  # parts to leave out: content, popularity, recency, identity, order
 ):  # (candidates,) expected utility
-    "The expected utility of every candidate, flat."
+    """The expected utility of every candidate, flat.
+
+    Parameters
+    ----------
+    log
+        a `Behaviors` of this world
+    without : default ()
+        parts to leave out: content, popularity, recency, identity, order
+
+    Returns
+    -------
+    (candidates,) expected utility
+    """
     without = (without,) if isinstance(without, str) else without
     for part in without:
         one_of("without", part, _PARTS)
@@ -519,7 +579,13 @@ def _vector_lines(data, rows):
 @dataclasses.dataclass
 class ToyData(Dataset):
     """A toy world as a data set: `oracle` knows its utility, `write_mind` writes it as
-    files."""
+    files.
+
+    Parameters
+    ----------
+    entity_names : default dataclasses.field(default_factory=dict)
+        Wikidata id -> label
+    """
 
     entity_names: dict = dataclasses.field(default_factory=dict)  # Wikidata id -> label
 
@@ -543,7 +609,21 @@ def write_mind(
     malformed=0,  # broken lines to add to each behaviors.tsv and news.tsv
     unlabelled=False,  # whether to write the test split once more, without labels, to test/
 ):  # the folder, a `Path`
-    "Writes the world in MIND's file format."
+    """Writes the world in MIND's file format.
+
+    Parameters
+    ----------
+    folder
+        where train/, dev/ and perhaps test/ are written
+    malformed : default 0
+        broken lines to add to each behaviors.tsv and news.tsv
+    unlabelled : default False
+        whether to write the test split once more, without labels, to test/
+
+    Returns
+    -------
+    the folder, a `Path`
+    """
     parts = dict(train=[s for s in (self.train, self.valid) if s is not None])
     if self.test is not None:
         parts["dev"] = [self.test]
@@ -585,7 +665,26 @@ def toy(
     recipe={},  # how texts become numbers, see `data.features`
     **sizes,  # other sizes than the scale's, such as `articles`, `users`, `impressions`, `valid`, `test`
 ):  # a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
-    "A data set from a world whose best reachable AUC is known."
+    """A data set from a world whose best reachable AUC is known.
+
+    Parameters
+    ----------
+    scale : default 'small'
+        "small" for examples, "mind-small" for MIND-small's counts
+    seed : default 0
+        every array is a function of it
+    vectors : default None
+        width of word vectors that know the topics; None = no word vectors
+    recipe : default {}
+        how texts become numbers, see `data.features`
+    **sizes
+        other sizes than the scale's, such as `articles`, `users`, `impressions`,
+        `valid`, `test`
+
+    Returns
+    -------
+    a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
+    """
     counts = _sizes(scale, sizes)
 
     def rng(purpose):

@@ -35,7 +35,23 @@ def translation_files(
     test=False,  # whether the articles of the large test set are wanted too
     cache=True,  # True for the usual folder of downloads, or a folder that has them
 ):  # list of what `open_bytes` takes
-    "The files that hold one language."
+    """The files that hold one language.
+
+    Parameters
+    ----------
+    language
+        one of xMIND's codes, or a folder or file with its files
+    size
+        of MIND: "demo", "small", "large", or None where MIND came from a path
+    test : default False
+        whether the articles of the large test set are wanted too
+    cache : default True
+        True for the usual folder of downloads, or a folder that has them
+
+    Returns
+    -------
+    list of what `open_bytes` takes
+    """
     packed = []
     plain = []
     for path in _paths_of(language, size, test, cache):
@@ -55,7 +71,13 @@ def translation_files(
 
 # %% ../../../nbs/data/sources/xmind.ipynb #unquote
 def unquote(field):  # one column of a line
-    "The field without the quotes that a spreadsheet puts around it."
+    """The field without the quotes that a spreadsheet puts around it.
+
+    Parameters
+    ----------
+    field
+        one column of a line
+    """
     inner = field[1:-1]
     in_quotes = len(field) > 1 and field[0] == field[-1] == '"'
     if in_quotes and '"' not in inner.replace('""', ""):
@@ -87,7 +109,17 @@ def _translation(
 def read_translations(
     files,  # what `open_bytes` takes
 ):  # {id: (title, abstract)}
-    "The titles and abstracts of some files; the first of two with one id counts."
+    """The titles and abstracts of some files; the first of two with one id counts.
+
+    Parameters
+    ----------
+    files
+        what `open_bytes` takes
+
+    Returns
+    -------
+    {id: (title, abstract)}
+    """
     texts = {}
     for file in files:
         with open_bytes(file) as lines:
@@ -102,7 +134,19 @@ def translate(
     news,  # a `News`
     translations,  # {id: (title, abstract)}
 ):  # (`News` with other texts, count of the articles that have them)
-    "The articles in another language."
+    """The articles in another language.
+
+    Parameters
+    ----------
+    news
+        a `News`
+    translations
+        {id: (title, abstract)}
+
+    Returns
+    -------
+    (`News` with other texts, count of the articles that have them)
+    """
     ids = news.ids.tolist()
     originals = zip(news.title, news.abstract)
     texts = [translations.get(id, original) for id, original in zip(ids, originals)]
@@ -123,7 +167,15 @@ def check_language(
     language,  # one of xMIND's codes, a folder or file, or None
     tokenizer,  # of the recipe
 ):
-    "Raises the sentence that lists the languages, or names a tokenizer that fits one."
+    """Raises the sentence that lists the languages, or names a tokenizer that fits one.
+
+    Parameters
+    ----------
+    language
+        one of xMIND's codes, a folder or file, or None
+    tokenizer
+        of the recipe
+    """
     if language and not Path(language).exists():
         one_of("language", str(language), tuple(LANGUAGES))
     if str(language) in UNSPACED and tokenizer == "word":
