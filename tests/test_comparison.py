@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from newsrex_nb.cli import main
-from newsrex_nb.experiments.compare_runs import gather
+from newsrex_nb.experiments.compare_runs import gather_scores
 from newsrex_nb.engine.scoring import scores
 from newsrex_nb.experiments.runs import reopen
 from newsrex_nb.metrics import ranking_metrics
@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
 
 
 def test_folders_without_scores_are_scored_again(runs):
-    found, data, log = gather(["runs/a/seed_1", "runs/a/seed_2", "runs/b"])
+    found, data, log = gather_scores(["runs/a/seed_1", "runs/a/seed_2", "runs/b"])
     assert [(name, [*of]) for name, of in found.items()] == [("NRMS recipe.learning_rate=0.002", [1, 2]), ("NRMS recipe.learning_rate=0.01", [1])]
     for folder, flat in zip(("runs/a/seed_1", "runs/a/seed_2", "runs/b"), (x for of in found.values() for x in of.values())):
         saved = json.loads(open(f"{folder}/test_results.json").read())["model"]["auc"]
@@ -39,12 +39,12 @@ def test_score_files_are_read_and_checked(runs):
     model, data, _ = reopen("runs/b")
     kept = dict(scores=-scores(model, data), labels=data.test.labels)
     save_file(kept, "runs/b/scores.safetensors")
-    found, _, log = gather(["runs/b"])
+    found, _, log = gather_scores(["runs/b"])
     assert (found["NRMS"][1] == kept["scores"]).all()
     save_file(kept | {"labels": 1 - kept["labels"]}, "runs/b/scores.safetensors")
-    with pytest.raises(ValueError, match="got other labels"): gather(["runs/b"])
+    with pytest.raises(ValueError, match="got other labels"): gather_scores(["runs/b"])
     save_file({"scores": kept["scores"][1:]}, "runs/b/scores.safetensors")
-    with pytest.raises(ValueError, match="got other scores"): gather(["runs/b"])
+    with pytest.raises(ValueError, match="got other scores"): gather_scores(["runs/b"])
     import os
     os.remove("runs/b/scores.safetensors")
 

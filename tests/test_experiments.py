@@ -14,7 +14,8 @@ from newsrex_nb.experiments import sweeps
 from newsrex_nb.cli import main
 from newsrex_nb.experiments.configuration import configure, key_table
 from newsrex_nb.core import InputError
-from newsrex_nb.experiments.runs import already_run, find_runs, key_of, reopen, run_key
+from newsrex_nb.experiments.run_keys import already_run, key_of, run_key
+from newsrex_nb.experiments.runs import find_runs, reopen
 from newsrex_nb.metrics import ranking_metrics
 from newsrex_nb.metrics.results import read_results
 from newsrex_nb.experiments.sweeps import sweep
