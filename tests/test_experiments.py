@@ -180,6 +180,28 @@ def test_reproduce_in_the_shell(aborted, monkeypatch, capsys):
     assert main(["reproduce", "card/nrsm"]) == 2 and "card/nrms" in capsys.readouterr().err
 
 
+def test_a_probe_of_two_seeds_is_not_repeated(tmp_path, monkeypatch, capsys):
+    "Seeds share the parts of a configuration; the width that the first model adopts is not the second one's wish."
+    monkeypatch.chdir(tmp_path)
+    words = ["probe", "model=nrms", "data.articles=300", "data.impressions=150", "data.test=150", "recipe.epochs=1", "seed=1,2", "results=probe.jsonl"]
+    assert main(words) == 0 and capsys.readouterr().out.count("nrms-toy, seed") == 2
+    lines = read_results("probe.jsonl")
+    assert [line["run"] for line in lines] == [key_of(line) for line in lines] and len({line["run"] for line in lines}) == 2
+    assert [line["config"]["asked"]["word_dim"] for line in lines] == [300, 300]
+    assert main(words) == 0 and "seed" not in capsys.readouterr().out.split("| ")[0]
+    assert len(read_results("probe.jsonl")) == 2
+
+
+def test_one_runner_for_all(aborted, tmp_path, monkeypatch, capsys):
+    "What `train` has written into a file of results, a runner with the same configuration does not make again."
+    from newsrex_nb.experiments.runner import Runner
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, "seed=1", "results=runs.jsonl"]) == 0
+    config = configure(*TINY, "seed=1")
+    (line,) = Runner("runs.jsonl").run([config], lambda lacking: pytest.fail("trained again"))
+    assert line == read_results("runs.jsonl")[0] == already_run("runs.jsonl", config)
+
+
 def test_help_stays_readable():
     for words in ([], ["preset=card/tccm"], ["model=nrms", "model.news_encoder=CNNTitle"]):
         lines = key_table(*words).split("\n")
