@@ -197,7 +197,8 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
     """
     if any(text.startswith("predictions=") for text in arguments):
         return evaluate_file(arguments)
-    from newsrex_nb.experiments.runs import measure, reopen
+    from newsrex_nb.experiments.runner import measure
+    from newsrex_nb.experiments.runs import reopen
 
     line = "newsrex evaluate RUN split=test"
     folder, keys, data = divide(arguments, line, dict(split="test"))
@@ -214,8 +215,10 @@ def predict_command(arguments):  # of the line behind `predict`
     arguments
         of the line behind `predict`
     """
-    from newsrex_nb.experiments.runs import reopen, shown
-    from newsrex_nb.evaluate.predictions import RANKED, check_predictions, predict
+    from newsrex_nb.experiments.runner import shown
+    from newsrex_nb.experiments.runs import reopen
+    from newsrex_nb.evaluate.measure import predict
+    from newsrex_nb.evaluate.predictions import RANKED, check_predictions
 
     keys = dict(path="prediction.zip", split="test")
     line = "newsrex predict RUN path=prediction.zip"
@@ -239,7 +242,8 @@ def evaluate_file(
         of the line behind `evaluate`, with predictions=FILE among them
     """
     from newsrex_nb.experiments.configuration import configure
-    from newsrex_nb.experiments.runs import load_data, measure
+    from newsrex_nb.experiments.building import load_data
+    from newsrex_nb.experiments.runner import measure
     from newsrex_nb.evaluate.predictions import FileScores, check_predictions
 
     keys = dict(predictions=None, split="test")
@@ -252,7 +256,7 @@ def evaluate_file(
         impressions = f"{number} impressions of {dataset.name}, {keys['split']}"
         return print(f"{path}: {impressions}, without labels; the leaderboard takes it")
     results = measure(scores, dataset, keys["split"])
-    print(_measured(results | dict(name=os.path.basename(path)), keys["split"]))
+    print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #ids
 def _ids(text):  # such as "N1,N2"
@@ -293,7 +297,7 @@ def table_command(arguments):  # of the line behind `table`
     arguments
         of the line behind `table`
     """
-    from newsrex_nb.experiments.compare_runs import write_csv
+    from newsrex_nb.experiments.comparison_tables import write_csv
     from newsrex_nb.metrics.results import comparison, markdown, one_data_set
     from newsrex_nb.metrics.results import read_runs, run_table
 
@@ -334,8 +338,9 @@ def protocols_command(arguments):  # of the line behind `protocols`
     arguments
         of the line behind `protocols`
     """
-    from newsrex_nb.experiments.compare_runs import as_markdown, protocols_of_runs
-    from newsrex_nb.experiments.compare_runs import write_csv
+    from newsrex_nb.experiments.compare_runs import protocols_of_runs
+    from newsrex_nb.experiments.comparison_tables import as_markdown
+    from newsrex_nb.experiments.comparison_tables import write_csv
 
     keys = dict(split="test", csv=None)
     folders, keys = words_and_keys(arguments, "newsrex protocols RUN …", keys)
@@ -353,12 +358,17 @@ def probe_command(arguments):  # of the line behind `probe`
     arguments
         of the line behind `probe`
     """
-    from newsrex_nb.experiments.compare_runs import as_markdown
+    from newsrex_nb.experiments.comparison_tables import as_markdown
     from newsrex_nb.experiments.probe import draw_probe, probe_models, probe_table
 
     keys, rest = dict(model=None, results=None, path=None), []
     for text in map(bracketed, arguments):
-        key, _, value = text.partition("=")
+        key, equals, value = text.partition("=")
+        if not equals:
+            remedy = (
+                f"write {text}=…" if text in keys else "write newsrex probe model=nrms"
+            )
+            raise wrong("key=value", repr(text), remedy=remedy)
         if key in keys:
             keys[key] = value
         else:
@@ -381,7 +391,7 @@ def ablate_command(arguments):  # of the line behind `ablate`
     """
     from newsrex_nb.experiments.ablations import QUESTIONS, ablate
     from newsrex_nb.experiments.ablations import effect_table, keep_effects
-    from newsrex_nb.experiments.compare_runs import as_markdown
+    from newsrex_nb.experiments.comparison_tables import as_markdown
 
     keys, rest = dict(results=None, effects=None, folder="runs/ablations"), []
     for text in map(bracketed, arguments):

@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from newsrex_nb.cli import main
-from newsrex_nb.experiments.compare_runs import gather
+from newsrex_nb.core import InputError
+from newsrex_nb.experiments.compare_runs import compare_runs, gather_scores
 from newsrex_nb.engine.scoring import scores
 from newsrex_nb.experiments.runs import reopen
 from newsrex_nb.metrics import ranking_metrics
@@ -28,7 +29,7 @@ def runs(tmp_path_factory):
 
 
 def test_folders_without_scores_are_scored_again(runs):
-    found, data, log = gather(["runs/a/seed_1", "runs/a/seed_2", "runs/b"])
+    found, data, log = gather_scores(["runs/a/seed_1", "runs/a/seed_2", "runs/b"])
     assert [(name, [*of]) for name, of in found.items()] == [("NRMS recipe.learning_rate=0.002", [1, 2]), ("NRMS recipe.learning_rate=0.01", [1])]
     for folder, flat in zip(("runs/a/seed_1", "runs/a/seed_2", "runs/b"), (x for of in found.values() for x in of.values())):
         saved = json.loads(open(f"{folder}/test_results.json").read())["model"]["auc"]
@@ -39,12 +40,12 @@ def test_score_files_are_read_and_checked(runs):
     model, data, _ = reopen("runs/b")
     kept = dict(scores=-scores(model, data), labels=data.test.labels)
     save_file(kept, "runs/b/scores.safetensors")
-    found, _, log = gather(["runs/b"])
+    found, _, log = gather_scores(["runs/b"])
     assert (found["NRMS"][1] == kept["scores"]).all()
     save_file(kept | {"labels": 1 - kept["labels"]}, "runs/b/scores.safetensors")
-    with pytest.raises(ValueError, match="got other labels"): gather(["runs/b"])
+    with pytest.raises(ValueError, match="got other labels"): gather_scores(["runs/b"])
     save_file({"scores": kept["scores"][1:]}, "runs/b/scores.safetensors")
-    with pytest.raises(ValueError, match="got other scores"): gather(["runs/b"])
+    with pytest.raises(ValueError, match="got other scores"): gather_scores(["runs/b"])
     import os
     os.remove("runs/b/scores.safetensors")
 
@@ -59,6 +60,17 @@ def test_compare(runs, capsys):
     assert open("ranks.png", "rb").read(4) == b"\x89PNG"
 
 
+def test_a_ranker_of_ones_own_beside_runs(runs):
+    "A function, and a file of another system, stand in the tables of runs."
+    from newsrex_nb.evaluate import predict
+    predict(lambda behaviors: -behaviors.candidates, reopen("runs/b")[1], "theirs.tsv")
+    rankers = {"newest": lambda behaviors: behaviors.candidates, "oldest": "theirs.tsv"}
+    said = compare_runs(["runs"], draws=50, slices=True, rankers=rankers)
+    of = {row.split(" | ")[0]: row.split(" | ") for row in said.replace("| ", "", 1).split("\n| ")}
+    assert float(of["newest"][2]) + float(of["oldest"][2]) == pytest.approx(1, abs=1e-4) and of["newest"][1] == ""
+    with pytest.raises(InputError, match="at least one run"): compare_runs([])
+
+
 def test_table_and_protocols(runs, capsys):
     assert main(["table", "runs", "csv=runs.csv"]) == 0
     rows, said = [*csv.DictReader(open("runs.csv"))], capsys.readouterr().out
@@ -71,7 +83,7 @@ def test_table_and_protocols(runs, capsys):
 
 @pytest.mark.parametrize("words, sentence", [
     (["compare"], "at least one path"), (["compare", "nowhere"], "a run, or a folder of runs"), (["compare", "x", "metrics=auc"], "'metrics'"),
-    (["table", "nowhere"], "a run, or a folder of runs"), (["probe"], "model=…"), (["probe", "model=nrm"], "nrm")])
+    (["table", "nowhere"], "a run, or a folder of runs"), (["probe"], "model=…"), (["probe", "model=nrms", "results"], "write results=…"), (["probe", "model=nrm"], "nrm")])
 def test_one_sentence(words, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2

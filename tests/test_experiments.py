@@ -14,7 +14,8 @@ from newsrex_nb.experiments import sweeps
 from newsrex_nb.cli import main
 from newsrex_nb.experiments.configuration import configure, key_table
 from newsrex_nb.core import InputError
-from newsrex_nb.experiments.runs import already_run, find_runs, key_of, reopen, run_key
+from newsrex_nb.experiments.run_keys import already_run, key_of, run_key
+from newsrex_nb.experiments.runs import find_runs, reopen
 from newsrex_nb.metrics import ranking_metrics
 from newsrex_nb.metrics.results import read_results
 from newsrex_nb.experiments.sweeps import sweep
@@ -177,6 +178,28 @@ def test_reproduce_in_the_shell(aborted, monkeypatch, capsys):
     assert main(words) == 0 and capsys.readouterr().out.count("already in") == 2 and open(path).read() == content
     assert main(["reproduce"]) == 0 and "| `card/nrms` |  | 0.6561 ± 0.0007 | *not yet run on MIND-small* | – |" in capsys.readouterr().out
     assert main(["reproduce", "card/nrsm"]) == 2 and "card/nrms" in capsys.readouterr().err
+
+
+def test_a_probe_of_two_seeds_is_not_repeated(tmp_path, monkeypatch, capsys):
+    "Seeds share the parts of a configuration; the width that the first model adopts is not the second one's wish."
+    monkeypatch.chdir(tmp_path)
+    words = ["probe", "model=nrms", "data.articles=300", "data.impressions=150", "data.test=150", "recipe.epochs=1", "seed=1,2", "results=probe.jsonl"]
+    assert main(words) == 0 and capsys.readouterr().out.count("nrms-toy, seed") == 2
+    lines = read_results("probe.jsonl")
+    assert [line["run"] for line in lines] == [key_of(line) for line in lines] and len({line["run"] for line in lines}) == 2
+    assert [line["config"]["asked"]["word_dim"] for line in lines] == [300, 300]
+    assert main(words) == 0 and "seed" not in capsys.readouterr().out.split("| ")[0]
+    assert len(read_results("probe.jsonl")) == 2
+
+
+def test_one_runner_for_all(aborted, tmp_path, monkeypatch, capsys):
+    "What `train` has written into a file of results, a runner with the same configuration does not make again."
+    from newsrex_nb.experiments.runner import Runner
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, "seed=1", "results=runs.jsonl"]) == 0
+    config = configure(*TINY, "seed=1")
+    (line,) = Runner("runs.jsonl").run([config], lambda lacking: pytest.fail("trained again"))
+    assert line == read_results("runs.jsonl")[0] == already_run("runs.jsonl", config)
 
 
 def test_help_stays_readable():

@@ -16,7 +16,7 @@ from newsrex_nb.experiments import loggers, runs
 from newsrex_nb.train import loop
 from newsrex_nb.experiments.configuration import configure
 from newsrex_nb.core import InputError
-from newsrex_nb.experiments.runs import load_data
+from newsrex_nb.experiments.building import load_data
 
 TINY = ("model.num_heads=2", "model.head_dim=8", "data.vectors=16", "model.query_dim=8", "model.title_length=8", "recipe.epochs=2",
         "recipe.chunk=4", "data.articles=200", "data.users=50", "data.impressions=200", "data.valid=50", "data.test=60")

@@ -17,6 +17,7 @@ from ..data.features import COLUMNS, PLANNERS
 from .plans import choose_widths, group_of
 from ..data.schema import segments, take
 from .device import BUDGET, Tables, device_tables, program, values_of
+from .rankers import Ranker, checked_scores, ranker_name
 
 # %% ../../nbs/engine/scoring.ipynb #text-groups
 def text_groups(model, data):
@@ -554,18 +555,17 @@ def _cached_scores(scorer, behaviors):
 
 # %% ../../nbs/engine/scoring.ipynb #scores
 def scores(
-    model,  # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
+    model,  # a `NewsRecommender`, or a `Ranker` such as a baseline
     data,  # a `Dataset`
     split="test",  # "train", "valid", "test", or `Behaviors` of this data set
     **options,  # of `Scorer`
-):  # (candidates,) float32 logits, flat, in the order of the split's candidates
+):  # (candidates,) float32 logits (see `checked_scores`), flat, in the split's order
     """Scores every candidate of every impression, those of a model from caches.
 
     Parameters
     ----------
     model
-        a `NewsRecommender`, or anything with `scores(behaviors)`, such as a
-        baseline
+        a `NewsRecommender`, or a `Ranker` such as a baseline
     data
         a `Dataset`
     split : default 'test'
@@ -575,16 +575,18 @@ def scores(
 
     Returns
     -------
-    (candidates,) float32 logits, flat, in the order of the split's candidates
+    (candidates,) float32 logits (see `checked_scores`), flat, in the split's order
     """
     import keras
 
     behaviors = data.split(split) if isinstance(split, str) else split
-    if hasattr(model, "scores"):
-        return model.scores(behaviors)
-    if keras.config.backend() != "jax":
-        return direct_scores(model, data, behaviors)
-    return _cached_scores(Scorer(model, data, **options), behaviors)
+    if isinstance(model, Ranker):
+        flat = model.scores(behaviors)
+    elif keras.config.backend() != "jax":
+        flat = direct_scores(model, data, behaviors)
+    else:
+        flat = _cached_scores(Scorer(model, data, **options), behaviors)
+    return checked_scores(flat, behaviors, ranker_name(model))
 
 # %% ../../nbs/engine/scoring.ipynb #direct-inputs
 def _direct_inputs(model, data, behaviors, block, rows):

@@ -1,4 +1,5 @@
 """Models measured: scores, metrics, files of predictions, baselines, intervals, reasons."""
+from ..engine.rankers import Ranker
 from ..engine.scoring import direct_scores, scores
-from .measure import evaluate
-from .predictions import predict
+from .measure import evaluate, predict
+from .rankers import ranker_of

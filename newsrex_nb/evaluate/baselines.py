@@ -13,12 +13,18 @@ from ..data.schema import owner
 
 # %% ../../nbs/evaluate/baselines.ipynb #random
 class RandomScores:
-    "Every candidate at random."
+    """Every candidate at random.
 
-    def __init__(self, seed=0):
+    Parameters
+    ----------
+    seed : default 0
+        of the draws
+    """
+
+    def __init__(self, seed=0):  # of the draws
         self.seed = seed
 
-    def scores(self, behaviors):
+    def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
         number = len(behaviors.candidates)
         return generator(self.seed, "random").random(number, dtype=np.float32)
 
@@ -43,13 +49,27 @@ class ClicksSoFar:
             keys.append(self.key(log.candidates[clicked], hours))
         self.events = np.sort(np.concatenate(keys))
 
-    def key(self, rows, hours):
+    def key(
+        self,
+        rows,  # of articles
+        hours,  # since the log's first
+    ):  # int64, ordered by article and then by hour
         return rows.astype(np.int64) << 32 | np.asarray(hours, np.int64)
 
 # %% ../../nbs/evaluate/baselines.ipynb #popularity-scores
 @patch_to(ClicksSoFar)
-def scores(self, behaviors):
-    "The clicks of each candidate in earlier hours, flat."
+def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
+    """The clicks of each candidate in earlier hours, flat.
+
+    Parameters
+    ----------
+    behaviors
+        `Behaviors`
+
+    Returns
+    -------
+    (candidates,) float32
+    """
     hours = self.data.hour(behaviors.time)[owner(behaviors.offsets)]
     now = self.key(behaviors.candidates, hours)
     begin = self.key(behaviors.candidates, np.zeros_like(hours))
@@ -59,12 +79,18 @@ def scores(self, behaviors):
 
 # %% ../../nbs/evaluate/baselines.ipynb #category-match
 class CategoryMatch:
-    "The share of a user's clicks that are of the candidate's category."
+    """The share of a user's clicks that are of the candidate's category.
 
-    def __init__(self, data):
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    """
+
+    def __init__(self, data):  # a `Dataset`
         self.category = data.features["category"]
 
-    def scores(self, behaviors):
+    def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
         histories = behaviors.histories
         kinds = int(self.category.max()) + 1
         flat = owner(histories.offsets) * kinds + self.category[histories.rows]

@@ -85,8 +85,8 @@ def student(freedom):  # degrees of freedom, 1 or more
     """
     freedom = float(np.clip(freedom, 1, 1e5))
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2**15 + 1)
-    density = np.maximum(np.cos(angle), 0) ** (freedom - 1)
-    below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    density = np.cos((angle[1:] + angle[:-1]) / 2) ** (freedom - 1)
+    below = np.concatenate([[0], np.cumsum(density)])
     below /= below[-1]
 
     def share_below(t):
@@ -244,13 +244,15 @@ class Comparison:
 @patch_to(Comparison)
 def sd(
     self,
-    name,
+    name,  # of a model
     sample=True,  # whether squares are divided by n - 1, or by n
 ):
     """The spread of a model's seeds, NaN where there is one.
 
     Parameters
     ----------
+    name
+        of a model
     sample : default True
         whether squares are divided by n - 1, or by n
     """
@@ -391,8 +393,14 @@ def rank(self, name):  # (best, worst)
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #ranking-letters
 @patch_to(Ranking)
-def letters(self, name):
-    "The groups of a model as letters; two models share one unless they are told apart."
+def letters(self, name):  # of a model
+    """The groups of a model as letters; two models share one unless they are told apart.
+
+    Parameters
+    ----------
+    name
+        of a model
+    """
     at = self.names.index(name)
     return "".join(
         chr(97 + n) if n < 26 else f"({n + 1})"

@@ -49,8 +49,23 @@ def any_click(
     return np.bincount(who, minlength=len(log)) > 0
 
 # %% ../../nbs/evaluate/slices.ipynb #by-user
-def by_user(data, log):
-    "Users seen in training, and others."
+def by_user(
+    data,  # a `Dataset`
+    log,  # labelled `Behaviors` of it
+):  # {slice: (B,) bool}
+    """Users seen in training, and others.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        labelled `Behaviors` of it
+
+    Returns
+    -------
+    {slice: (B,) bool}
+    """
     seen = (log.user > 0) & (log.user <= data.trained_users)
     return {"seen in training": seen, "not seen in training": ~seen}
 
@@ -63,14 +78,18 @@ def _bin_label(start, end):
 
 
 def by_history(
-    data,
-    log,
+    data,  # a `Dataset`
+    log,  # `Behaviors` of it
     ends=(0, 5, 10, 20, 50),  # the longest history of each bin but the last
 ):
     """Histories by length.
 
     Parameters
     ----------
+    data
+        a `Dataset`
+    log
+        `Behaviors` of it
     ends : default (0, 5, 10, 20, 50)
         the longest history of each bin but the last
     """
@@ -83,8 +102,23 @@ def by_history(
     return {**bins, f"{start} or more": length >= start}
 
 # %% ../../nbs/evaluate/slices.ipynb #by-article
-def by_article(data, log):
-    "Clicks on articles of the training log, on new ones, or on both."
+def by_article(
+    data,  # a `Dataset`
+    log,  # labelled `Behaviors` of it
+):  # {slice: (B,) bool}
+    """Clicks on articles of the training log, on new ones, or on both.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        labelled `Behaviors` of it
+
+    Returns
+    -------
+    {slice: (B,) bool}
+    """
     known = training_articles(data)[log.candidates]
     old = any_click(log, known)
     new = any_click(log, ~known)
@@ -92,14 +126,18 @@ def by_article(data, log):
 
 # %% ../../nbs/evaluate/slices.ipynb #by-hour
 def by_hour(
-    data,
-    log,
+    data,  # a `Dataset`
+    log,  # `Behaviors` of it
     step=6,  # hours of a slice
 ):
     """Times of day.
 
     Parameters
     ----------
+    data
+        a `Dataset`
+    log
+        `Behaviors` of it
     step : default 6
         hours of a slice
     """
@@ -110,8 +148,23 @@ def by_hour(
     }
 
 # %% ../../nbs/evaluate/slices.ipynb #by-category
-def by_category(data, log):
-    "Categories of clicked articles, the largest first."
+def by_category(
+    data,  # a `Dataset`
+    log,  # labelled `Behaviors` of it
+):  # {slice: (B,) bool}
+    """Categories of clicked articles, the largest first.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        labelled `Behaviors` of it
+
+    Returns
+    -------
+    {slice: (B,) bool}
+    """
     names = np.array(data.news.category)[log.candidates]
     masks = {
         name or "without category": any_click(log, names == name)

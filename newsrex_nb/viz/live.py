@@ -16,6 +16,7 @@ from ..data.schema import take
 from ..metrics.ranking import per_impression
 from ..metrics.results import heading
 from ..engine.scoring import scores
+from ..evaluate.rankers import ranker_of
 from .pictures import COLORS, log_of
 
 # %% ../../nbs/viz/live.ipynb #notebook-display
@@ -170,7 +171,7 @@ def new_figure(panels, width):  # how many, inches of each
 # %% ../../nbs/viz/live.ipynb #clock-figure
 def clock_figure(
     clocks,  # {name: `Clock`}, or one
-    metric="auc",
+    metric="auc",  # what was measured
 ):
     """Metric per hour and so far, as a picture.
 
@@ -178,6 +179,8 @@ def clock_figure(
     ----------
     clocks
         {name: `Clock`}, or one
+    metric : default 'auc'
+        what was measured
     """
     figure, axes = new_figure(1, 7)
     clock_panel(axes[0], {"": clocks} if isinstance(clocks, Clock) else clocks, metric)
@@ -193,7 +196,7 @@ def _piece_ends(times, pieces):
 
 # %% ../../nbs/viz/live.ipynb #watch-evaluation
 def watch_evaluation(
-    model,  # a `NewsRecommender`, or anything with `scores(behaviors)`, such as a baseline
+    model,  # a `NewsRecommender`, or a ranker that scores any part of the split
     data,  # a `Dataset`
     split="test",  # or labelled `Behaviors`
     metric="auc",  # see `metrics.ranking`
@@ -205,8 +208,7 @@ def watch_evaluation(
     Parameters
     ----------
     model
-        a `NewsRecommender`, or anything with `scores(behaviors)`, such as a
-        baseline
+        a `NewsRecommender`, or a ranker that scores any part of the split
     data
         a `Dataset`
     split : default 'test'
@@ -223,6 +225,7 @@ def watch_evaluation(
     the `Clock`
     """
     log, canvas, values = log_of(data, split), canvas or Canvas(), []
+    ranker = ranker_of(model, data)
     if pieces < 1:
         raise wrong("at least one piece", pieces, where="pieces")
     order = np.argsort(log.time, kind="stable")
@@ -230,11 +233,7 @@ def watch_evaluation(
     start = 0
     for end in _piece_ends(log.time[order], pieces):
         piece = take(log, order[start:end])
-        flat = (
-            model.scores(piece)
-            if hasattr(model, "scores")
-            else scores(model, data, piece)
-        )
+        flat = scores(ranker, data, piece)
         measured = per_impression(flat, piece.labels, piece.offsets, metric)
         values.append(measured[metric])
         clock = Clock.of(log.time[order[:end]], np.concatenate(values))
@@ -279,10 +278,18 @@ class LiveMetrics(keras.callbacks.Callback):
         self.clocks = {}
         self.at = -np.inf
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self,
+        epoch,  # counted from 0
+        logs=None,  # metrics, as Keras gives them
+    ):
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self,
+        batch,  # number of the step in its epoch, counted from 0
+        logs=None,  # metrics, as Keras gives them
+    ):
         self.steps.append(self.epoch * self.params["steps"] + batch + 1)
         self.losses.append(logs["loss"])
         if time.monotonic() - self.at < self.every:
@@ -292,8 +299,20 @@ class LiveMetrics(keras.callbacks.Callback):
 
 # %% ../../nbs/viz/live.ipynb #live-epoch
 @patch_to(LiveMetrics)
-def on_epoch_end(self, epoch, logs=None):
-    "Measures the validation split hour by hour, and draws."
+def on_epoch_end(
+    self,
+    epoch,  # counted from 0
+    logs=None,  # metrics, as Keras gives them
+):
+    """Measures the validation split hour by hour, and draws.
+
+    Parameters
+    ----------
+    epoch
+        counted from 0
+    logs : default None
+        metrics, as Keras gives them
+    """
     if self.log is not None:
         log, metric = self.log, self.metric
         flat = scores(self.model, self.data, log)
