@@ -11,7 +11,8 @@ from newsrex_nb.data import toy
 from newsrex_nb.data.features import COLUMNS, PLANNERS, column, planner, table
 from newsrex_nb.layers.attention import masked_softmax
 from newsrex_nb.layers.text import WordEmbedding
-from newsrex_nb.models.base import NewsRecommender, weight_names
+from newsrex_nb.models.base import NewsRecommender
+from newsrex_nb.models.weights import weight_names
 
 
 @column("probe_ctr", hours=True)

@@ -15,7 +15,7 @@ from newsrex_nb.data.schema import Behaviors, Dataset, make_histories, news_tabl
 from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.losses import softmax_loss
 from newsrex_nb.models import NRMS
-from newsrex_nb.models.base import weight_names
+from newsrex_nb.models.weights import weight_names
 from probes import shaken, tiny, world
 
 
