@@ -9,9 +9,11 @@ from keras import ops
 from newsrex_nb.core import generator
 from newsrex_nb.data import toy
 from newsrex_nb.data.features import COLUMNS, PLANNERS, column, planner, table
+from newsrex_nb.data.graphs import Planner
 from newsrex_nb.layers.attention import masked_softmax
 from newsrex_nb.layers.text import WordEmbedding
-from newsrex_nb.models.base import NewsRecommender, weight_names
+from newsrex_nb.models.base import NewsRecommender
+from newsrex_nb.models.weights import weight_names
 
 
 @column("probe_ctr", hours=True)
@@ -36,14 +38,14 @@ def probe_neighbours(features):
     return np.where((rows > 0) & (rows % 5 > 0) & (np.arange(3) < 1 + rows % 3), near, 0).astype(np.int32)
 
 
-class Walk:
+class Walk(Planner):
     "Subgraphs: the clicked articles and one more for each, linked by a fixed rule."
-    nodes = 24
+    places = 24
 
     def __init__(self, rows): self.after = np.where(np.arange(rows) > 0, 1 + np.arange(rows) * 5 % (rows - 1), 0).astype(np.int32)
 
-    def plan(self, numbers, clicked):
-        nodes, mapping = np.zeros((len(clicked), self.nodes), np.int32), np.zeros(clicked.shape, np.int32)
+    def plan(self, numbers, clicked, places=None):
+        nodes, mapping = np.zeros((len(clicked), self.places), np.int32), np.zeros(clicked.shape, np.int32)
         for i, rows in enumerate(clicked):
             found = list(dict.fromkeys([*rows[rows > 0].tolist(), *self.after[rows[rows > 0]].tolist()]))
             nodes[i, :len(found)] = found
@@ -58,10 +60,10 @@ class Walk:
 def probe_walk(features): return Walk(len(features))
 
 
-class Padded:
+class Padded(Planner):
     "A planner whose subgraphs have two more empty places."
     def __init__(self, inner): self.inner, self.reach = inner, inner.reach
-    def plan(self, numbers, clicked):
+    def plan(self, numbers, clicked, places=None):
         nodes, adjacency, mapping = self.inner.plan(numbers, clicked)
         return np.pad(nodes, ((0, 0), (0, 2))), np.pad(adjacency, ((0, 0), (0, 2), (0, 2))), mapping
 

@@ -12,7 +12,7 @@ from newsrex_nb.data import give_vectors, toy
 from newsrex_nb.data.article_vectors import write_vectors
 from newsrex_nb.evaluate import evaluate
 from newsrex_nb.layers.vectors import ArticleVectors
-from newsrex_nb.models.base import weight_names
+from newsrex_nb.models.weights import weight_names
 from newsrex_nb.recommend import Recommender
 from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.train import fit, set_precision

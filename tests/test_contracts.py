@@ -15,7 +15,8 @@ from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.layers.attention import AdditiveUser
 from newsrex_nb.layers.text import CNNTitle
 from newsrex_nb.losses import loss_function
-from newsrex_nb.models.base import NewsRecommender, weight_names
+from newsrex_nb.models.base import NewsRecommender
+from newsrex_nb.models.weights import weight_names
 from newsrex_nb.train.steps import batch_loss, plain_logits, shared_logits
 from newsrex_nb.train import fit, set_precision
 from probes import PROBES, copied, more_candidates, shaken, tiny, wider, world

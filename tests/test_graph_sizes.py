@@ -11,7 +11,7 @@ from newsrex_nb.train.batches import Batches, plan
 from newsrex_nb.data.graphs import ClickPlanner
 from newsrex_nb.engine.device import device_tables
 from newsrex_nb.losses import loss_function
-from newsrex_nb.models.base import weight_names
+from newsrex_nb.models.weights import weight_names
 from newsrex_nb.engine.scoring import scores
 from newsrex_nb.train.steps import batch_loss, shared_logits
 from probes import shaken, tiny, world

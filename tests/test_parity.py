@@ -1,4 +1,5 @@
 """Against independent computations: NRMS in slow NumPy, a worked example of its masks, statistics of sampling, two processes."""
+import json
 import os
 import subprocess
 import sys
@@ -7,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from newsrex_nb.core import generator
+from newsrex_nb import hub
+from newsrex_nb.core import InputError, generator
 from newsrex_nb.train.batches import Batches
 from newsrex_nb.data.features import Features
 from newsrex_nb.data.samples import Samples, draw_negatives
 from newsrex_nb.data.schema import Behaviors, Dataset, make_histories, news_table
 from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.losses import softmax_loss
-from newsrex_nb.models import NRMS
-from newsrex_nb.models.base import weight_names
+from newsrex_nb.models import CROWN, NRMS
+from newsrex_nb.models.weights import weight_names
 from probes import shaken, tiny, world
 
 
@@ -60,6 +62,19 @@ def test_masks_of_the_worked_example():
     weight_names(model)["news_encoder.words.embeddings"].assign([[9, 9], [9, 9], [1, 0], [0, 1], [2, 2]]) # padding: what must not be seen
     for found in (scores(model, data), direct_scores(model, data, log)): np.testing.assert_allclose(found, [1.25, 5, 5, 1.25], rtol=1e-6)
     np.testing.assert_allclose(softmax_loss(found.reshape(2, 2), np.array([0, 1])), [3.773245] * 2, rtol=1e-5)
+
+
+def test_a_rebuilt_defect_is_no_mode(tmp_path):
+    "CROWN's mode \"official\" stands in the museum; a call or a folder that names it is told so."
+    data = world()
+    model = tiny(CROWN, data, mode="masked")
+    folder = hub.save(tmp_path / "run", model, data.features)
+    assert hub.load(folder)[0].mode == "masked"
+    about = json.loads((folder / "config.json").read_text())
+    about["config"]["mode"] = "official"
+    (folder / "config.json").write_text(json.dumps(about))
+    for use in (lambda: hub.load(folder), lambda: tiny(CROWN, data, mode="official")):
+        with pytest.raises(InputError, match="rebuilt a defect.*OfficialCROWN.*museum of defects"): use()
 
 
 def test_every_negative_is_as_likely():

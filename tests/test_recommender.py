@@ -167,7 +167,7 @@ def test_few_places(monkeypatch):
     histories, ids = [request(data, i)[0][0] for i in range(12)], data.news.ids[1:].tolist()
     for candidates in (ids, [ids[i:i + 30] for i in range(12)]):
         for a, b in zip(small.score(histories, candidates), rec.score(histories, candidates)): same(a, b)
-    assert len(small.desk.shelf.row) == 40 < len(data.news)
+    assert len(small.scorer.slots) == 40 < len(data.news)
 
 
 def test_threads():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['normalised', 'hashed_vectors', 'text_vectors', 'news_vectors', 'nearest', 'places', 'expand', 'similar_news',
-           'training_histories', 'first_of', 'ClickGraph', 'click_edges', 'packed_edges', 'numbered_edges',
+           'training_histories', 'first_of', 'ClickGraph', 'click_edges', 'Planner', 'packed_edges', 'numbered_edges',
            'ClickPlanner', 'click_graph', 'click_graph_top8', 'entity_pairs', 'entity_neighbours']
 
 # %% ../../nbs/data/graphs.ipynb #imports
@@ -457,6 +457,66 @@ def click_edges(features):
     without = [] if unknown is None else [unknown]
     return ClickGraph(train.histories, numbers, len(features), without)
 
+# %% ../../nbs/data/graphs.ipynb #planner-class
+class Planner:
+    "What makes a graph around each history; a subclass writes `plan`."
+
+    places = 0  # nodes of a graph, at most; 0: not known
+    widths = ()  # numbers of places that a call can ask for, growing; (): no choice
+
+    def plan(
+        self,
+        numbers,  # (n,) of the histories
+        clicked,  # (n, H) rows of their clicks, 0 pads
+        places=None,  # M, where there is a choice; None: as many as there can be
+    ):
+        """(nodes (n, M) rows, 0 fills up; edges (n, M, …) as the model reads them; place
+        of each click among the nodes (n, H)).
+
+        Parameters
+        ----------
+        numbers
+            (n,) of the histories
+        clicked
+            (n, H) rows of their clicks, 0 pads
+        places : default None
+            M, where there is a choice; None: as many as there can be
+        """
+        raise NotImplementedError
+
+    def members(self, numbers, clicked, places=None):  # as for `plan` -> (n, M) rows
+        """The nodes alone.
+
+        Returns
+        -------
+        (n, M) rows
+        """
+        return self.plan(numbers, clicked, places)[0]
+
+    def count(self, clicked):  # as for `plan` -> (n,)
+        """How many nodes each graph has.
+
+        Parameters
+        ----------
+        clicked
+            as for `plan`
+
+        Returns
+        -------
+        (n,)
+        """
+        numbers = np.zeros(len(clicked), np.int32)
+        return np.count_nonzero(self.members(numbers, clicked), axis=1)
+
+    def reach(self, numbers, clicked):  # as for `plan` -> distinct rows
+        """All articles that the graphs touch, and row 0.
+
+        Returns
+        -------
+        distinct rows
+        """
+        return np.unique(np.append(self.members(numbers, clicked), 0))
+
 # %% ../../nbs/data/graphs.ipynb #packed-edges
 def packed_edges(
     planner,  # a `ClickPlanner`
@@ -518,7 +578,7 @@ def numbered_edges(
     return out
 
 # %% ../../nbs/data/graphs.ipynb #click-planner
-class ClickPlanner:
+class ClickPlanner(Planner):
     """Subgraphs of a click graph around histories, in a fixed number of places.
 
     Parameters
@@ -618,7 +678,10 @@ def found(self, clicked):  # (n, H) rows -> n arrays of rows
 
 # %% ../../nbs/data/graphs.ipynb #count
 @patch_to(ClickPlanner)
-def count(self, clicked):
+def count(
+    self,
+    clicked,  # (n, H) rows
+):
     return np.array([len(nodes) for nodes in self.found(clicked)])  # (n,)
 
 # %% ../../nbs/data/graphs.ipynb #members

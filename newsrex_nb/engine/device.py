@@ -98,8 +98,16 @@ def eager(
         return function(model, *tensors)
 
 # %% ../../nbs/engine/device.ipynb #values-of
-def values_of(model):
-    "The current values of all variables of `model`."
+def values_of(
+    model,  # a `NewsRecommender`
+):
+    """The current values of all variables of `model`.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    """
     return [v.value for v in model.variables]
 
 # %% ../../nbs/engine/device.ipynb #column

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['group_of', 'choose_widths', 'distinct', 'demand', 'capacities_at', 'choose_capacities', 'Allocated', 'allocate',
-           'choose_blocks']
+           'choose_blocks', 'history_widths', 'half_widths', 'known_users']
 
 # %% ../../nbs/engine/plans.ipynb #imports
 import dataclasses, functools
@@ -156,9 +156,24 @@ def demand(
     return np.bincount(cells, minlength=batches * groups).reshape(batches, groups)
 
 # %% ../../nbs/engine/plans.ipynb #capacities-at
-def capacities_at(needs, quantiles):
+def capacities_at(
+    needs,  # (batches, G) distinct rows wanted
+    quantiles,  # (G,) of the groups' demand
+):  # (G,) places
     """Places per group when each but the last holds this quantile of its demand, and
-    spills the rest upwards."""
+    spills the rest upwards.
+
+    Parameters
+    ----------
+    needs
+        (batches, G) distinct rows wanted
+    quantiles
+        (G,) of the groups' demand
+
+    Returns
+    -------
+    (G,) places
+    """
     spilled = np.zeros(len(needs), np.int64)
     places = []
     for g in range(needs.shape[1]):
@@ -325,3 +340,59 @@ def choose_blocks(
         }
         best = {end: min(pair, key=lambda cut: cut[0]) for end, pair in cuts.items()}
     return best[places][1]
+
+# %% ../../nbs/engine/plans.ipynb #history-widths
+def history_widths(
+    longest,  # clicks that a model reads
+):  # growing, the last one is `longest`
+    """Widths of the arrays in which histories are read.
+
+    Parameters
+    ----------
+    longest
+        clicks that a model reads
+
+    Returns
+    -------
+    growing, the last one is `longest`
+    """
+    return [*(width for width in (8, 16, 32) if width < longest), longest]
+
+# %% ../../nbs/engine/plans.ipynb #half-widths
+def half_widths(
+    widths,  # (F,) of text fields
+):  # (G, F), growing, the last one is `widths`
+    """Widths for articles whose texts all fit into half the width, and for the others.
+
+    Parameters
+    ----------
+    widths
+        (F,) of text fields
+
+    Returns
+    -------
+    (G, F), growing, the last one is `widths`
+    """
+    full = np.array(widths)
+    return np.unique([-(-full // 2), full], axis=0)
+
+# %% ../../nbs/engine/plans.ipynb #known-users
+def known_users(
+    users,  # (n,) numbers in the log
+    known,  # how many the model knows, the largest of its numbers
+):  # (n,) int32
+    """Users as a model numbers them.
+
+    Parameters
+    ----------
+    users
+        (n,) numbers in the log
+    known
+        how many the model knows, the largest of its numbers
+
+    Returns
+    -------
+    (n,) int32
+    """
+    users = np.asarray(users)
+    return np.where(users <= known, users, 0).astype(np.int32)

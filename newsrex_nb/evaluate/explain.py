@@ -14,7 +14,7 @@ from ..data.features import COLUMNS, PLANNERS
 from ..data.schema import Behaviors, make_histories
 from ..engine.device import device_tables, program, values_of
 from ..layers.attention import seen_weights
-from ..models.base import columns, forward, gather_batch
+from ..models.forward import columns, forward, gather_batch
 from ..engine.scoring import blocks_of, scores
 
 # %% ../../nbs/evaluate/explain.ipynb #steps
@@ -188,7 +188,7 @@ def word_weights(
     length, count = texts[field], len(articles)
     extra = [*articles, articles[0]] if count == 1 else articles
     weights = attention(model, data, articles[:1], extra, user)
-    shapes = (len(extra), length), (1, len(extra), model.reads[field])
+    shapes = (len(extra), length), (1, len(extra), length)
     same = pooled(weights, ("candidates", "score"), *shapes)
     which = [name for name, width in texts.items() if width == length].index(field)
     per_word = same[which].reshape(len(extra), -1)[:count, :length]

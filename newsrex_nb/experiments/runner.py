@@ -21,7 +21,7 @@ from ..evaluate.rankers import GivenScores
 from .building import build_model, load_data
 from .run_keys import lines_by_key, run_key
 from ..metrics.results import append_result
-from ..models.base import weight_names
+from ..models.weights import weight_names
 
 # %% ../../nbs/experiments/runner.ipynb #shown
 def shown(

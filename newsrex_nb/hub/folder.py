@@ -20,7 +20,8 @@ from ..core import InputError, atomic, one_of, wrong
 from ..data.features import Features
 from ..data.schema import news_table
 from ..layers.attention import Encoder
-from ..models.base import NewsRecommender, weight_names
+from ..models.base import NewsRecommender
+from ..models.weights import weight_names
 from ..metrics.results import portable
 
 # %% ../../nbs/hub/folder.ipynb #write-text

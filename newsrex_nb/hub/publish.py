@@ -18,7 +18,7 @@ from .folder import FORMAT, fetch, load, open_folder, read_handle
 from .folder import read_json, save, upload, write_json, write_text
 from ..core import fingerprint, wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
-from ..models.base import weight_names
+from ..models.weights import weight_names
 from ..metrics.results import portable
 
 # %% ../../nbs/hub/publish.ipynb #without-users

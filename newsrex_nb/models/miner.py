@@ -256,8 +256,6 @@ class MINER(NewsRecommender):
         name
     """
 
-    keeps_clicks = True
-
     def __init__(
         self,
         sizes,  # `Sizes` or a mapping
@@ -316,8 +314,6 @@ def _make_interests(
         self.categories = WordEmbedding(
             self.sizes.categories, category_dim, seed=seed_categories, **policy
         )
-    projected = self.chooser and self.side == "interests"
-    self.pairs_per_call = 1024 if projected else 4096
 
 # %% ../../nbs/models/miner.ipynb #encode-news
 @patch_to(MINER)
@@ -372,7 +368,7 @@ def encode_user(
     context,  # dict; `clicked` has the clicks' categories (B, H)
     training=False,  # not looked at: nothing is dropped here
 ):
-    """Clicks (B, H, D) and what the codes make of them, padded to a full history.
+    """Clicks (B, H, D) and what the codes make of them.
 
     Parameters
     ----------
@@ -388,9 +384,7 @@ def encode_user(
     state = {"news": clicked, "mask": mask, "logits": self.poly(clicked)}
     if self.category_weight:
         state["category"] = context["clicked"]["category"]
-    rest = self.history_length - ops.shape(mask)[1]
-    pads = [(0, 0), (0, rest), (0, 0)]
-    return {name: ops.pad(part, pads[: part.ndim]) for name, part in state.items()}
+    return state
 
 # %% ../../nbs/models/miner.ipynb #score
 @patch_to(MINER)

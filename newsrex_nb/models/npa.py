@@ -112,7 +112,6 @@ class NPA(NewsRecommender):
     """
 
     state_key = ("history", "user")
-    pairs_per_call = 2048  # a pair needs all words of a title
 
     def __init__(
         self,
@@ -160,7 +159,7 @@ def encode_news(
     self,
     news,  # the titles, ids (R, L)
     training=False,  # whether dropout applies
-):  # word states (R, title_length, filters) and their mask
+):  # word states (R, L, filters) and their mask
     """The states of the words, the same for all users.
 
     Parameters
@@ -172,16 +171,12 @@ def encode_news(
 
     Returns
     -------
-    word states (R, title_length, filters) and their mask
+    word states (R, L, filters) and their mask
     """
     ids = news["title"]
     mask = ops.not_equal(ids, 0)
-    rest = self.reads["title"] - ops.shape(ids)[1]
     words = self.text(self.words(ids), mask, training=training)
-    return {
-        "words": ops.pad(words, ((0, 0), (0, rest), (0, 0))),
-        "mask": ops.pad(mask, ((0, 0), (0, rest))),
-    }
+    return {"words": words, "mask": mask}
 
 # %% ../../nbs/models/npa.ipynb #encode-user
 @patch_to(NPA)

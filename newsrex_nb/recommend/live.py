@@ -7,7 +7,7 @@ __all__ = ['LASTING', 'WINDOWED', 'seconds', 'room_for', 'LiveData', 'nothing', 
            'joined', 'observe', 'recent', 'roomy', 'Moment', 'past']
 
 # %% ../../nbs/recommend/live.ipynb #imports
-import copy, dataclasses
+import copy, dataclasses, datetime
 
 import numpy as np
 
@@ -36,7 +36,8 @@ def seconds(
     if isinstance(at, (int, float, np.integer, np.floating)):
         return int(at)
     try:
-        naive = at.replace(tzinfo=None) if hasattr(at, "tzinfo") else at
+        is_datetime = isinstance(at, datetime.datetime)
+        naive = at.replace(tzinfo=None) if is_datetime else at
         return int(np.datetime64(naive, "s").astype(np.int64))
     except (ValueError, TypeError):
         expected = "a time such as '2019-11-15 08:00', a datetime or seconds"

@@ -14,6 +14,7 @@ from ..core import generator, one_of, patch_to, wrong
 from ..data.features import COLUMNS, PLANNERS
 from ..engine.plans import allocate, choose_blocks, choose_capacities
 from ..engine.plans import choose_widths, demand, distinct, group_of
+from ..engine.plans import known_users
 from ..data.samples import arrange, draw_negatives, training_samples
 
 # %% ../../nbs/train/batches.ipynb #batches
@@ -86,13 +87,12 @@ class Batches:
 @patch_to(Batches)
 def _read(self):
     "Hours and users of the impressions, and the planner of graphs."
-    users = self.behaviors.user
     self.hours = self.data.hour(self.behaviors.time)
-    self.users = np.where(users <= self.model.sizes.users, users, 0).astype(np.int32)
+    self.users = known_users(self.behaviors.user, self.model.sizes.users)
     planned = self.model.graph in PLANNERS
     self.planner = self.data.features.planner(self.model.graph) if planned else None
     # whether subgraphs can be had in fewer places
-    self.counted = hasattr(self.planner, "count")
+    self.counted = bool(self.planner and self.planner.widths)
 
 # %% ../../nbs/train/batches.ipynb #weigh
 @patch_to(Batches)

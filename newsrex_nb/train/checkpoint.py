@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import __version__
 from ..core import atomic, fingerprint, patch_to, wrong
-from ..models.base import weight_names
+from ..models.weights import weight_names
 
 # %% ../../nbs/train/checkpoint.ipynb #fingerprint-of
 def _fingerprint_of_log(behaviors):

@@ -19,7 +19,7 @@ from ..data.schema import merge
 from ..engine.device import BUDGET, Tables
 from ..evaluate.measure import evaluate
 from ..losses import loss_function
-from ..models.base import layers_of
+from ..models.weights import layers_of
 from .steps import make_chunk, make_rows, make_step, plain_logits
 from .steps import restore, shared_logits, state_of
 from .history import Run, Watch, with_mode

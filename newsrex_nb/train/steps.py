@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from ..models.base import forward, gather_batch, shared_forward
+from ..models.forward import forward, gather_batch, shared_forward
 from .sparse_adam import RowAdam, reading, record, row_tables
 
 # %% ../../nbs/train/steps.ipynb #state-of
