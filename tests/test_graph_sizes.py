@@ -62,8 +62,8 @@ def losses(model, data, buckets):
         with keras.StatelessScope(state_mapping=[(variables[k], v) for k, v in values.items()]):
             return batch_loss(model, loss_function("softmax"), *shared_logits(batches.widths)(model, tables, batch), batch)
     first = jax.tree.map(lambda a: a[0], plan(batches, 0, 0)[0])
-    assert [a.shape[:2] for a in first["adjacency"]] == [(n, m) for (n, _), m in zip(batches.blocks, batches.nodes)]
-    return batches.nodes, jax.tree.map(np.asarray, run({k: v.value for k, v in variables.items()}, first))
+    assert [a.shape[:2] for a in first["adjacency"]] == [(n, m) for (n, _), m in zip(batches.shapes.blocks, batches.shapes.nodes)]
+    return batches.shapes.nodes, jax.tree.map(np.asarray, run({k: v.value for k, v in variables.items()}, first))
 
 
 def test_losses_and_gradients():
@@ -80,14 +80,15 @@ def test_every_epoch_fits(shuffle):
     data, planner, _, model = case()
     batches = Batches(model, data, data.train, batch_size=16, negatives=3, seed=0, epochs=3, chunk=2, shuffle=shuffle)
     shapes = lambda *where: jax.tree.map(np.shape, plan(batches, *where)[0])
-    assert len(batches.nodes) > 1 if shuffle else len(batches.nodes) == 1
+    behaviors = batches.sampling.source.behaviors
+    assert len(batches.shapes.nodes) > 1 if shuffle else len(batches.shapes.nodes) == 1
     for epoch in range(3):
         for chunk in range(batches.chunks):
             made, steps = plan(batches, epoch, chunk)
             assert shapes(epoch, chunk) == shapes(0, 0)
-            numbers = batches.epoch(epoch).order[chunk * batches.chunk:][:steps]
-            history = np.where(numbers < 0, 0, batches.behaviors.history[batches.samples.impression[numbers]])
-            expected = planner.count(batches.behaviors.histories.last(history.ravel(), 8)).reshape(history.shape)
+            numbers = batches.sampling.epoch(epoch).order[chunk * batches.chunk:][:steps]
+            history = np.where(numbers < 0, 0, behaviors.history[batches.samples.impression[numbers]])
+            expected = planner.count(behaviors.histories.last(history.ravel(), 8)).reshape(history.shape)
             rows = np.concatenate(made["rows"], axis=1)[:steps]
             nodes = [np.take_along_axis(rows, n[:steps].reshape(steps, -1), 1).reshape(n[:steps].shape) for n in made["neighbours"]]
             found = np.concatenate([(n > 0).sum(axis=2) for n in nodes], axis=1)

@@ -93,10 +93,10 @@ def test_every_epoch_is_another_shuffle():
     batches = Batches(tiny(NRMS, data), data, data.train, batch_size=8, negatives=4, seed=1, epochs=60, chunk=4)
     orders, targets, companions = [], [], set()
     for number in range(60):
-        e = batches.epoch(number)
+        e = batches.sampling.epoch(number)
         real = e.order[e.order >= 0]
         assert sorted(real) == list(range(len(batches.samples)))
-        clicked = batches.behaviors.candidates[batches.samples.clicked]
+        clicked = data.train.candidates[batches.samples.clicked]
         assert (e.candidates[np.arange(len(clicked)), e.target] == clicked).all()
         orders.append(tuple(real)); targets.append(e.target)
         companions |= set(e.order[(e.order == 0).any(axis=1)].ravel()) - {0, -1}

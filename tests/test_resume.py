@@ -10,7 +10,7 @@ import pytest
 
 from newsrex_nb.experiments import runs
 from newsrex_nb.train import loop
-from newsrex_nb.train.checkpoint import Checkpoint, discard, identity
+from newsrex_nb.train.checkpoint import discard
 from newsrex_nb.experiments.configuration import configure
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
@@ -26,7 +26,7 @@ RUN = dict(epochs=3, batch_size=16, chunk=3, learning_rate=1e-2, refit=True, ver
 SCRIPT = """
 import json, os, resource, signal, sys, warnings
 import numpy as np
-from newsrex_nb.train import checkpoint, loop
+from newsrex_nb.train import checkpoint, loop, program
 from newsrex_nb.data import toy
 from newsrex_nb.models import NRMS
 world, shape, arguments, folder, out = json.loads(sys.argv[1])
@@ -42,12 +42,12 @@ def at(number, function):
 def die(*anything): os.kill(os.getpid(), signal.SIGKILL)
 
 def chunk(number):
-    chunks, dying = loop.Engine.chunks, at(number, die)
+    chunks, dying = program.Engine.chunks, at(number, die)
     def dies(self, epoch):
         for result in chunks(self, epoch):
             dying(lambda: None)
             yield result
-    loop.Engine.chunks = dies
+    program.Engine.chunks = dies
 
 def half(number):
     def write(inner, path, content):
@@ -160,19 +160,16 @@ def test_checkpoint_of_another_run(runs, data, change, sentence):
 
 def opened(folder, data, model=None):
     "The checkpoint as `fit` opens it."
-    taken = {}
-    class Opened(loop.Training):
-        def run(self): taken.update(kept=self.kept)
-    real, loop.Training = loop.Training, Opened
-    try: fit(model or make(data), data, checkpoint=folder, **RUN)
-    finally: loop.Training = real
-    return taken["kept"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run_training", lambda training: training.checkpoint)
+        return fit(model or make(data), data, checkpoint=folder, **RUN)
 
 
 def test_what_is_read(runs, data, tmp_path, monkeypatch):
     kept = opened(runs[0] / "killed", data)
-    state, about = kept.read()
-    assert about["phase"] == "refit" and about["done"] == 3 and len(state["trainable"]) == len(make(data).trainable_variables)
+    saved = kept.read()
+    state = saved.state
+    assert saved.phase == "refit" and saved.done == 3 and saved.trained == 6 and len(state["trainable"]) == len(make(data).trainable_variables)
     assert [v.dtype.name for v in state["other"]] == ["uint32"] * len(state["other"]) and state["optimizer"][0].shape == ()
     monkeypatch.setattr("newsrex_nb.train.checkpoint.device", lambda: "another device")
     with pytest.warns(UserWarning, match="the last bits will differ"): kept.read()
@@ -189,7 +186,7 @@ def test_a_model_that_was_interrupted_counts_as_the_one_it_was(runs, data, tmp_p
     opened(folder, data, model)
     shutil.copytree(runs[0] / "killed", folder)
     for v in model.trainable_variables: v.assign(v.value + 1)
-    assert opened(folder, data, model).read()[1]["done"] == 3
+    assert opened(folder, data, model).read().done == 3
     discard(folder)
     assert not folder.exists()
     discard(folder)

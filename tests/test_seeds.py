@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from probes import tiny
 
-from newsrex_nb.train import seeds
+from newsrex_nb.train import program, training
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.models import NRMS
@@ -21,10 +21,10 @@ def data(): return toy(articles=140, users=30, impressions=120, valid=30, test=3
 def make(data, seed, **changes): return tiny(NRMS, data, seed=seed, **{"title_length": 8, "dropout": 0.2, **changes})
 
 
-def trained(data, seeds, way, changes={}, **arguments):
-    "(models, runs); the way is None, \"shared\" or \"together\"."
+def trained(data, seeds, shared, changes={}, **arguments):
+    "(models, runs)"
     models = [make(data, seed, **changes) for seed in seeds]
-    return models, fit_seeds(models, data, seeds, **({way: True} if way else {}), **{**RUN, **arguments})
+    return models, fit_seeds(models, data, seeds, shared=shared, **{**RUN, **arguments})
 
 
 def close(models, others):
@@ -37,16 +37,15 @@ def close(models, others):
 def losses(runs): return np.array([run.history["loss"] for run in runs])
 
 
-def test_together_as_in_turn(data, monkeypatch):
-    "With dropout: the same seeds give the same masks. The table is large, so it is updated by rows in both ways."
-    engines, real = [], seeds.Engine.__init__
-    def noted(self, *arguments): real(self, *arguments), engines.append(self)
-    monkeypatch.setattr(seeds.Engine, "__init__", noted)
-    (models, runs), (others, again) = (trained(data, SEEDS, way, dict(words=20000)) for way in ("together", "shared"))
-    assert [type(e).__name__ for e in engines] == ["Together", "InTurn"] and all(e.rows for e in engines)
-    assert len(np.unique(losses(runs))) == losses(runs).size == 6
-    np.testing.assert_allclose(losses(runs), losses(again), rtol=1e-5)
-    close(models, others)
+def test_one_program(data, monkeypatch):
+    "One engine is compiled for all seeds; its table is large, so it is updated by rows. Seeds differ, and two calls give the same bits."
+    engines, real = [], program.Engine.__init__
+    def noted(self, *arguments, **options): real(self, *arguments, **options), engines.append(self)
+    monkeypatch.setattr(program.Engine, "__init__", noted)
+    (models, runs), (others, again) = (trained(data, SEEDS, True, dict(words=20000)) for _ in range(2))
+    assert len(engines) == 2 and all(len(e.rows.tables) == 1 for e in engines)
+    assert len(np.unique(losses(runs))) == losses(runs).size == 6 and (losses(runs) == losses(again)).all()
+    for a, b in zip(models, others): assert all((v.value == w.value).all() for v, w in zip(a.variables, b.variables))
 
 
 def test_each_by_itself_is_fit(data):
@@ -54,7 +53,7 @@ def test_each_by_itself_is_fit(data):
     more = dict(validation="valid", patience=1)
     alone = make(data, SEEDS[1])
     found = fit(alone, data, **{**RUN, **more}, seed=SEEDS[1])
-    models, runs = trained(data, SEEDS[:2], None, **more)
+    models, runs = trained(data, SEEDS[:2], False, **more)
     assert runs[1].history == found.history and runs[1].best_epoch == found.best_epoch and runs[0].history != found.history
     assert all((a.value == b.value).all() for a, b in zip(models[1].variables, alone.variables))
 
@@ -64,10 +63,10 @@ def test_as_fit(data):
     plain, more = dict(dropout=0.0), dict(validation="valid", patience=1)
     alone = make(data, SEEDS[1], **plain)
     found = fit(alone, data, **{**RUN, **more}, seed=SEEDS[1])
-    (model,), (run,) = trained(data, SEEDS[1:2], "shared", plain, **more)
+    (model,), (run,) = trained(data, SEEDS[1:2], True, plain, **more)
     assert run.history == found.history and run.best_epoch == found.best_epoch
     assert all((a.value == b.value).all() for a, b in zip(model.variables, alone.variables))
-    models, runs = trained(data, SEEDS, "shared", plain, **more)
+    models, runs = trained(data, SEEDS, True, plain, **more)
     np.testing.assert_allclose(runs[1].history["loss"], found.history["loss"], rtol=1e-5)
     np.testing.assert_allclose(runs[1].history["val_auc"], found.history["val_auc"], atol=0.005)
     close(models[1:2], [alone])
@@ -80,7 +79,7 @@ def test_patience_of_each_seed(data, monkeypatch):
         equal = lambda m: all((v.value == w.value).all() for v, w in zip(stage.trainable_variables, m.trainable_variables))
         same = [seed for seed, m in zip(values, models) if m is not stage and equal(m)] or [*values]
         return dict.fromkeys(metrics, values[same[0]].pop(0))
-    monkeypatch.setattr(seeds, "evaluate", measured)
+    monkeypatch.setattr(training, "evaluate", measured)
     models = [make(data, seed) for seed in values]
     one, other = fit_seeds(models, data, [*values], shared=True, **{**RUN, "epochs": 3, "validation": "valid", "patience": 1})
     assert len(one.history["loss"]) == 2 and one.best_epoch == 1 and len(other.history["loss"]) == 3 and other.best_epoch == 3

@@ -22,15 +22,23 @@ from ..data.schema import take
 from ..engine.scoring import direct_scores, scores
 from ..losses import loss_function
 from ..metrics.ranking import ranking_metrics
-from ..train.loop import Engine, make_optimizer, set_precision
+from ..train.program import Engine
+from ..train.recipe import make_optimizer
+from ..train.state import set_precision
 
 # %% ../../nbs/experiments/timing.ipynb #matrix-rate
-def matrix_rate(size=1536, repeats=20):  # side of square float32 matrices
+def matrix_rate(
+    size=1536,  # side of square float32 matrices
+    repeats=20,  # products, of which the fastest counts
+):
     """Floating-point operations a second: the best of some products of matrices.
 
-    Returns
-    -------
-    side of square float32 matrices
+    Parameters
+    ----------
+    size : default 1536
+        side of square float32 matrices
+    repeats : default 20
+        products, of which the fastest counts
     """
     a = jnp.asarray(generator(0, "rate").random((size, size), np.float32))
     product, best = jax.jit(lambda a: a @ a), np.inf
@@ -67,10 +75,10 @@ def compiled(
     data,  # a `Dataset`
     batch_size=64,  # samples of a step
     sharing=True,  # False: the plain path, a dispatch a step
-    optimizer="adam",
-    lazy=False,
-    precision=None,
-    chunk=16,
+    optimizer="adam",  # a Keras optimizer or its name
+    lazy=False,  # rows of large tables move only when a batch names them
+    precision=None,  # "float32", "mixed_bfloat16", "mixed_float16"; None keeps the model's own
+    chunk=16,  # steps a dispatch, at most
     by_rows=True,  # False: large tables are updated densely, too
 ):
     """An `Engine` for an epoch, its one program compiled, and the seconds that took.
@@ -85,6 +93,14 @@ def compiled(
         samples of a step
     sharing : default True
         False: the plain path, a dispatch a step
+    optimizer : default 'adam'
+        a Keras optimizer or its name
+    lazy : default False
+        rows of large tables move only when a batch names them
+    precision : default None
+        "float32", "mixed_bfloat16", "mixed_float16"; None keeps the model's own
+    chunk : default 16
+        steps a dispatch, at most
     by_rows : default True
         False: large tables are updated densely, too
     """
@@ -96,7 +112,8 @@ def compiled(
     clock = time.perf_counter()
     adam = make_optimizer(optimizer, 1e-4, None)
     loss = loss_function("softmax")
-    engine = Engine(model, data, batches, adam, loss, sharing, lazy, by_rows=by_rows)
+    options = dict(sharing=sharing, lazy=lazy, by_rows=by_rows)
+    engine = Engine(model, data, batches, adam, loss, **options)
     return engine, time.perf_counter() - clock
 
 # %% ../../nbs/experiments/timing.ipynb #host-times
@@ -170,8 +187,8 @@ def training_speed(
     planned, sent = _host_times(engine)
     step = statistics.median(_step_times(engine, chunks))
     # one slot stands for padding
-    slots = slots_of(batches, 0, 0, edges=False).slots.shape[1] - 1
-    encoded = float(batches.needs.sum()) if sharing else slots
+    slots = slots_of(batches, 0, 0, edges=False).slots().shape[1] - 1
+    encoded = float(batches.shapes.needs.sum()) if sharing else slots
     return dict(
         samples_per_second=batch_size / step,
         step_ms=step * 1e3,
@@ -180,11 +197,11 @@ def training_speed(
         compile_seconds=compiling,
         program_bytes=program_bytes(engine),
         articles_per_sample=encoded / batch_size,
-        row_tables=len(engine.rows.tables) if engine.rows else 0,
+        row_tables=len(engine.rows.tables),
         step_gflop=engine.program.cost_analysis().get("flops", float("nan")) / 1e9,
         widths=[list(width.values()) for width in batches.widths],
-        places=batches.places.tolist(),
-        histories=batches.blocks,
+        places=batches.shapes.places.tolist(),
+        histories=batches.shapes.blocks,
     )
 
 # %% ../../nbs/experiments/timing.ipynb #largest-size
@@ -315,8 +332,22 @@ def _stage_seconds(model, data, log):
     return stages
 
 # %% ../../nbs/experiments/timing.ipynb #evaluation-speed
-def evaluation_speed(model, data, split="test"):
-    "Seconds of each stage of an evaluation."
+def evaluation_speed(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    split="test",  # whose impressions are scored
+):
+    """Seconds of each stage of an evaluation.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    split : default 'test'
+        whose impressions are scored
+    """
     log = data.split(split)
     stages = _stage_seconds(model, data, log)
     if sum(stages.values()) <= 120:
@@ -329,8 +360,25 @@ def evaluation_speed(model, data, split="test"):
     )
 
 # %% ../../nbs/experiments/timing.ipynb #plain-evaluation
-def plain_evaluation(model, data, split="test", impressions=64):
-    "Seconds of an impression on the plain path, every slot encoded anew; compiled."
+def plain_evaluation(
+    model,  # a `NewsRecommender`
+    data,  # a `Dataset`
+    split="test",  # whose impressions are scored
+    impressions=64,  # that stand for all, drawn at random
+):
+    """Seconds of an impression on the plain path, every slot encoded anew; compiled.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    data
+        a `Dataset`
+    split : default 'test'
+        whose impressions are scored
+    impressions : default 64
+        that stand for all, drawn at random
+    """
     log = data.split(split)
     some = generator(0, "bench").permutation(len(log))[:impressions]
     log = take(log, some)

@@ -1,2 +1,3 @@
 """The training loop, and what it is made of."""
-from .loop import fit, set_precision
+from .loop import fit
+from .state import set_precision
