@@ -1,0 +1,1 @@
+"""The contract of a model, checked on anybody's model."""
