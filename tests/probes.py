@@ -1,4 +1,4 @@
-"""Four probes, models of some ten lines that use every part of the contract, with what they register; and a tiny world."""
+"""Four probes, models of some ten lines that use every part of the contract, with what they register; and models made tiny."""
 import dataclasses
 import inspect
 
@@ -6,14 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from newsrex_nb.contract.subject import copied, shaken
+from newsrex_nb.contract.worlds import contract_world
 from newsrex_nb.core import generator
-from newsrex_nb.data import toy
 from newsrex_nb.data.features import COLUMNS, PLANNERS, column, planner, table
 from newsrex_nb.data.graphs import Planner
 from newsrex_nb.layers.attention import masked_softmax
 from newsrex_nb.layers.text import WordEmbedding
 from newsrex_nb.models.base import NewsRecommender
-from newsrex_nb.models.weights import weight_names
 
 
 @column("probe_ctr", hours=True)
@@ -173,6 +173,9 @@ OWN = dict( # arguments of a model that differ from these, by class name
     **{name: dict(co_heads=2, co_dim=3, entity_dim=6, category_dim=4, age_dim=5, title_entities=20) for name in ("PPRec", "TCCM")})
 
 
+world = contract_world  # a name that reads well in tests
+
+
 def tiny(cls, data, words=0, **changes): # words: a larger vocabulary than that of `data`
     "A model of a few hundred weights: the constructor's arguments that have a small value here."
     given = {**SMALL, **OWN.get(cls.__name__, {}), **changes}
@@ -180,53 +183,10 @@ def tiny(cls, data, words=0, **changes): # words: a larger vocabulary than that 
     return cls(sizes, **{k: v for k, v in given.items() if k in known})
 
 
-def shaken(model):
-    "The model with larger weights and without zeros, so that nothing is right by being small."
-    for name, v in weight_names(model).items():
-        if v.trainable: v.assign(2 * v.value + generator(0, name).uniform(-0.3, 0.3, v.shape).astype(np.float32))
-    return model
-
-
-def copied(model, other):
-    "`other` with the weights of `model`."
-    theirs = weight_names(model)
-    for name, v in weight_names(other).items(): v.assign(theirs[name].value)
-    return other
-
-
-def world(extra=0): # places that columns of text have beyond the longest text
-    "Thirty users: empty histories, unseen users, and favourite articles that have neither words nor entities nor category."
-    data = toy(articles=80, topics=4, subtopics=2, topic_words=12, subtopic_words=8, days=3, users=30, unseen=.2, impressions=56, valid=12,
-               test=30, candidates=(5, .35, 2, 9), history=(4, .8, 1, 6), empty=.15, daily=1,
-               recipe=dict(title_length=8 + extra, abstract_length=8 + extra, title_entities=2 + extra, popularity_hours=24))
-    news = data.news
-    cut = lambda texts: [" ".join(t.split()[:3 + 3 * (row % 2)]) for row, t in enumerate(texts)] # few widths compile fast
-    news.title, news.abstract = cut(news.title), cut(news.abstract)
-    most = lambda rows: 1 + int(np.bincount(rows)[1:].argmax())
-    favourites = data.train.candidates, data.test.candidates, data.test.histories.rows
-    for row in map(most, favourites):
-        news.title[row] = news.abstract[row] = news.category[row] = news.subcategory[row] = ""
-        news.entities[row] = []
-    data.test.history[1::2] = data.test.history[::2] # one history, two users, two hours
-    return data
-
-
 def wider(model):
     "A world with more padding in texts, and in the graph of `model` where it has one."
-    data = world(extra=9)
+    data = contract_world(extra=9)
     kept, graph = data.features.kept, model.graph
     if graph in PLANNERS: kept["planner", graph] = Padded(data.features.planner(graph))
     elif graph in COLUMNS: kept["column", graph] = np.pad(data.features[graph], ((0, 0), (0, 2)))
     return data
-
-
-def more_candidates(behaviors):
-    "The same impressions with shuffled candidates and three more each: (impressions, where the old candidates are)."
-    rng, lists, place = generator(0, "more"), [], []
-    for a, b in zip(behaviors.offsets[:-1], behaviors.offsets[1:]):
-        order = rng.permutation(b - a + 3)
-        both = np.concatenate([behaviors.candidates[a:b], rng.integers(1, 80, 3)])
-        place.append(np.argsort(order)[:b - a] + sum(map(len, lists)))
-        lists.append(both[order])
-    offsets = np.cumsum([0, *map(len, lists)])
-    return dataclasses.replace(behaviors, candidates=np.concatenate(lists), offsets=offsets, labels=None), np.concatenate(place)

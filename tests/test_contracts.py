@@ -1,6 +1,8 @@
 """What is true for every model: those of newsrex_nb.models, and four probes that use every part of the contract."""
 import functools
+import inspect
 import json
+import re
 
 import jax
 import jax.experimental.compilation_cache.compilation_cache
@@ -9,17 +11,19 @@ import numpy as np
 import pytest
 
 from newsrex_nb import models
-from newsrex_nb.train.batches import Batches, plan, slots_of
-from newsrex_nb.engine.device import device_tables
+from newsrex_nb.contract import check_model
+from newsrex_nb.contract.report import PROMISES
+from newsrex_nb.contract.subject import Subject, copied, shaken
+from newsrex_nb.contract.weights import in_another_process, write_question
+from newsrex_nb.core import InputError
 from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.layers.attention import AdditiveUser
 from newsrex_nb.layers.text import CNNTitle
-from newsrex_nb.losses import loss_function
 from newsrex_nb.models.base import NewsRecommender
 from newsrex_nb.models.weights import weight_names
-from newsrex_nb.train.steps import batch_loss, plain_logits, shared_logits
 from newsrex_nb.train import fit, set_precision
-from probes import PROBES, copied, more_candidates, shaken, tiny, wider, world
+from newsrex_nb.train.batches import plan
+from probes import PROBES, tiny, wider, world
 
 PAPERS = [c for c in vars(models).values() if isinstance(c, type) and issubclass(c, NewsRecommender)]
 every_model = pytest.mark.parametrize("cls", [*PAPERS, *PROBES], ids=lambda c: c.__name__)
@@ -53,80 +57,72 @@ def case(cls):
     return data, model, direct_scores(model, data, data.test, batch_size=8)
 
 
-def gradients(model, data, way):
-    "Loss, and the gradient of every trainable weight by name, at the steps of a short last chunk."
-    batches = Batches(model, data, data.train, epochs=1, **SHAPE)
-    rows, steps = plan(batches, 0, batches.chunks - 1)
-    logits_of = shared_logits(batches.widths)
-    if way == "plain":
-        s, logits_of = slots_of(batches, 0, batches.chunks - 1), plain_logits
-        rows = {k: getattr(s, k) for k in ("clicked", "candidates", "user", "hour", "target", "weight")}
-        if s.subgraph: rows |= {k: a.reshape(*s.user.shape, *a.shape[1:]) for k, a in zip(("nodes", "adjacency", "mapping"), s.subgraph)}
-    variables, tables = {k: v for k, v in weight_names(model).items() if v.trainable}, device_tables(model, data.features)
-
-    @jax.jit
-    @jax.value_and_grad
-    def run(values, batch):
-        with keras.StatelessScope(state_mapping=[(variables[k], v) for k, v in values.items()]):
-            return batch_loss(model, loss_function("softmax"), *logits_of(model, tables, batch), batch)
-    values = {k: v.value for k, v in variables.items()}
-    assert 0 < steps < batches.chunk
-    return [jax.tree.map(np.asarray, run(values, jax.tree.map(lambda a: a[i], rows))) for i in range(steps)]
+def makes(cls, data, **arguments):
+    "A function of sizes that makes the tiny model; the promises about dropout need some."
+    return lambda sizes, **changes: tiny(cls, data, **{"dropout": .2, **arguments, **changes})
 
 
 @every_model
-def test_fast_equals_plain(cls):
-    "Losses and gradients, on batches with empty histories, articles without words and unfilled places."
-    data, model, _ = case(cls)
-    for (loss, fast), (expected, plain) in zip(gradients(model, data, "shared"), gradients(model, data, "plain")):
-        assert abs(loss - expected) <= 1e-5 * abs(expected)
-        largest = max(np.abs(g).max() for g in plain.values())
-        for name, g in plain.items():
-            assert np.abs(fast[name] - g).max() <= 1e-5 * np.abs(g).max() + 1e-6 * largest, name
+def test_contract(cls):
+    "Every promise; what is saved goes into another process with that of all others, below."
+    data = case(cls)[0]
+    report = check_model(makes(cls, data), data, only=[name for name in PROMISES if name != "saving"])
+    assert len(report.findings) == len(PROMISES) - 1
+    silent = {f.promise.name for f in report.findings if f.measured is None}
+    assert silent <= {"more neighbours", "state shape", "auxiliary by count"} and ("more neighbours" in silent) == (case(cls)[1].graph is None)
+
+
+def variants_of(cls):
+    "The legal values of `wiring`, the paper's first, as the sentence about an illegal one lists them."
+    if "wiring" not in inspect.signature(cls).parameters: return []
+    try: tiny(cls, world(), wiring="none of them")
+    except InputError as e: return re.findall(r"'(\w+)'", str(e).partition(", got")[0])
+
+
+TOLD = {(models.GLORY, "official"): ["more words"]}  # missing entities take part
+VARIANTS = [(cls, name) for cls in PAPERS for name in variants_of(cls)[1:]]
+
+
+@pytest.mark.parametrize("cls, wiring", VARIANTS, ids=lambda a: getattr(a, "__name__", a))
+def test_contract_of_variants(cls, wiring):
+    "What a variant can break by itself: the rest is the code of the model above."
+    data = case(cls)[0]
+    asked = ["more words", "more clicks", "more neighbours", "more candidates", "order of candidates", "company", "state without candidates",
+             "keys", "news shape", "state shape", "dropout off", "weights by name", "seeds", "configuration"]
+    broken = check_model(makes(cls, data, wiring=wiring), data, only=asked, raises=False).broken
+    assert broken == TOLD.get((cls, wiring), []), "what official code does otherwise is told on the model's page"
+
+
+def test_saved_models_in_another_process(tmp_path):
+    "The promise `saving` for all models, in one process: the same bits."
+    subjects = {cls.__name__: Subject(makes(cls, case(cls)[0]), case(cls)[0]) for cls in [*PAPERS, *PROBES]}
+    for name, subject in subjects.items():
+        (tmp_path / name).mkdir()
+        write_question(subject, tmp_path / name)
+    in_another_process(*(tmp_path / name for name in subjects))
+    for name, subject in subjects.items():
+        found = np.load(tmp_path / name / "answer.npy")
+        assert np.isfinite(found).all() and found.tobytes() == subject.reference()[0][:len(found)].tobytes(), name
 
 
 @every_model
-def test_cached_equals_direct(cls):
+def test_cached_in_little_memory_and_wider(cls):
+    "Caches that hold a block at a time, of longer texts, histories and graphs."
     data, model, direct = case(cls)
-    same(scores(model, data, **FEW), direct)
-    same(scores(model, data, budget=1, **FEW), direct)
-
-
-@every_model
-def test_padding_and_company_change_nothing(cls):
-    "Alone or in a batch, in another order, among more candidates; with longer texts, histories and graphs."
-    data, model, direct = case(cls)
-    same(direct_scores(model, data, data.test, batch_size=1), direct)
-    test, place = more_candidates(data.test)
-    same(direct_scores(model, data, test, batch_size=8)[place], direct)
     longer, wide = copied(model, tiny(cls, data, history_length=model.history_length + 3)), wider(model)
-    same(direct_scores(longer, wide, wide.test, batch_size=8), direct)
-    same(scores(longer, wide, **FEW), direct)
+    same(scores(longer, wide, budget=1, **FEW), direct)
 
 
-@every_model
-def test_half_precision(cls):
-    "Cached equals direct, also after scores in float32, and the gradients are finite."
-    data, model, direct = case(cls)
-    half = copied(model, tiny(cls, data))
+def test_programs_belong_to_a_precision():
+    "A model that has scored in float32 scores in float16 when its precision is set."
+    data, model, direct = case(models.NRMS)
+    half = copied(model, tiny(models.NRMS, data))
     same(scores(half, data, **FEW), direct)
     set_precision(half, "mixed_float16")
     found = scores(half, data, **FEW)
     assert (found != direct).any(), "the programs of float32 are still in use"
     same(found, direct_scores(half, data, data.test, batch_size=8), 2e-2)
     same(found, direct, 5e-2)
-    for loss, found in gradients(half, data, "shared"):
-        assert np.isfinite(loss) and all(np.isfinite(g).all() for g in found.values())
-
-
-@every_model
-def test_configuration_makes_the_same_model(cls):
-    data, model, direct = case(cls)
-    again, first = type(model).from_config(json.loads(json.dumps(model.get_config()))), tiny(cls, data)
-    assert list(weight_names(again)) == list(weight_names(model)) and len(weight_names(model)) == len(model.weights)
-    for (name, a), b in zip(weight_names(again).items(), weight_names(first).values()):
-        assert (np.array(a.value) == np.array(b.value)).all(), f"{name} does not depend on the seed alone"
-    assert (direct_scores(copied(model, again), data, data.test, batch_size=8) == direct).all()
 
 
 def test_exchanged_encoders_are_configuration_too():

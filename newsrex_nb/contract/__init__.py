@@ -1,0 +1,2 @@
+"""The contract of a model, checked on anybody's model."""
+from .check import check_model

@@ -1,0 +1,68 @@
+"""The contract on anybody's model: a sound one keeps every promise, and a model with one mistake breaks that promise and no other."""
+import jax
+import numpy as np
+import pytest
+from broken_models import BROKEN, Means
+import probes  # registers the columns that some models read
+
+from newsrex_nb.contract import check_model
+from newsrex_nb.contract.report import PROMISES, ContractError
+from newsrex_nb.contract.worlds import contract_world
+from newsrex_nb.core import InputError
+from newsrex_nb.data import toy
+from newsrex_nb.models import NRMS
+
+QUICK = [name for name in PROMISES if name != "saving"]  # the one that starts a process
+
+
+@pytest.fixture(scope="module")
+def data(): return contract_world()
+
+
+@pytest.mark.parametrize("cls", BROKEN, ids=lambda c: c.__name__)
+def test_one_mistake_is_one_line(cls, data):
+    promise = cls.__doc__
+    with pytest.raises(ContractError) as e: check_model(cls, data, only=[*QUICK, promise])
+    assert e.value.report.broken == [promise]
+    first, *lines = str(e.value).split("\n")
+    assert first.startswith(f"Expected {cls.__name__} to keep ") and len(lines) == 1
+    assert lines[0].startswith(f"{promise}: ") and ", allowed " in lines[0] and PROMISES[promise].remedy in lines[0]
+
+
+def test_every_promise_has_a_model_that_breaks_it():
+    assert {cls.__doc__ for cls in BROKEN} >= set(PROMISES) - {"plain path", "cached in half precision"}
+
+
+def test_a_sound_model_keeps_all():
+    report = check_model(Means)
+    lines = str(report).split("\n")
+    assert not report.broken and len(lines) == 3 + len(PROMISES)
+    assert report["more neighbours"].reason == "not applicable: it has no graph"
+    assert report["saving"].measured.value == 0
+
+
+def test_a_step_that_raises_is_said(data):
+    class Raises(Means):
+        def encode_user(self, clicked, mask, context, training=False): raise ZeroDivisionError("nothing\nto divide by")
+    report = check_model(Raises, data, only=["plain path", "company", "saving"], raises=False)
+    assert report.broken == ["plain path"] and "ZeroDivisionError: nothing" in report["plain path"].measured.detail
+    assert report["company"].reason == "not measured: plain path is broken"
+
+
+def test_own_data_and_a_function_that_makes_models():
+    mine = toy(articles=200, users=20, impressions=40, valid=0, test=0)  # a split for training is enough
+    made = []
+    def make(sizes, **arguments):
+        made.append(sizes)
+        return NRMS(sizes, num_heads=2, head_dim=3, query_dim=4, word_dim=5, **arguments)
+    report = check_model(make, mine, only=["more words", "order of candidates"], history_length=7)
+    assert report.model == "NRMS" and not report.broken and set(made) == {mine.sizes}
+
+
+def test_unknown_promises(data):
+    with pytest.raises(InputError, match="'more wrods'"): check_model(Means, data, only="more wrods")
+
+
+def test_a_line_at_a_time(data, capsys):
+    check_model(Means, data, only=["seeds", "news shape"], verbose=1)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["news shape", "seeds"]
