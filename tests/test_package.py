@@ -61,6 +61,7 @@ def test_wheel_holds_the_package(built, settings):
     there = {p.relative_to(source).as_posix() for p in (source / "newsrex_nb").rglob("*") if p.is_file()}
     assert {"model.safetensors", "articles.jsonl"} <= {Path(f).name for f in there}, "the toy recommender"
     assert {f for f in files if ".dist-info/" not in f} == there
+    assert "newsrex_nb/py.typed" in files, "so that editors and type checkers read the signatures"
     assert "newsrex = newsrex_nb.cli:main" in points and "newsrex_nb = newsrex_nb._modidx:d" in points
     assert f"Version: {settings['version']}\n" in metadata and f"Requires-Python: >={settings['min_python']}\n" in metadata
     assert "](nbs/" not in metadata and f"]({settings['git_url']}/raw/" in metadata, "pictures of README.md are found from elsewhere"
@@ -106,3 +107,14 @@ print(*(w.message for w in caught))"""
     said = python(code, **({"KERAS_BACKEND": chosen} if chosen else {}))
     assert bool(said) == warned
     if warned: assert running in said and "import newsrex_nb first" in said
+
+
+def test_public_functions_say_what_they_return():
+    "So that an editor completes `toy().` without running anything."
+    import inspect
+
+    from newsrex_nb.data import Dataset, custom, mind, toy
+    from newsrex_nb.metrics import ranking_metrics
+
+    assert all(issubclass(inspect.signature(source).return_annotation, Dataset) for source in (toy, mind, custom))
+    assert inspect.signature(ranking_metrics).return_annotation is dict
