@@ -82,6 +82,31 @@ def test_pages_ask_no_other_host(processed):
             assert "```mermaid" not in joined(cell["source"]), page
 
 
+DIRECTIVES = re.compile(r"(?:#\|[^\n]*\n)+")  # Quarto reads them at the top of a cell only
+PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img\b([^>]*)>")
+
+
+def without_alt(cell):
+    "What a cell shows to those only who see it: pictures without a sentence that says what is in them."
+    source = joined(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return [match[0] for match in PICTURE.finditer(source) if not (match[1] or re.search(r"\balt=.\S", match[2] or ""))]
+    pictures = [kind for out in cell.get("outputs", []) for kind in out.get("data", {}) if kind.startswith("image/")]
+    top = DIRECTIVES.match(source)
+    alt = re.search(r'^#\| fig-alt: "([^"\n]{30,})"$', top[0], re.M) if top else None
+    return [] if not pictures or alt and len(pictures) == 1 else pictures
+
+
+def test_pictures_have_alt_text(processed):
+    "A sentence for each, also in the form in which Quarto gets the page; a cell with two pictures has one sentence too few."
+    for page, cells in processed.items():
+        stored = json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]
+        assert not [(cell.get("id"), found) for cell in [*stored, *cells] if (found := without_alt(cell))], page
+    drawn = dict(cell_type="code", source="plt.plot([1, 2]);", outputs=[dict(data={"image/png": ""})])
+    assert without_alt(drawn) and without_alt(dict(drawn, source='plt.plot([1, 2]);\n#| fig-alt: "A line that rises from one to two on the left."'))
+    assert without_alt(dict(cell_type="markdown", source="![](a.png)")) and not without_alt(dict(cell_type="markdown", source="![A line](a.png)"))
+
+
 def public_names(text):
     "The public classes and functions of a module; a method that a cell adds to a class as `Class.method`."
     for node in ast.parse(text).body:
