@@ -46,16 +46,24 @@ def prose(cells):
         for text in texts: yield re.sub(r"`[^`\n]*`", "`…`", re.sub(r"^\s*```.*?^\s*```", "", text, flags=re.M | re.S))
 
 
+FENCED = re.compile(r"^[ \t]*```.*?^[ \t]*```[ \t]*$", re.M | re.S)
+
+
 def anchors(cells):
-    "The ids that Pandoc gives to the headings of a page."
-    found = {anchor for text in prose(cells) for anchor in re.findall(r"\{#([\w.-]+)", text)}
+    "The ids that Pandoc gives to the headings of a page: a second one of a name gets a number, and a comment in code is no heading."
+    found = []
     for cell in cells:
         for text in [joined(cell["source"])] * (cell["cell_type"] == "markdown") + [
                 joined(out.get("data", {}).get("text/markdown", "")) for out in cell.get("outputs", [])]:
-            for heading in re.findall(r"^#+ +(.+?)\s*(?:\{[^}]*\})?$", text, re.M):
+            text = FENCED.sub("", text)
+            for heading, given in re.findall(r"^#+ +(.+?)\s*(\{[^}]*\})?$", text, re.M):
+                if "#" in given: continue
                 heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
-                found.add(re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", heading))))
-    return found
+                name = re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", heading)))
+                again = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in found)
+                found.append(f"{name}-{again}" if again else name)
+            found += re.findall(r"\{#([\w.-]+)", text)
+    return {*found}
 
 
 def test_pages_are_processed(processed):
@@ -150,10 +158,12 @@ def broken(url, page, found):
     else:
         target, _, anchor = url.partition("#")
         path = (NBS / page).parent / target if target else (NBS / page)
+        if path.suffix == ".md" and path.exists() and anchor:
+            return anchor not in anchors([dict(cell_type="markdown", source=path.read_text(encoding="utf-8"))])
         if path.suffix != ".ipynb" or not path.exists(): return not path.exists()
         target = path.resolve().relative_to(NBS).as_posix()
     if target not in PAGES: return True
-    return bool(anchor) and anchor.partition(".")[0] not in found(target)  # a method is on the page of its class
+    return bool(anchor) and anchor not in found(target)
 
 
 def test_links_and_images(processed):
@@ -168,6 +178,9 @@ def test_links_and_images(processed):
             if broken(url, f"../{name}", found): bad.append((name, url))
     assert checked > 500 and not bad
     assert broken("nothing.ipynb", "index.ipynb", found) and broken(SITE + "core.html#nothing", "index.ipynb", found)
+    assert broken(SITE + "data/schema.html#dataset.hour", "index.ipynb", found) and broken("../CONTRIBUTING.md#nothing", "index.ipynb", found)
+    code = dict(cell_type="markdown", source="# One\n\n```\n# a comment\n```\n\n## One\n\n## Two {#second}")
+    assert anchors([code]) == {"one", "one-1", "second"}
 
 
 def cells_of(page): return {c["id"]: c for c in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]}
