@@ -1,5 +1,5 @@
-"""What nbdev does to a notebook before Quarto renders it, with five changes: the module's name stands under the title, a page shows the
-code it exports, tables and diagrams stand as Quarto draws them without another host, a name that several modules have links to the one that is meant, and signatures stand as the code has them, with `*` and
+"""What nbdev does to a notebook before Quarto renders it, with six changes: the module's name stands under the title, a page shows the
+code it exports, tables and diagrams stand as Quarto draws them without another host, a name that several modules have links to the one that is meant, a method to its class, and signatures stand as the code has them, with `*` and
 comments, without links, which would be shown as text, and without types guessed from defaults. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
 PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
 import ast
@@ -38,7 +38,7 @@ def signature(source, name):
     if isinstance(node, ast.ClassDef): node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if not isinstance(node, ast.FunctionDef): return None
     text = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
-    text = re.sub(r"\):(\s*#[^\n]*)?\Z", r")\1", text)
+    text = re.sub(r"(\)(?: -> [^:\n]+)?):(\s*#[^\n]*)?\Z", r"\1\2", text)
     return re.sub(r"\Adef \w+\((\s*)(?:(?:self|cls)(?:,\s*|(?=\))))?", lambda m: f"{title}({m[1]}", text)
 
 
@@ -79,11 +79,13 @@ class changed(Processor):
         return re.sub(r"```python\n.*?\n```", lambda m: f"```python\n{written}\n```", text, flags=re.S)
 
     def linked(self, text):
-        "A link of a name that several modules have goes to this page, if it is one of them, and else nowhere."
+        """A link of a name that several modules have goes to this page, if it is one of them, and else nowhere; that of a method goes to its
+        class, since a method has no heading of that name."""
         def mended(match):
             homes = [m for m, names in self.symbols.items() if f"{m}.{match[2]}" in names]
             if len(homes) < 2: return match[0]
             return f"[{match[1]}]({self.symbols[self.module][f'{self.module}.{match[2]}'][0]})" if self.module in homes else match[1]
+        text = re.sub(rf"(\]\({self.site}/[^)#\s]*#\w+)\.\w+\)", r"\1)", text)
         return re.sub(rf"\[(`(\w+)(?:\(\))?`)\]\({self.site}/[^)]*\)", mended, text)
 
 

@@ -1,4 +1,5 @@
 """What others install: one version, a wheel that holds the package, an import that costs nothing and chooses the backend."""
+import ast
 import configparser
 import os
 import re
@@ -61,6 +62,7 @@ def test_wheel_holds_the_package(built, settings):
     there = {p.relative_to(source).as_posix() for p in (source / "newsrex_nb").rglob("*") if p.is_file()}
     assert {"model.safetensors", "articles.jsonl"} <= {Path(f).name for f in there}, "the toy recommender"
     assert {f for f in files if ".dist-info/" not in f} == there
+    assert "newsrex_nb/py.typed" in files, "so that editors and type checkers read the signatures"
     assert "newsrex = newsrex_nb.cli:main" in points and "newsrex_nb = newsrex_nb._modidx:d" in points
     assert f"Version: {settings['version']}\n" in metadata and f"Requires-Python: >={settings['min_python']}\n" in metadata
     assert "](nbs/" not in metadata and f"]({settings['git_url']}/raw/" in metadata, "pictures of README.md are found from elsewhere"
@@ -106,3 +108,66 @@ print(*(w.message for w in caught))"""
     said = python(code, **({"KERAS_BACKEND": chosen} if chosen else {}))
     assert bool(said) == warned
     if warned: assert running in said and "import newsrex_nb first" in said
+
+
+def test_public_functions_say_what_they_return():
+    "So that an editor completes `toy().` without running anything."
+    import inspect
+
+    from newsrex_nb.data import Dataset, custom, mind, toy
+    from newsrex_nb.metrics import ranking_metrics
+
+    assert all(issubclass(inspect.signature(source).return_annotation, Dataset) for source in (toy, mind, custom))
+    assert inspect.signature(ranking_metrics).return_annotation is dict
+
+
+# what Windows has not, of Python's own modules and of what they offer
+UNIX = {"crypt", "curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "spwd", "syslog", "termios", "tty"}
+UNIX_NAMES = {
+    "os": {"O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "chown", "fork", "forkpty", "geteuid", "getloadavg", "getpgid", "getuid", "killpg", "mkfifo",
+           "nice", "openpty", "pread", "pwrite", "sched_getaffinity", "setsid", "statvfs", "sysconf", "uname"},
+    "signal": {"SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGUSR1", "SIGUSR2", "alarm", "pause", "setitimer"},
+    "socket": {"AF_UNIX"}, "time": {"tzset"},
+}
+
+
+def asked(node):
+    "The module and the name that an `if hasattr(module, name)` asks for, or nothing."
+    test = node.test
+    if isinstance(test, ast.Call) and getattr(test.func, "id", "") == "hasattr": return ast.unparse(test.args[0]), test.args[1].value
+
+
+def text_without_encoding(node):
+    "Whether a call opens text in whatever encoding the machine has."
+    if any(k.arg in ("encoding", None) for k in node.keywords): return False
+    function = node.func
+    if isinstance(function, ast.Name) and function.id == "open":
+        mode = [a.value for a in node.args[1:2] if isinstance(a, ast.Constant)] + [k.value.value for k in node.keywords if k.arg == "mode"]
+        return not any("b" in m for m in mode)
+    arguments = {"read_text": 0, "write_text": 1}.get(function.attr if isinstance(function, ast.Attribute) else "")
+    return arguments is not None and len(node.args) <= arguments
+
+
+def unix_only(node, known=frozenset(), inside=False):
+    "What of a syntax tree fails on Windows, or reads text otherwise there: (line, what)."
+    if isinstance(node, (ast.Import, ast.ImportFrom)) and not inside:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] * (not node.level)
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] in UNIX)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        if node.attr in UNIX_NAMES.get(node.value.id, ()) and (node.value.id, node.attr) not in known: yield node.lineno, ast.unparse(node)
+    if isinstance(node, ast.Call) and text_without_encoding(node): yield node.lineno, ast.unparse(node)
+    if isinstance(node, ast.If): known = known | {asked(node)}
+    for child in ast.iter_child_nodes(node): yield from unix_only(child, known, inside or isinstance(node, ast.FunctionDef))
+
+
+def test_nothing_unix_only_at_import():
+    "Read off the syntax trees, so that it is seen here: modules import on Windows, what it lacks is asked for first, and text is UTF-8 everywhere."
+    found = {}
+    for path in (ROOT / "newsrex_nb").rglob("*.py"):
+        bad = [*unix_only(ast.parse(path.read_text(encoding="utf-8")))]
+        if bad: found[path.relative_to(ROOT).as_posix()] = bad
+    assert not found
+    for code in ("import resource", "try:\n    import fcntl\nexcept ImportError: pass", "def f(): os.fork()", "open(path)", "Path(a).read_text()", "a.write_text(b)"):
+        assert [*unix_only(ast.parse(code))], code
+    for code in ("def f():\n    import resource", "if hasattr(os, 'O_DIRECTORY'):\n    os.O_DIRECTORY", "open(path, 'rb')", "write_text(a, b)"):
+        assert not [*unix_only(ast.parse(code))], code

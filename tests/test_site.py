@@ -46,16 +46,24 @@ def prose(cells):
         for text in texts: yield re.sub(r"`[^`\n]*`", "`…`", re.sub(r"^\s*```.*?^\s*```", "", text, flags=re.M | re.S))
 
 
+FENCED = re.compile(r"^[ \t]*```.*?^[ \t]*```[ \t]*$", re.M | re.S)
+
+
 def anchors(cells):
-    "The ids that Pandoc gives to the headings of a page."
-    found = {anchor for text in prose(cells) for anchor in re.findall(r"\{#([\w.-]+)", text)}
+    "The ids that Pandoc gives to the headings of a page: a second one of a name gets a number, and a comment in code is no heading."
+    found = []
     for cell in cells:
         for text in [joined(cell["source"])] * (cell["cell_type"] == "markdown") + [
                 joined(out.get("data", {}).get("text/markdown", "")) for out in cell.get("outputs", [])]:
-            for heading in re.findall(r"^#+ +(.+?)\s*(?:\{[^}]*\})?$", text, re.M):
+            text = FENCED.sub("", text)
+            for heading, given in re.findall(r"^#+ +(.+?)\s*(\{[^}]*\})?$", text, re.M):
+                if "#" in given: continue
                 heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
-                found.add(re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", heading))))
-    return found
+                name = re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", heading)))
+                again = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in found)
+                found.append(f"{name}-{again}" if again else name)
+            found += re.findall(r"\{#([\w.-]+)", text)
+    return {*found}
 
 
 def test_pages_are_processed(processed):
@@ -80,6 +88,31 @@ def test_pages_ask_no_other_host(processed):
             assert not kinds & {"text/html", "application/javascript"}, page
             assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:img|script|link)[^>]+(?:src|href)=.?https?:", joined(cell["source"])), page
             assert "```mermaid" not in joined(cell["source"]), page
+
+
+DIRECTIVES = re.compile(r"(?:#\|[^\n]*\n)+")  # Quarto reads them at the top of a cell only
+PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img\b([^>]*)>")
+
+
+def without_alt(cell):
+    "What a cell shows to those only who see it: pictures without a sentence that says what is in them."
+    source = joined(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return [match[0] for match in PICTURE.finditer(source) if not (match[1] or re.search(r"\balt=.\S", match[2] or ""))]
+    pictures = [kind for out in cell.get("outputs", []) for kind in out.get("data", {}) if kind.startswith("image/")]
+    top = DIRECTIVES.match(source)
+    alt = re.search(r'^#\| fig-alt: "([^"\n]{30,})"$', top[0], re.M) if top else None
+    return [] if not pictures or alt and len(pictures) == 1 else pictures
+
+
+def test_pictures_have_alt_text(processed):
+    "A sentence for each, also in the form in which Quarto gets the page; a cell with two pictures has one sentence too few."
+    for page, cells in processed.items():
+        stored = json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]
+        assert not [(cell.get("id"), found) for cell in [*stored, *cells] if (found := without_alt(cell))], page
+    drawn = dict(cell_type="code", source="plt.plot([1, 2]);", outputs=[dict(data={"image/png": ""})])
+    assert without_alt(drawn) and without_alt(dict(drawn, source='plt.plot([1, 2]);\n#| fig-alt: "A line that rises from one to two on the left."'))
+    assert without_alt(dict(cell_type="markdown", source="![](a.png)")) and not without_alt(dict(cell_type="markdown", source="![A line](a.png)"))
 
 
 def public_names(text):
@@ -125,10 +158,12 @@ def broken(url, page, found):
     else:
         target, _, anchor = url.partition("#")
         path = (NBS / page).parent / target if target else (NBS / page)
+        if path.suffix == ".md" and path.exists() and anchor:
+            return anchor not in anchors([dict(cell_type="markdown", source=path.read_text(encoding="utf-8"))])
         if path.suffix != ".ipynb" or not path.exists(): return not path.exists()
         target = path.resolve().relative_to(NBS).as_posix()
     if target not in PAGES: return True
-    return bool(anchor) and anchor.partition(".")[0] not in found(target)  # a method is on the page of its class
+    return bool(anchor) and anchor not in found(target)
 
 
 def test_links_and_images(processed):
@@ -143,6 +178,9 @@ def test_links_and_images(processed):
             if broken(url, f"../{name}", found): bad.append((name, url))
     assert checked > 500 and not bad
     assert broken("nothing.ipynb", "index.ipynb", found) and broken(SITE + "core.html#nothing", "index.ipynb", found)
+    assert broken(SITE + "data/schema.html#dataset.hour", "index.ipynb", found) and broken("../CONTRIBUTING.md#nothing", "index.ipynb", found)
+    code = dict(cell_type="markdown", source="# One\n\n```\n# a comment\n```\n\n## One\n\n## Two {#second}")
+    assert anchors([code]) == {"one", "one-1", "second"}
 
 
 def cells_of(page): return {c["id"]: c for c in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]}

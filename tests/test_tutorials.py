@@ -1,9 +1,11 @@
 """Cells of tutorials that no test of notebooks runs, since they read data that may not be handed on: here a made-up folder stands in."""
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from newsrex_nb.data import toy
 
@@ -32,3 +34,30 @@ def test_quickstart_on_real_headlines(tmp_path, monkeypatch):
     assert names["real"].name == "MIND" and {"NRMS", "random", "popularity", "category match"} == set(names["measured"])
     assert all(np.isfinite(m["auc"]) and m["impressions"] == len(world.test) for m in names["measured"].values())
     assert (tmp_path / "runs/nrms-mind/model.safetensors").exists()
+
+
+BADGES = runpy.run_path(str(TUTORIALS.parents[1] / ".ci/badges"))
+OUTSIDE = {"results-files", "results-home"}  # one fetches what lies in results/ on Colab, the other looks where it is
+
+
+def test_pages_for_colab_read_no_file_of_the_checkout():
+    "Who opens a page there has the page and the installed package; results/ is looked for in one cell, which says where it is."
+    homes = []
+    for page in BADGES["pages"]():
+        cells = {c["id"]: "".join(c["source"]) for c in json.loads(page.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"}
+        assert not [name for name, text in cells.items() if name not in OUTSIDE and re.search(r"[\"'(\s]\.\./|newsrex_files", text)], page.name
+        homes += [cells[name] for name in cells if name == "results-home"]
+        assert "results-home" in cells or not OUTSIDE & {*cells}
+    assert len(homes) == 3 and len({*homes}) == 1 and BADGES["settings"]()["git_url"] in homes[0], "one cell, word for word"
+
+
+@pytest.mark.parametrize("name", ["05_compare_models", "15_ablations"])
+def test_pages_of_results_run_where_there_are_none(name, tmp_path, monkeypatch, capsys):
+    "In an empty folder, without a network: one sentence says what is missing, and nothing fails or draws an empty picture."
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for id, text in code_of(name).items():
+        if not re.search(r"^(!|#\| *eval: *false)", text, re.M): exec(compile(text, id, "exec"), names)
+    printed = capsys.readouterr().out
+    assert printed.count("newsrex_files") == 1 and "which is not here" in printed and printed.count("\n") == 1
+    assert "plt" not in names or not names["plt"].get_fignums()
