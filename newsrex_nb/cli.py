@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'words_and_keys', 'summary', 'trai
            'usage', 'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
-import errno, os, sys, warnings
+import errno, io, os, sys, warnings
 
 from . import __version__
 from .core import InputError, one_of, wrong
@@ -505,10 +505,15 @@ _EXAMPLES = {
     ),
 }
 
+# %% ../nbs/cli.ipynb #sentence
+def _sentence(command):  # a function
+    "Its docstring on one line, without what is said of arguments."
+    return " ".join(command.__doc__.partition("\n\n")[0].split("\n"))
+
 # %% ../nbs/cli.ipynb #usage
 def usage():
     "What `newsrex --help` prints."
-    commands = [command.__doc__.split("  ") for command in COMMANDS.values()]
+    commands = [_sentence(command).split("  ") for command in COMMANDS.values()]
     commands = [f"  newsrex {call}\n      {duty}" for call, duty in commands]
     examples = [f"  newsrex {call:42}  {remark}" for call, remark in _EXAMPLES.items()]
     title = "newsrex: neural news recommendation"
@@ -536,7 +541,7 @@ def _dispatch(
 
         print(key_table(*(text for text in arguments if text not in asked)))
     elif asked and command in COMMANDS:
-        print("newsrex " + COMMANDS[command].__doc__.replace("  ", "\n    "))
+        print("newsrex " + _sentence(COMMANDS[command]).replace("  ", "\n    "))
     elif asked:
         print(usage())
     else:
@@ -549,6 +554,12 @@ def _warn(message, category, *where, **how):  # as for `warnings.showwarning`
     "Shows a warning as a sentence."
     print(f"newsrex: {message}", file=sys.stderr)
 
+# %% ../nbs/cli.ipynb #console
+def _lenient(stream):  # of text
+    "Has a console replace what it can't write, where it would end the command."
+    if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
+        stream.reconfigure(errors="replace")
+
 # %% ../nbs/cli.ipynb #main
 def main(argv=None):  # words of the command line; None = those of the process
     """Runs one command; returns the exit status.
@@ -560,6 +571,8 @@ def main(argv=None):  # words of the command line; None = those of the process
     """
     command, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     os.environ.setdefault("MPLBACKEND", "Agg")  # curves are written, not shown
+    _lenient(sys.stdout)
+    _lenient(sys.stderr)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: model=my_package.MyModel
     with warnings.catch_warnings():

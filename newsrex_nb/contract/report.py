@@ -10,7 +10,7 @@ __all__ = ['PROMISES', 'Measured', 'NotApplicable', 'one_line', 'Promise', 'prom
 import dataclasses, math, re
 from collections.abc import Callable
 
-from ..core import InputError, patch_to
+from ..core import InputError, patch_to, short_repr
 
 # %% ../../nbs/contract/report.ipynb #measured
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Promise:
     unit: str  # what the value counts
     remedy: str  # what to do if it is broken, as an imperative
     after: tuple = ()  # names of promises that have to be kept first
+    __repr__ = short_repr
 
 # %% ../../nbs/contract/report.ipynb #promise
 PROMISES = {}  # by name, in the order in which they are checked
@@ -143,6 +144,7 @@ class Finding:
     measured: Measured = None  # None: nothing was measured
     reason: str = ""  # why nothing was measured
     waits: bool = False  # whether a promise that has to be kept first is broken
+    __repr__ = short_repr
 
     @property
     def broken(self):

@@ -16,7 +16,7 @@ from keras import ops
 
 from .worlds import contract_world, few_impressions, inputs_of
 from .worlds import planned, with_content
-from ..core import InputError, generator, patch_to
+from ..core import InputError, generator, patch_to, short_repr
 from ..engine.device import host_tables
 from ..losses import loss_function
 from ..models.forward import gather_batch
@@ -459,6 +459,7 @@ class Gradients:
     auxiliary: dict  # {name: loss}
     logits: np.ndarray  # (B, C)
     weights: dict  # {name: gradient} of the trainable weights
+    __repr__ = short_repr
 
     def numbers(self):
         "All of them, in one flat array."

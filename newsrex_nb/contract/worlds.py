@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from .report import NotApplicable
-from ..core import generator, patch_to
+from ..core import generator, patch_to, short_repr
 from ..data import give_vectors, toy
 from ..data.features import COLUMNS, PLANNERS
 from ..data.schema import owner, take
@@ -136,6 +136,7 @@ class Inputs:
     hour: np.ndarray  # (n,) int32
     numbers: np.ndarray  # (n,) numbers of the histories, for planners of graphs
     subgraph: tuple = None  # (nodes, adjacency, mapping) where the graph is a planner
+    __repr__ = short_repr
 
     def __len__(self):
         return len(self.user)

@@ -365,6 +365,12 @@ def _build(
         raise wrong(f"{len(self)} rows", len(built), where=name)
     return built
 
+# %% ../../nbs/data/features.ipynb #features-repr
+@patch_to(Features)
+def __repr__(self):
+    built = ", ".join(name for kind, name in self.kept if kind != "tokenizer")
+    return f"Features: {len(self):,} rows; built so far: {built or 'nothing'}"
+
 # %% ../../nbs/data/features.ipynb #attach
 @patch_to(Features)
 def attach(self, dataset):  # a `Dataset`, or None

@@ -435,7 +435,7 @@ def _repr_markdown_(self):
 def report(
     data,  # a `Dataset`
     release=None,  # of MIND to compare with: "small" or "large"; None = the one whose size it has, if it has any
-):  # a `Report`
+) -> Report:  # a `Report`
     """Counts of a data set, and what in it would mislead.
 
     Parameters

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ..core import wrong
+from ..core import short_repr, wrong
 from .schema import owner
 
 # %% ../../nbs/data/samples.ipynb #samples
@@ -40,6 +40,7 @@ class Samples:
     first: np.ndarray  # (S,) where the sample's negatives start
     count: np.ndarray  # (S,) how many there are
     skipped: int  # clicks of impressions in which every candidate was clicked
+    __repr__ = short_repr
 
     def __len__(self):
         return len(self.impression)

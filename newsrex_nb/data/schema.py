@@ -7,11 +7,11 @@ __all__ = ['UNKNOWN', 'News', 'news_table', 'check_offsets', 'Histories', 'make_
            'owner', 'merge', 'order_users', 'Dataset']
 
 # %% ../../nbs/data/schema.ipynb #imports
-import dataclasses
+import dataclasses, html
 
 import numpy as np
 
-from ..core import Sizes, patch_to, wrong
+from ..core import Sizes, patch_to, short_repr, wrong
 
 # %% ../../nbs/data/schema.ipynb #news
 @dataclasses.dataclass
@@ -44,6 +44,9 @@ class News:
     subcategory: list  # N strings
     entities: list  # N lists of entity ids named in the title, in order of appearance
     published: np.ndarray = None  # (N,) int64 seconds, -1 = unknown; None: no field
+
+    def __repr__(self):
+        return f"News: {self._summary()}"
 
     def __post_init__(self):
         self.ids = np.asarray(self.ids, dtype=str)
@@ -86,7 +89,7 @@ UNKNOWN = "<unknown>"  # the id of the row that stands for all articles without 
 def news_table(
     articles,  # dicts with `id` and any of title, abstract, category, subcategory, entities, published
     unknown=False,  # whether to add the row that stands for unknown articles
-):  # a `News` with the padding row in front
+) -> News:  # a `News` with the padding row in front
     """Builds the news table from one dict per article; fields that are missing are
     empty.
 
@@ -115,6 +118,23 @@ def news_table(
         entities=[list(row.get("entities") or ()) for row in rows],
         published=published,
     )
+
+# %% ../../nbs/data/schema.ipynb #news-filled
+@patch_to(News)
+def _filled(self):
+    "The names of the fields that say something of at least one article."
+    names = ["title", "abstract", "category", "subcategory", "entities"]
+    filled = [name for name in names if any(getattr(self, name))]
+    dated = self.published is not None and (self.published >= 0).any()
+    return [*filled, "published"] if dated else filled
+
+# %% ../../nbs/data/schema.ipynb #news-summary
+@patch_to(News)
+def _summary(self):
+    "How many articles there are, and what is known of them."
+    count = len(self) - 1 - (UNKNOWN in self.row)
+    filled = self._filled()
+    return f"{count:,} articles" + (f" with {', '.join(filled)}" if filled else "")
 
 # %% ../../nbs/data/schema.ipynb #check-offsets
 def check_offsets(
@@ -159,6 +179,7 @@ class Histories:
     rows: np.ndarray  # (clicks,) int32 rows of the news table
     offsets: np.ndarray  # (S + 1,) int64; history s owns rows[offsets[s]:offsets[s+1]]
     clicked_at: np.ndarray = None  # (clicks,) int64 seconds; None: the log does not say
+    __repr__ = short_repr
 
     def __post_init__(self):
         self.rows = np.asarray(self.rows, np.int32)
@@ -268,6 +289,12 @@ class Behaviors:
     labels: np.ndarray  # (candidates,) int8, 1 = clicked; None where nothing is known
     histories: Histories  # shared by all splits of a data set
 
+    def __repr__(self):
+        counts = self._counts()
+        days = f", {counts.pop('days')}" if "days" in counts else ""
+        counted = ", ".join(f"{number} {what}" for what, number in counts.items())
+        return f"Behaviors: {counted}{days}"
+
     def __post_init__(self):
         self._set_types()
         check_offsets("impression", self.offsets, len(self.candidates))
@@ -324,6 +351,25 @@ def _check_histories(self):
     if not 0 <= self.history.min() <= self.history.max() < count:
         raise wrong(f"history numbers below {count}", self.history.max())
 
+# %% ../../nbs/data/schema.ipynb #days
+def _days(time):  # (B,) int64 seconds
+    "The first and the last day of a log, one where they are the same."
+    ends = np.array([time.min(), time.max()], "datetime64[s]").astype("datetime64[D]")
+    return " to ".join(dict.fromkeys(ends.astype(str).tolist()))
+
+# %% ../../nbs/data/schema.ipynb #counts
+@patch_to(Behaviors)
+def _counts(self):  # {what is counted: number, as text}
+    "What one wants to know of a split before its arrays."
+    users = len(np.unique(self.user[self.user > 0]))
+    counts = dict(impressions=len(self), users=users, candidates=len(self.candidates))
+    if self.labels is not None:
+        counts["clicks"] = int((self.labels > 0).sum())
+    counts = {what: f"{number:,}" for what, number in counts.items()}
+    if self.time.any():
+        counts["days"] = _days(self.time)
+    return counts
+
 # %% ../../nbs/data/schema.ipynb #segments
 def segments(
     offsets,  # (B + 1,) offsets of a flat array
@@ -350,7 +396,7 @@ def segments(
 def take(
     behaviors,  # a `Behaviors`
     index,  # numbers of impressions, in any order, or a mask
-):  # the chosen ones; histories are shared, not copied
+) -> Behaviors:  # the chosen ones; histories are shared, not copied
     """Some impressions of `behaviors`, in the order of `index`.
 
     Parameters
@@ -398,7 +444,7 @@ def owner(
 def merge(
     first,  # `Behaviors`
     second,  # `Behaviors` of the same data set
-):
+) -> Behaviors:
     """The impressions of both, in this order.
 
     Parameters
@@ -490,6 +536,11 @@ class Dataset:
     key: str = ""  # fingerprint of everything that made it
     oracle: object = None  # the utility behind the clicks; toy world only
 
+    def __repr__(self):
+        shown = {name: repr(log) for name, log in self.splits.items()}
+        splits = [f"  {s}: {t.removeprefix('Behaviors: ')}" for s, t in shown.items()]
+        return "\n".join([self._summary(), *splits])
+
     def __post_init__(self):
         self.features.attach(self)
 
@@ -522,7 +573,7 @@ class Dataset:
 
 # %% ../../nbs/data/schema.ipynb #dataset-split
 @patch_to(Dataset)
-def split(self, name):  # "train", "valid" or "test"
+def split(self, name) -> Behaviors:  # "train", "valid" or "test"
     """The behaviors of one split, or the sentence that names the splits there are.
 
     Parameters
@@ -533,6 +584,26 @@ def split(self, name):  # "train", "valid" or "test"
     if name not in self.splits:
         raise wrong(f"a split of {self.name} ({', '.join(self.splits)})", repr(name))
     return self.splits[name]
+
+# %% ../../nbs/data/schema.ipynb #dataset-summary
+@patch_to(Dataset)
+def _summary(self):
+    "Articles and users in one line."
+    users = f"{len(self.users) - 1:,} users, {self.trained_users:,} of them in training"
+    return f"{self.name}: {self.news._summary()}; {users}"
+
+# %% ../../nbs/data/schema.ipynb #dataset-html
+@patch_to(Dataset)
+def _repr_html_(self):
+    "A table with a row for each split."
+    counts = {name: log._counts() for name, log in self.splits.items()}
+    heads = list(dict.fromkeys(what for row in counts.values() for what in row))
+    rows = [["", *heads]]
+    rows += [[name, *(row.get(h, "") for h in heads)] for name, row in counts.items()]
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    lines[0] = lines[0].replace("td>", "th>")
+    table = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<p>{html.escape(self._summary())}</p>\n<table>\n{table}\n</table>"
 
 # %% ../../nbs/data/schema.ipynb #dataset-hour
 @patch_to(Dataset)

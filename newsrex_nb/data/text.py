@@ -11,7 +11,7 @@ from array import array
 
 import numpy as np
 
-from ..core import one_of, patch_to
+from ..core import one_of, patch_to, short_repr
 
 # %% ../../nbs/data/text.ipynb #tokenizers
 TOKENIZERS = {}  # name -> function without arguments that returns a tokenizer; or pattern -> function of name and pieces
@@ -161,6 +161,8 @@ class Vocabulary:
     ):
         self.words, self.tokenizer = list(words), tokenizer
         self.number = {w: i for i, w in enumerate(self.words, UNK + 1)}
+
+    __repr__ = short_repr
 
     @classmethod
     def build(

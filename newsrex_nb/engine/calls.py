@@ -10,7 +10,7 @@ import dataclasses, functools
 
 import numpy as np
 
-from ..core import patch_to
+from ..core import patch_to, short_repr
 from ..data.features import COLUMNS, PLANNERS
 from .device import BUDGET, Tables, program, values_of
 from .plans import choose_widths, group_of, history_widths
@@ -191,6 +191,7 @@ class CallSizes:
     history_widths: list  # of calls for users, growing
     user_bytes: int  # of the largest array for one user
     pair_bytes: int  # of the largest array for one pair
+    __repr__ = short_repr
 
     @property
     def users(self):

@@ -11,6 +11,8 @@ import dataclasses, functools
 
 import numpy as np
 
+from ..core import short_repr
+
 # %% ../../nbs/engine/plans.ipynb #group-of
 def group_of(
     lengths,  # (N, F) true lengths of F text fields
@@ -231,6 +233,7 @@ class Allocated:
 
     rows: tuple  # per group (S, places) int32, 0 = filler
     position: np.ndarray  # (S, W) int32
+    __repr__ = short_repr
 
 # %% ../../nbs/engine/plans.ipynb #placed
 def _placed(values, first, group, places):

@@ -11,7 +11,7 @@ import dataclasses, math
 
 import numpy as np
 
-from ..core import generator, patch_to, wrong
+from ..core import generator, patch_to, short_repr, wrong
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #user-sums
 def user_sums(
@@ -361,6 +361,7 @@ class Ranking:
     names: list  # best first
     separated: np.ndarray  # (M, M) bool
     groups: list  # of numbers of models
+    __repr__ = short_repr
 
     @classmethod
     def of(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import wrong
+from ..core import short_repr, wrong
 from ..data.schema import make_histories, segments, take
 from ..engine.rankers import Ranker, ranker_name
 from ..engine.scoring import scores
@@ -96,6 +96,7 @@ class GivenScores:
 
     values: object  # (candidates,) array or list of numbers, flat
     name: str = "given scores"  # what tables call it
+    __repr__ = short_repr
 
     def scores(self, behaviors):  # (candidates,) numbers
         """The same numbers, whatever is asked.

@@ -10,7 +10,7 @@ __all__ = ['NEWSREX', 'FORMS', 'PAPER', 'CARD', 'CARD_RECIPES', 'TOY', 'SETS', '
 # %% ../../nbs/experiments/presets.ipynb #imports
 from dataclasses import dataclass, field
 
-from ..core import METRICS, one_of
+from ..core import METRICS, one_of, short_repr
 
 # %% ../../nbs/experiments/presets.ipynb #mind-small
 _MIND_SMALL = (("articles", 65238), ("test", 73152))
@@ -55,6 +55,7 @@ class Experiment:
     sd: str = "population"  # what the published sd is: "population", "sample", or None
     source: str = ""  # where the numbers stand
     assumed: tuple = ()  # sentences: what no source says
+    __repr__ = short_repr
 
 # %% ../../nbs/experiments/presets.ipynb #newsrex-values
 NEWSREX = {  # data of the NewsReX paper and of its results page

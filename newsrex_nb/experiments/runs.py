@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 
 from .. import hub
-from ..core import wrong
+from ..core import short_repr, wrong
 from .building import load_data
 from .configuration import configure
 from .loggers import Printed
@@ -196,6 +196,7 @@ class Outcome:
     data: object  # the `Dataset`
     history: object  # the `Run` that `fit` returned
     results: dict  # as `measure` returns it; None where the test split has no labels
+    __repr__ = short_repr
 
 # %% ../../nbs/experiments/runs.ipynb #finish
 def _finish(folder, run_file, model, dataset, results, history, about):

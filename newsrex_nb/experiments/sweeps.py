@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, patch_to
+from ..core import METRICS, patch_to, short_repr
 from .configuration import configure, preset_line, spread
 from .lists import expand_lists
 from .overrides import in_grammar
@@ -50,6 +50,7 @@ class Trial:
     results: dict = None  # of `measure`; None where the test split has no labels
     validation: dict = None  # of the epoch that was kept; None without validation
     failed: str = None  # why it has no results
+    __repr__ = short_repr
 
     @property
     def title(self):

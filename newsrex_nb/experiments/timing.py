@@ -7,7 +7,7 @@ __all__ = ['matrix_rate', 'peak_memory', 'versions', 'compiled', 'program_bytes'
            'optimizer_split', 'evaluation_speed', 'plain_evaluation', 'recommendation_speed', 'start_up']
 
 # %% ../../nbs/experiments/timing.ipynb #imports
-import functools, itertools, os, platform, resource, statistics, subprocess, sys
+import functools, itertools, os, platform, statistics, subprocess, sys
 import tempfile, time
 
 import jax
@@ -51,10 +51,17 @@ def matrix_rate(
 
 # %% ../../nbs/experiments/timing.ipynb #peak-memory
 def peak_memory():
-    "Peak memory in bytes: of the device where it keeps count, else of the process."
+    """Peak memory in bytes: of the device where it keeps count, else of the process;
+    NaN on Windows, which does not say."""
     stats = jax.devices()[0].memory_stats() or {}
-    of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return stats.get("peak_bytes_in_use") or of_process
+    if stats.get("peak_bytes_in_use"):
+        return stats["peak_bytes_in_use"]
+    if sys.platform == "win32":
+        return np.nan
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 # %% ../../nbs/experiments/timing.ipynb #versions
 def versions():

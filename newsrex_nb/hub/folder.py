@@ -213,7 +213,7 @@ def save(
     results=None,  # what was measured, a dict
     summary=None,  # how it was trained, a dict
     **told,  # what else the card says, see `hub.card`
-):  # the folder, a `Path`
+) -> Path:  # the folder, a `Path`
     """Writes a model and what it takes to read new articles.
 
     Parameters
@@ -612,6 +612,8 @@ def outside_encoders(config):  # of a model
 # %% ../../nbs/hub/folder.ipynb #load
 def load(
     handle,  # a folder, "hf://organisation/repository", or "newsrex://toy"
+) -> (
+    tuple
 ):  # (model, features): the features have no articles yet, see `Features.encode`
     """Reads what `save` wrote, here or on the hub.
 

@@ -123,7 +123,7 @@ def save_pretrained(
     keep_users=False,  # whether user ids, and vectors of single users, are kept
     keep_articles=False,  # whether the articles of `data` are kept
     **told,  # what else the card says, see `hub.card`
-):  # the folder, a `Path`
+) -> Path:  # the folder, a `Path`
     """Writes a model for others; of users and articles only what was asked for.
 
     Parameters
@@ -167,7 +167,7 @@ def save_pretrained(
 # %% ../../nbs/hub/publish.ipynb #from-pretrained
 def from_pretrained(
     handle,  # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
-):  # (model, `Dataset` without a log)
+) -> tuple:  # (model, `Dataset` without a log)
     """A saved model, and the users and articles that were saved with it.
 
     Parameters
@@ -440,7 +440,7 @@ def push_to_hub(
     keep_articles=False,  # whether articles in the folder are published
     private=None,  # whether a new repository is; None = as the organisation has it
     token=None,  # of the hub; None = the one that is logged in
-):  # the handle that loads it
+) -> str:  # the handle that loads it
     """Publishes a folder on the Hugging Face hub.
 
     Parameters

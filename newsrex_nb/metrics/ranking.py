@@ -12,7 +12,7 @@ import dataclasses, functools, re
 
 import numpy as np
 
-from ..core import METRICS, wrong
+from ..core import METRICS, short_repr, wrong
 
 # %% ../../nbs/metrics/ranking.ipynb #sort-key
 def sort_key(
@@ -177,6 +177,7 @@ class Clicks:
     halves: np.ndarray  # (clicks,) int32, pairs won, counted in halves
     clicked: np.ndarray  # (B,) clicked candidates of each impression
     skipped: np.ndarray  # (B,) candidates not clicked
+    __repr__ = short_repr
 
     @property
     def mixed(self):
@@ -396,7 +397,7 @@ def per_impression(
     labels,  # (candidates,) 1 = clicked, 0 = not
     offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
     metrics=METRICS,  # names; also hit@k, mrr_first, and any k
-):  # {name: (B,) float64}, NaN where an impression has one class only
+) -> dict:  # {name: (B,) float64}, NaN where an impression has one class only
     """Every metric of every impression.
 
     Parameters
@@ -456,7 +457,7 @@ def ranking_metrics(
     labels,  # (candidates,) 1 = clicked, 0 = not
     offsets,  # (B + 1,) impression i owns scores[offsets[i]:offsets[i+1]]
     metrics=METRICS,  # names; also hit@k, mrr_first, auc_pooled, and any k
-):  # {name: mean, "impressions": number averaged, "one_class": number left out}
+) -> dict:  # {name: mean, "impressions": number averaged, "one_class": number left out}
     """The mean over impressions of each metric; impressions of one class are counted,
     not averaged.
 

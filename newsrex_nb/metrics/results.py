@@ -8,7 +8,7 @@ __all__ = ['heading', 'cell', 'aligned', 'result_table', 'portable', 'append_res
 
 # %% ../../nbs/metrics/results.ipynb #imports
 import json, os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
@@ -102,7 +102,8 @@ def portable(config):  # a configuration, or a part of one
     if not isinstance(config, str):
         return config
     key, equals, value = config.rpartition("=")  # `data.path=/…` among what was given
-    return key + equals + Path(value).name if os.path.isabs(value) else config
+    path = PureWindowsPath(value)  # which knows / and \, whatever this machine writes
+    return key + equals + path.name if path.root else config
 
 # %% ../../nbs/metrics/results.ipynb #append-result
 def append_result(
@@ -124,7 +125,8 @@ def append_result(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     run = {**about, "config": portable(about["config"]), "results": results}
     line = json.dumps(run, ensure_ascii=False, default=lambda v: v.tolist()) + "\n"
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o644)
     try:
         os.write(handle, line.encode())
     finally:

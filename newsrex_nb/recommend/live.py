@@ -58,7 +58,7 @@ def room_for(rows):  # that are needed
     return room
 
 # %% ../../nbs/recommend/live.ipynb #live-data
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class LiveData(Dataset):
     """A data set with a reserve of rows, and with impressions that were observed.
 

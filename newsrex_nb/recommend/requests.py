@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core import wrong
+from ..core import short_repr, wrong
 from .live import WINDOWED, LiveData
 
 # %% ../../nbs/recommend/requests.ipynb #recommended
@@ -242,6 +242,7 @@ class Request:
     shown: object  # rows for all, or a list of such
     hour: np.ndarray  # (U,) hours of the requests
     user: np.ndarray  # (U,) numbers of the users, as the model knows them
+    __repr__ = short_repr
 
     def of(self, users):  # numbers of users
         """Clicks, users and hours of some of them.

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..core import atomic, fingerprint, patch_to, wrong
+from ..core import atomic, fingerprint, patch_to, short_repr, wrong
 from ..models.weights import weight_names
 from .identity import differences, identity
 
@@ -85,6 +85,7 @@ class SavedEpoch:
     stopping: dict  # what `EarlyStopping` has decided so far
     first: dict  # what the `Run` of the first training reports
     processor: float  # processor seconds of the run
+    __repr__ = short_repr
 
     @property
     def trained(self):

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ..core import METRICS, patch_to
+from ..core import METRICS, patch_to, short_repr
 from .state import weights_of
 
 # %% ../../nbs/train/early_stopping.ipynb #early-stopping
@@ -23,7 +23,7 @@ class EarlyStopping:
     monitor
         a metric, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
     patience
-        epochs without improvement before training stops; None = never
+        epochs without improvement before a stop; None = never
     min_improvement
         smaller gains do not count for `patience`
     best : default -np.inf
@@ -39,15 +39,14 @@ class EarlyStopping:
     """
 
     monitor: str  # a metric, or "mean" of AUC, MRR, nDCG@5 and nDCG@10
-    patience: (
-        int | None
-    )  # epochs without improvement before training stops; None = never
+    patience: int | None  # epochs without improvement before a stop; None = never
     min_improvement: float  # smaller gains do not count for `patience`
     best: float = -np.inf  # value of the best epoch
     epoch: int | None = None  # the best one, 1 = first
     weights: list | None = None  # of the best epoch
     reference: float = -np.inf  # value that the next improvement has to beat
     waited: int = 0  # epochs since the last improvement
+    __repr__ = short_repr
 
     @property
     def metrics(self):

@@ -11,7 +11,7 @@ import concurrent.futures, copy, dataclasses, time
 import jax
 import numpy as np
 
-from ..core import patch_to
+from ..core import patch_to, short_repr
 from ..engine.device import BUDGET, Tables
 from .batches import Batches, filled, plan, slots_of
 from .sparse_adam import DenseUpdates, row_updates
@@ -211,6 +211,7 @@ class Prepared:
     engine: Engine
     plan_seconds: float
     compile_seconds: float
+    __repr__ = short_repr
 
 # %% ../../nbs/train/program.ipynb #prepare
 def prepare(

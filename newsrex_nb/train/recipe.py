@@ -10,7 +10,7 @@ import collections.abc, dataclasses, functools
 
 import keras
 
-from ..core import patch_to, wrong
+from ..core import patch_to, short_repr, wrong
 from ..data.schema import Behaviors
 from ..losses import loss_function
 
@@ -81,6 +81,7 @@ class Recipe:
     memory: int
     sharing: bool
     verbose: int
+    __repr__ = short_repr
 
 # %% ../../nbs/train/recipe.ipynb #new-optimizer
 @patch_to(Recipe)

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ..core import generator, patch_to
+from ..core import generator, patch_to, short_repr
 from ..data.samples import arrange, draw_negatives
 from .source import Source
 
@@ -35,6 +35,7 @@ class Epoch:
     order: np.ndarray  # (steps, B) numbers of samples, -1 = filler
     candidates: np.ndarray  # (samples, 1 + K) rows
     target: np.ndarray  # (samples,) place of the clicked candidate
+    __repr__ = short_repr
 
 # %% ../../nbs/train/sampling.ipynb #sampling
 @dataclasses.dataclass
@@ -73,6 +74,7 @@ class Sampling:
     by_load: bool  # whether samples are dealt by words, too
     chunk: int  # steps of a dispatch
     latest: Epoch | None = None  # asked for again and again, chunk by chunk
+    __repr__ = short_repr
 
     @property
     def steps(self):
@@ -176,6 +178,7 @@ class ChunkSamples:
     subgraph: tuple | None = (
         None  # nodes, adjacency, mapping (S·B, …), where planned whole
     )
+    __repr__ = short_repr
 
 # %% ../../nbs/train/sampling.ipynb #slots
 @patch_to(ChunkSamples)

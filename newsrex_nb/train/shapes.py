@@ -13,6 +13,7 @@ import numpy as np
 from ..engine.plans import choose_blocks, choose_capacities, choose_widths
 from ..engine.plans import demand, distinct, group_of
 from .sampling import key_slots
+from ..core import short_repr
 
 # %% ../../nbs/train/shapes.ipynb #shapes
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Shapes:
     blocks: list  # (samples, clicks) of each block of a batch
     nodes: list  # nodes of each block's subgraphs; None without
     keys: int  # distinct candidate keys of a batch, at most
+    __repr__ = short_repr
 
 # %% ../../nbs/train/shapes.ipynb #every-chunk
 def _every_chunk(samplings, epochs):

@@ -13,6 +13,7 @@ import numpy as np
 from ..data.features import COLUMNS, PLANNERS
 from ..data.samples import Samples, training_samples
 from ..engine.plans import known_users
+from ..core import short_repr
 
 # %% ../../nbs/train/source.ipynb #source
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Source:
     words: np.ndarray  # (N,) what an article costs as a candidate
     lengths: np.ndarray  # (samples,) clicks of the history, or nodes of its subgraph
     loads: np.ndarray  # (samples,) words of the history
+    __repr__ = short_repr
 
 # %% ../../nbs/train/source.ipynb #words
 def _words(texts, articles):

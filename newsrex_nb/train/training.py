@@ -10,7 +10,7 @@ import dataclasses, time
 
 import keras
 
-from ..core import patch_to
+from ..core import patch_to, short_repr
 from ..data.schema import Behaviors
 from ..evaluate.measure import evaluate
 from .checkpoint import SavedEpoch, checkpoint_of
@@ -44,6 +44,7 @@ class Phase:
     validation: Behaviors | None  # to measure epochs on
     epochs: int  # at most
     callbacks: tuple  # of Keras
+    __repr__ = short_repr
 
 # %% ../../nbs/train/training.ipynb #training
 class Training:

@@ -11,7 +11,7 @@ import dataclasses, io, sys, time
 import keras
 import numpy as np
 
-from ..core import patch_to, wrong
+from ..core import patch_to, short_repr, wrong
 from ..data.schema import take
 from ..metrics.ranking import per_impression
 from ..metrics.results import heading
@@ -78,6 +78,7 @@ class Clock:
     count: np.ndarray  # (T,) impressions
     mean: np.ndarray  # (T,) of the hour
     so_far: np.ndarray  # (T,) of all impressions up to the end of the hour
+    __repr__ = short_repr
 
     @classmethod
     def of(

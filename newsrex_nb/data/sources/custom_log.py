@@ -657,7 +657,7 @@ def custom(
     seed=42,  # of the drawn candidates and of the vectors of missing words
     name="custom",  # what results call it
     **recipe,  # arguments of `feature_recipe`
-):  # a `Dataset`
+) -> Dataset:  # a `Dataset`
     """A log of one's own as a data set.
 
     Parameters

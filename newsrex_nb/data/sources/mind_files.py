@@ -11,7 +11,7 @@ import dataclasses, re, warnings
 from pathlib import Path
 
 from ... import __version__
-from ...core import fingerprint, generator, one_of, wrong
+from ...core import fingerprint, generator, one_of, short_repr, wrong
 from ...files.archives import members, place
 from ..bpe import check_pieces
 from ..cache import cache_folder, cached, hash_of
@@ -43,6 +43,7 @@ class Source:
     packed: int  # 0 plain, 1 `.gz`, 2 in a `.zip`
     name: str  # the way from the folder to the file
     file: object  # what `open_bytes` takes
+    __repr__ = short_repr
 
     def __str__(self):
         return place(self.file)
@@ -493,7 +494,7 @@ def mind(
     seed=42,  # of the random validation split and of the vectors of missing words
     name=None,  # what results call it; None = MIND, with its size and language
     **recipe,  # arguments of `feature_recipe`
-):  # a `Dataset`
+) -> Dataset:  # a `Dataset`
     """MIND, or a log in its format, as a data set.
 
     Parameters

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ...core import patch_to
+from ...core import patch_to, short_repr
 from ..schema import News, owner
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #categories
@@ -112,6 +112,7 @@ class Lexicon:
     sizes: np.ndarray  # (pools,) words in each pool
     subtopics: list  # names of the subtopics
     entities: list  # for each subtopic a list of (Wikidata id, label)
+    __repr__ = short_repr
 
     @classmethod
     def invent(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core import atomic, fingerprint, generator, one_of, patch_to, wrong
+from ...core import atomic, fingerprint, generator, one_of, patch_to
+from ...core import short_repr, wrong
 from ..features import Features
 from ..schema import Behaviors, Dataset, Histories, owner, take
 from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
@@ -119,6 +120,7 @@ class Oracle:
         "identity": 1.7,
     }
     shares = np.array([0.4, 0.3, 0.2, 0.1])  # of the favourites in the lasting interest
+    __repr__ = short_repr
 
     @property
     def kinship(self):
@@ -576,7 +578,7 @@ def _vector_lines(data, rows):
         yield _vector_line(entity, ("entity", entity), ("subcategory", subcategory))
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #toy-data
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class ToyData(Dataset):
     """A toy world as a data set: `oracle` knows its utility, `write_mind` writes it as
     files.
@@ -608,7 +610,7 @@ def write_mind(
     folder,  # where train/, dev/ and perhaps test/ are written
     malformed=0,  # broken lines to add to each behaviors.tsv and news.tsv
     unlabelled=False,  # whether to write the test split once more, without labels, to test/
-):  # the folder, a `Path`
+) -> Path:  # the folder, a `Path`
     """Writes the world in MIND's file format.
 
     Parameters
@@ -664,7 +666,7 @@ def toy(
     vectors=None,  # width of word vectors that know the topics; None = no word vectors
     recipe={},  # how texts become numbers, see `data.features`
     **sizes,  # other sizes than the scale's, such as `articles`, `users`, `impressions`, `valid`, `test`
-):  # a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
+) -> ToyData:  # a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
     """A data set from a world whose best reachable AUC is known.
 
     Parameters
