@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'InputError', 'wrong', 'one_of', 'Sizes', 'generator', 'Seeds', 'fingerprint', 'atomic', 'short_repr',
-           'patch_to', 'register', 'need_jax']
+           'html_table', 'patch_to', 'register', 'need_jax']
 
 # %% ../nbs/core.ipynb #imports
-import contextlib, dataclasses, json, os, reprlib, zlib
+import contextlib, dataclasses, html, json, os, reprlib, zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -230,6 +230,29 @@ def short_repr(value):  # an object whose fields are its attributes
     """
     fields = [f"{k}={_brief(v)}" for k, v in vars(value).items() if k[0] != "_"]
     return f"{type(value).__name__}({', '.join(fields)})"
+
+# %% ../nbs/core.ipynb #html-table
+def html_table(
+    caption,  # a sentence above the table
+    rows,  # rows of texts, the first one the heading
+):  # text
+    """A small table in HTML, in the colours of the page that shows it.
+
+    Parameters
+    ----------
+    caption
+        a sentence above the table
+    rows
+        rows of texts, the first one the heading
+
+    Returns
+    -------
+    text
+    """
+    lines = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
+    lines[0] = lines[0].replace("td>", "th>")
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<p>{html.escape(caption)}</p>\n<table>\n{body}\n</table>"
 
 # %% ../nbs/core.ipynb #patch-to
 def patch_to(cls):  # a class of the same module

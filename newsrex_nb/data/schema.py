@@ -7,11 +7,11 @@ __all__ = ['UNKNOWN', 'News', 'news_table', 'check_offsets', 'Histories', 'make_
            'owner', 'merge', 'order_users', 'Dataset']
 
 # %% ../../nbs/data/schema.ipynb #imports
-import dataclasses, html
+import dataclasses
 
 import numpy as np
 
-from ..core import Sizes, patch_to, short_repr, wrong
+from ..core import Sizes, html_table, patch_to, short_repr, wrong
 
 # %% ../../nbs/data/schema.ipynb #news
 @dataclasses.dataclass
@@ -600,10 +600,7 @@ def _repr_html_(self):
     heads = list(dict.fromkeys(what for row in counts.values() for what in row))
     rows = [["", *heads]]
     rows += [[name, *(row.get(h, "") for h in heads)] for name, row in counts.items()]
-    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    lines[0] = lines[0].replace("td>", "th>")
-    table = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<p>{html.escape(self._summary())}</p>\n<table>\n{table}\n</table>"
+    return html_table(self._summary(), rows)
 
 # %% ../../nbs/data/schema.ipynb #dataset-hour
 @patch_to(Dataset)

@@ -6,13 +6,13 @@
 __all__ = ['NewsRecommender', 'fresh', 'encoder_of_width', 'TwoTower']
 
 # %% ../../nbs/models/base.ipynb #imports
-import dataclasses
+import dataclasses, math
 from types import MappingProxyType
 
 import keras
 from keras import ops
 
-from ..core import InputError, Seeds, Sizes, patch_to, wrong
+from ..core import InputError, Seeds, Sizes, html_table, patch_to, wrong
 from .forward import forward
 
 # %% ../../nbs/models/base.ipynb #checked-arguments
@@ -266,6 +266,26 @@ def predict(self, *args, **kwargs):
     raise InputError(
         "model.predict is not used here: call newsrex_nb.evaluate.predict(model, data)."
     )
+
+# %% ../../nbs/models/base.ipynb #model-shown
+@patch_to(NewsRecommender)
+def __repr__(self):
+    "What a model is, on one line."
+    weights = sum(math.prod(v.shape) for v in self.trainable_variables)
+    columns = ", ".join(f"{k} ({v})" if v else k for k, v in self.reads.items())
+    about = f"{weights:,} trainable weights, reads {columns or 'nothing'}"
+    return f"{type(self).__name__}({about}, last {self.history_length} clicks)"
+
+
+@patch_to(NewsRecommender)
+def _repr_html_(self):
+    "The configuration as a table."
+    rows = [["argument", "value"]]
+    for name, value in self.configuration.items():
+        if isinstance(value, dict) and "class_name" in value:
+            value = value["class_name"]
+        rows.append([name, str(value)])
+    return html_table(repr(self), rows)
 
 # %% ../../nbs/models/base.ipynb #fresh
 def fresh(encoder):  # a layer by the encoder protocol of `layers.text`

@@ -15,7 +15,7 @@ from ..hub import publish
 from .catalogue import is_dot
 from .live import extend, impressions, seconds
 from .live import observe as observed
-from .requests import Recommended, best_of, timely
+from .requests import Recommendations, Recommended, best_of, timely
 from .service import Service
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender
@@ -40,9 +40,11 @@ class Recommender(Service):
     def save_pretrained(
         self,
         folder,  # to be written, replaced as a whole
-        results=None,  # what was measured
-        **more,  # keep_users … of `publish.save_pretrained`
-    ):
+        results=None,  # what was measured, as `experiments.runner.measure` returns it
+        run=None,  # what `fit` returned: how the model was trained
+        keep_users=False,  # whether user ids, and vectors of single users, are kept
+        keep_articles=False,  # whether the catalogue's articles are kept
+    ):  # the folder, a `Path`
         """Writes weights, configuration, vocabulary, results and a card; articles and
         user ids only if they are asked for.
 
@@ -51,27 +53,65 @@ class Recommender(Service):
         folder
             to be written, replaced as a whole
         results : default None
-            what was measured
-        **more
-            keep_users … of `publish.save_pretrained`
+            what was measured, as `experiments.runner.measure` returns it
+        run : default None
+            what `fit` returned: how the model was trained
+        keep_users : default False
+            whether user ids, and vectors of single users, are kept
+        keep_articles : default False
+            whether the catalogue's articles are kept
+
+        Returns
+        -------
+        the folder, a `Path`
         """
-        return publish.save_pretrained(folder, self.model, self.data, results, **more)
+        saved = self.model, self.data, results, run, keep_users, keep_articles
+        return publish.save_pretrained(folder, *saved)
 
     def push_to_hub(
         self,
         to,  # "organisation/repository"
-        **more,  # results, private, keep_users … of `publish.publish`
-    ):
-        """Publishes what `save_pretrained` writes; returns the handle that loads it.
+        private=None,  # whether a new repository is; None = as the organisation has it
+        token=None,  # of the hub; None = the one that is logged in
+        results=None,  # what was measured, as for `save_pretrained`
+        run=None,  # what `fit` returned
+        keep_users=False,  # whether user ids, and vectors of single users, are published
+        keep_articles=False,  # whether the catalogue's articles are published
+    ):  # the handle that loads it
+        """Publishes what `save_pretrained` writes.
 
         Parameters
         ----------
         to
             "organisation/repository"
-        **more
-            results, private, keep_users … of `publish.publish`
+        private : default None
+            whether a new repository is; None = as the organisation has it
+        token : default None
+            of the hub; None = the one that is logged in
+        results : default None
+            what was measured, as for `save_pretrained`
+        run : default None
+            what `fit` returned
+        keep_users : default False
+            whether user ids, and vectors of single users, are published
+        keep_articles : default False
+            whether the catalogue's articles are published
+
+        Returns
+        -------
+        the handle that loads it
         """
-        return publish.publish(self.model, self.data, to, **more)
+        kept = private, token, keep_users, keep_articles
+        about = dict(results=results, run=run)
+        return publish.publish(self.model, self.data, to, *kept, **about)
+
+# %% ../../nbs/recommend/recommender.ipynb #recommender-shown
+@patch_to(Recommender)
+def __repr__(self):
+    "The model and what it recommends from, on one line."
+    articles, users = len(self.data.news) - 1, len(self.data.users) - 1
+    name = type(self.model).__name__
+    return f"{type(self).__name__}({name}, {articles:,} articles, {users:,} users)"
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender-score
 def _shares(logits):
@@ -145,7 +185,8 @@ def _best_of_hour(self, asked, users, k, place):  # place: -1 for every row
         shown = asked.shown[n] if asked.own else asked.shown
         places = _best_unread(logits, shown, asked.read[n], k, place)
         best = [(shown[i], float(logits[i])) for i in places]
-        yield n, [Recommended(str(news.ids[r]), x, news.title[r]) for r, x in best]
+        articles = (Recommended(str(news.ids[r]), x, news.title[r]) for r, x in best)
+        yield n, Recommendations(articles)
 
 
 @patch_to(Recommender)
@@ -156,7 +197,7 @@ def recommend(
     user=None,  # as for `score`
     at=None,  # as for `score`
     among=None,  # articles to choose from, as `candidates` of `score`; None = the catalogue
-):  # `Recommended`s, best first; for many users a list of such lists
+):  # `Recommendations`, best first; for many users a list of such lists
     """The best articles for users; what was read is left out.
 
     Parameters
@@ -174,7 +215,7 @@ def recommend(
 
     Returns
     -------
-    `Recommended`s, best first; for many users a list of such lists
+    `Recommendations`, best first; for many users a list of such lists
     """
     with self.lock:
         asked = self.ask(history, self.rows if among is None else among, user, at)

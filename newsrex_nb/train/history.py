@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..core import atomic, patch_to
+from ..core import atomic, html_table, patch_to
 
 # %% ../../nbs/train/history.ipynb #run
 class Run(keras.callbacks.History):
@@ -67,6 +67,28 @@ def restore(
     self.plan_seconds = state["plan_seconds"]
     self.compile_seconds = state["compile_seconds"]
     self.samples = state["samples"]
+
+# %% ../../nbs/train/history.ipynb #run-shown
+@patch_to(Run)
+def __repr__(self):
+    "How long was trained, and the last or best validation, on one line."
+    parts = [f"{len(self.epoch)} epochs of {self.samples:,} samples"]
+    at = (self.best_epoch or 0) - 1
+    if self.best_epoch:
+        parts.append(f"best epoch {self.best_epoch}")
+    for name, values in self.history.items():
+        parts.append(f"{name} {values[at]:.4f}")
+    return f"Run({', '.join(parts)})"
+
+
+@patch_to(Run)
+def _repr_html_(self):
+    "A table with a row for each epoch."
+    rows = [["epoch", *self.history]]
+    for epoch, values in enumerate(zip(*self.history.values()), 1):
+        mark = " (best)" if epoch == self.best_epoch else ""
+        rows.append([f"{epoch}{mark}", *(f"{value:.4f}" for value in values)])
+    return html_table(f"{len(self.epoch)} epochs of {self.samples:,} samples", rows)
 
 # %% ../../nbs/train/history.ipynb #plot-validation
 def _plot_validation(axis, validation, best_epoch):
