@@ -250,9 +250,10 @@ def html_table(
     text
     """
     lines = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
-    lines[0] = lines[0].replace("td>", "th>")
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<p>{html.escape(caption)}</p>\n<table>\n{body}\n</table>"
+    head, *body = [f"<tr>{line}</tr>" for line in lines]
+    parts = [f"<p>{html.escape(caption)}</p>", "<table>"]
+    parts += ["<thead>", head.replace("td>", "th>"), "</thead>", "<tbody>", *body]
+    return "\n".join([*parts, "</tbody>", "</table>"])
 
 # %% ../nbs/core.ipynb #patch-to
 def patch_to(cls):  # a class of the same module
