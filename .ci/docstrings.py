@@ -23,8 +23,15 @@ def comments_of(source):
     return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
 
 
+def is_method(function):
+    "Whether the first argument is what the function belongs to: an object, or in a `classmethod` the class."
+    called = [ast.unparse(d).partition("(")[0] for d in function.decorator_list]
+    first = next((arg.arg for arg in [*function.args.posonlyargs, *function.args.args]), None)
+    return first == "self" or first == "cls" and "classmethod" in called
+
+
 def arguments_of(function):
-    "The arguments of a function as (name with stars, last line, its default's node or None), without `self`."
+    "The arguments of a function as (name with stars, last line, its default's node or None), without `self` or `cls`."
     a = function.args
     plain = [*a.posonlyargs, *a.args]
     defaults = [None] * (len(plain) - len(a.defaults)) + a.defaults
@@ -32,7 +39,8 @@ def arguments_of(function):
     if a.vararg: pairs.append((f"*{a.vararg.arg}", a.vararg, None))
     pairs += [(arg.arg, arg, default) for arg, default in zip(a.kwonlyargs, a.kw_defaults)]
     if a.kwarg: pairs.append((f"**{a.kwarg.arg}", a.kwarg, None))
-    return [(name, (default or arg).end_lineno, default) for name, arg, default in pairs if name not in ("self", "cls")]
+    if pairs and is_method(function): pairs = pairs[1:]
+    return [(name, (default or arg).end_lineno, default) for name, arg, default in pairs]
 
 
 def described(function, comments):

@@ -259,9 +259,10 @@ def html_table(
 def patch_to(cls):  # a class of the same module
     """Makes the function below it a method of `cls`, under the function's name.
 
-    Returns
-    -------
-    a class of the same module
+    Parameters
+    ----------
+    cls
+        a class of the same module
     """
 
     def patch(function):
@@ -276,9 +277,10 @@ def register(cls):  # a Keras layer or model
     """Registers `cls` with Keras under the package's name, so that configurations can
     be read back.
 
-    Returns
-    -------
-    a Keras layer or model
+    Parameters
+    ----------
+    cls
+        a Keras layer or model
     """
     import keras
 

@@ -335,12 +335,22 @@ def keep(self, name, function, *arguments):
 
 # %% ../../nbs/contract/subject.ipynb #subject-run
 @patch_to(Subject)
-def run(self, model, inputs, values):  # as `scored` says
+def run(
+    self,
+    model,  # as `scored` says
+    inputs,  # as `scored` says
+    values,  # as `scored` says
+):
     """One block of impressions by the plain path.
 
-    Returns
-    -------
-    as `scored` says
+    Parameters
+    ----------
+    model
+        as `scored` says
+    inputs
+        as `scored` says
+    values
+        as `scored` says
     """
     function = functools.partial(watched_scores, asked=self.asked)
     name = ("plain", id(model), model.dtype_policy.name)

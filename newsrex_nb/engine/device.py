@@ -150,12 +150,18 @@ def host_tables(
     }
 
 # %% ../../nbs/engine/device.ipynb #device-tables
-def device_tables(model, features):  # as `host_tables` takes them
+def device_tables(
+    model,  # a `NewsRecommender`
+    features,  # `Features` of a data set
+):
     """The same on the device: {name: device array}.
 
-    Returns
-    -------
-    as `host_tables` takes them
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    features
+        `Features` of a data set
     """
     import keras
 

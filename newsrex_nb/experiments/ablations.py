@@ -37,6 +37,8 @@ def other_encoder(
     ----------
     key
         "news_encoder" or "user_encoder"
+    cls
+        an encoder
     **more
         {argument: value} beside the base's
     """

@@ -47,12 +47,18 @@ def utility_terms(
     return dict(lasting=bag - mood, mood=mood, order=content - bag, **known)
 
 # %% ../../nbs/experiments/shares.ipynb #centred
-def centred(x, offsets):  # (candidates,), (B + 1,)
+def centred(
+    x,  # (candidates,)
+    offsets,  # (B + 1,)
+):
     """Differences from the mean of each impression.
 
-    Returns
-    -------
-    (candidates,), (B + 1,)
+    Parameters
+    ----------
+    x
+        (candidates,)
+    offsets
+        (B + 1,)
     """
     return x - (np.add.reduceat(x, offsets[:-1]) / np.diff(offsets))[owner(offsets)]
 

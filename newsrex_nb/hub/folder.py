@@ -110,9 +110,10 @@ def versions():
 def class_name(cls):  # a class of models
     """The name that `find_class` finds the class by.
 
-    Returns
-    -------
-    a class of models
+    Parameters
+    ----------
+    cls
+        a class of models
     """
     if getattr(models, cls.__name__, None) is cls:
         return cls.__name__

@@ -86,12 +86,19 @@ def _create_weights(self, rng):  # where the values come from
 
 # %% ../../nbs/layers/gated_graph.ipynb #gated-cell
 @patch_to(GatedGraph)
-def cell(self, m, h):  # messages and states (..., D)
+def cell(
+    self,
+    m,  # messages (..., D)
+    h,  # states (..., D)
+):
     """The states after a GRU step.
 
-    Returns
-    -------
-    messages and states (..., D)
+    Parameters
+    ----------
+    m
+        messages (..., D)
+    h
+        states (..., D)
     """
     new = ops.matmul(m, self.kernel) + self.bias
     old = ops.matmul(h, self.recurrent) + self.recurrent_bias

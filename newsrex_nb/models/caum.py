@@ -126,12 +126,19 @@ def _make_weights(self, seeds):
 
 # %% ../../nbs/models/caum.ipynb #dense
 @patch_to(CandidateAwareUser)
-def dense(self, name, x):  # which kernel; (…, its rows)
+def dense(
+    self,
+    name,  # which kernel
+    x,  # (…, its rows)
+):
     """A dense layer: (…, columns of the kernel).
 
-    Returns
-    -------
-    which kernel; (…, its rows)
+    Parameters
+    ----------
+    name
+        which kernel
+    x
+        (…, its rows)
     """
     kernel = ops.cast(getattr(self, f"{name}_kernel"), x.dtype)
     bias = ops.cast(getattr(self, f"{name}_bias"), x.dtype)
@@ -139,59 +146,103 @@ def dense(self, name, x):  # which kernel; (…, its rows)
 
 # %% ../../nbs/models/caum.ipynb #clicks
 @patch_to(CandidateAwareUser)
-def clicks(self, clicked, mask, training=False):  # (B, H, D), (B, H)
+def clicks(
+    self,
+    clicked,  # (B, H, D)
+    mask,  # (B, H)
+    training=False,  # whether dropout applies
+):
     """u: the clicks as they are read, (B, H, D).
 
-    Returns
-    -------
-    (B, H, D), (B, H)
+    Parameters
+    ----------
+    clicked
+        (B, H, D)
+    mask
+        (B, H)
+    training : default False
+        whether dropout applies
     """
     there = ops.cast(mask, clicked.dtype)[..., None]
     return self.drop_clicks(clicked, training=training) * there
 
 
 @patch_to(CandidateAwareUser)
-def windows(self, u, mask):  # (B, H, D), (B, H)
+def windows(
+    self,
+    u,  # (B, H, D)
+    mask,  # (B, H)
+):
     """Each click between its neighbours, (B, H, 3 D).
 
-    Returns
-    -------
-    (B, H, D), (B, H)
+    Parameters
+    ----------
+    u
+        (B, H, D)
+    mask
+        (B, H)
     """
     before, after = beside(u, mask, self.wrap)
     return ops.concatenate([before, u, after], axis=-1)
 
 # %% ../../nbs/models/caum.ipynb #convolved
 @patch_to(CandidateAwareUser)
-def convolved(self, windows, c):  # (B, 1, H, 3 D), (B, C, 1, D)
+def convolved(
+    self,
+    windows,  # (B, 1, H, 3 D)
+    c,  # (B, C, 1, D)
+):
     """a: each click among its neighbours and beside the candidate, (B, C, H, D).
 
-    Returns
-    -------
-    (B, 1, H, 3 D), (B, C, 1, D)
+    Parameters
+    ----------
+    windows
+        (B, 1, H, 3 D)
+    c
+        (B, C, 1, D)
     """
     return self.dense("local", _joined(windows, c))
 
 # %% ../../nbs/models/caum.ipynb #attended
 @patch_to(CandidateAwareUser)
-def attended(self, u, c, mask):  # (B, 1, H, D), (B, C, 1, D), (B, H)
+def attended(
+    self,
+    u,  # (B, 1, H, D)
+    c,  # (B, C, 1, D)
+    mask,  # (B, H)
+):
     """s: what each click takes from the others, (B, C, H, heads · width).
 
-    Returns
-    -------
-    (B, 1, H, D), (B, C, 1, D), (B, H)
+    Parameters
+    ----------
+    u
+        (B, 1, H, D)
+    c
+        (B, C, 1, D)
+    mask
+        (B, H)
     """
     y = self.dense("input", _joined(c, u))
     return self.attention(y, mask=mask[:, None])
 
 # %% ../../nbs/models/caum.ipynb #fused
 @patch_to(CandidateAwareUser)
-def fused(self, local, attended, training=False):  # a and s
+def fused(
+    self,
+    local,  # a of the formula
+    attended,  # s of the formula
+    training=False,  # whether dropout applies
+):
     """f: each click as this candidate sees it, (B, C, H, D).
 
-    Returns
-    -------
-    a and s
+    Parameters
+    ----------
+    local
+        a of the formula
+    attended
+        s of the formula
+    training : default False
+        whether dropout applies
     """
     local = self.drop_local(local, training=training)
     attended = self.drop_attended(attended, training=training)
@@ -199,23 +250,37 @@ def fused(self, local, attended, training=False):  # a and s
 
 # %% ../../nbs/models/caum.ipynb #click-weights
 @patch_to(CandidateAwareUser)
-def first_hidden(self, fused, c):  # (B, C, H, D), (B, C, 1, D)
+def first_hidden(
+    self,
+    fused,  # (B, C, H, D)
+    c,  # (B, C, 1, D)
+):
     """What the first tanh reads, (B, C, H, hidden).
 
-    Returns
-    -------
-    (B, C, H, D), (B, C, 1, D)
+    Parameters
+    ----------
+    fused
+        (B, C, H, D)
+    c
+        (B, C, 1, D)
     """
     return self.dense("first", _joined(fused, c))
 
 
 @patch_to(CandidateAwareUser)
-def click_weights(self, hidden, mask):  # of `first_hidden`, (B, H)
+def click_weights(
+    self,
+    hidden,  # of `first_hidden`
+    mask,  # (B, H)
+):
     """α: the weights of the clicks for each candidate, (B, C, H).
 
-    Returns
-    -------
-    of `first_hidden`, (B, H)
+    Parameters
+    ----------
+    hidden
+        of `first_hidden`
+    mask
+        (B, H)
     """
     hidden = ops.tanh(self.dense("second", ops.tanh(hidden)))
     logits = self.dense("third", hidden)[..., 0]

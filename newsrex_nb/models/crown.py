@@ -19,8 +19,18 @@ from ..layers.transformer import Linear, TransformerBlock, positions
 from .base import NewsRecommender
 
 # %% ../../nbs/models/crown.ipynb #consistency
-def consistency(a, b):  # (..., E) each -> (..., 1) between 0 and 1
+def consistency(
+    a,  # (..., E)
+    b,  # (..., E)
+):  # (..., 1) between 0 and 1
     """How well two vectors agree: their cosine, moved to 0 … 1.
+
+    Parameters
+    ----------
+    a
+        (..., E)
+    b
+        (..., E)
 
     Returns
     -------

@@ -157,12 +157,18 @@ def clock_panel(
         axis.legend(frameon=False, fontsize=8)
 
 # %% ../../nbs/viz/live.ipynb #new-figure
-def new_figure(panels, width):  # how many, inches of each
+def new_figure(
+    panels,  # how many
+    width,  # inches of each
+):
     """A figure that no global list keeps, and its panels.
 
-    Returns
-    -------
-    how many, inches of each
+    Parameters
+    ----------
+    panels
+        how many
+    width
+        inches of each
     """
     from matplotlib.figure import Figure
 
