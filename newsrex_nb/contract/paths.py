@@ -130,7 +130,7 @@ _FEW = dict(rows=32, users=8, width=4)  # articles, states and candidates of a c
     SAME,
     OF_SCORE,
     "let a state be all that score needs of a user",
-    SCORES_STAND,
+    (*SCORES_STAND, "empty history", "empty article", "unseen user"),
 )
 def cached_equals_direct(subject):
     "Scores from caches against those of the plain path."
