@@ -24,7 +24,7 @@ def with_quick_compilation(flags):
 def settings():
     "Environment variables of a quick run, without those that the shell has set already."
     wanted = dict(JAX_PLATFORMS="cpu", KERAS_BACKEND="jax", MPLBACKEND="Agg", PYTHONHASHSEED="0",
-                  JAX_COMPILATION_CACHE_DIR=str(PROGRAMS), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.3", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0")
+                  JAX_COMPILATION_CACHE_DIR=str(PROGRAMS), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0")
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(missing)
     return missing | {"XLA_FLAGS": with_quick_compilation(os.environ.get("XLA_FLAGS", ""))}

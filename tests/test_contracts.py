@@ -5,7 +5,6 @@ import json
 import re
 
 import jax
-import jax.experimental.compilation_cache.compilation_cache
 import keras
 import numpy as np
 import pytest
@@ -23,24 +22,13 @@ from newsrex_nb.models.base import NewsRecommender
 from newsrex_nb.models.weights import weight_names
 from newsrex_nb.train import fit, set_precision
 from newsrex_nb.train.batches import plan
-from probes import PROBES, tiny, wider, world
+from probes import PROBES, few, tiny, wider, world
 
 PAPERS = [c for c in vars(models).values() if isinstance(c, type) and issubclass(c, NewsRecommender)]
 every_model = pytest.mark.parametrize("cls", [*PAPERS, *PROBES], ids=lambda c: c.__name__)
+few_models = pytest.mark.parametrize("cls", few([*PAPERS, *PROBES]), ids=lambda c: c.__name__)
 FEW = dict(rows=32, users=8, width=4) # small calls, so that there are several
 SHAPE = dict(batch_size=8, negatives=3, seed=0, chunk=4) # the last chunk of an epoch is short
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(tmp_path_factory):
-    "Nothing is compiled twice."
-    wanted = dict(jax_compilation_cache_dir=str(tmp_path_factory.mktemp("programs")),
-                  jax_persistent_cache_min_compile_time_secs=0.0, jax_persistent_cache_min_entry_size_bytes=-1)
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for name, value in wanted.items(): jax.config.update(name, value)
-    yield
-    for name, value in before.items(): jax.config.update(name, value)
-    jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
 def same(a, b, tolerance=1e-5):
@@ -83,6 +71,7 @@ TOLD = {(models.GLORY, "official"): ["more words"]}  # missing entities take par
 VARIANTS = [(cls, name) for cls in PAPERS for name in variants_of(cls)[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls, wiring", VARIANTS, ids=lambda a: getattr(a, "__name__", a))
 def test_contract_of_variants(cls, wiring):
     "What a variant can break by itself: the rest is the code of the model above."
@@ -105,7 +94,7 @@ def test_saved_models_in_another_process(tmp_path):
         assert np.isfinite(found).all() and found.tobytes() == subject.reference()[0][:len(found)].tobytes(), name
 
 
-@every_model
+@few_models
 def test_cached_in_little_memory_and_wider(cls):
     "Caches that hold a block at a time, of longer texts, histories and graphs."
     data, model, direct = case(cls)
@@ -143,7 +132,7 @@ class Watch(keras.callbacks.Callback):
         if len(self.kept) == self.stop: raise KeyboardInterrupt
 
 
-@every_model
+@few_models
 def test_fit(cls):
     "Three epochs are one program; a second run has the same bits, also in the moment in which it is interrupted."
     data = case(cls)[0]

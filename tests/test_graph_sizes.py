@@ -15,7 +15,6 @@ from newsrex_nb.models.weights import weight_names
 from newsrex_nb.engine.scoring import scores
 from newsrex_nb.train.steps import batch_loss, shared_logits
 from probes import shaken, tiny, world
-from test_contracts import quick_compilation # noqa: F401 (the fixture works by its name)
 
 
 @functools.cache

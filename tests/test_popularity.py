@@ -21,7 +21,7 @@ def data():
 LOOKING_BACK = ["ctr", "ctr_bin", "word_ctr", "entity_ctr", "published_hour", "news_counts"]
 
 
-@pytest.mark.parametrize("recipe", [dict(popularity_hours=1), dict(popularity_hours=6), dict(popularity_mode="train_only")], ids=str)
+@pytest.mark.parametrize("recipe", [dict(popularity_hours=6), *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (dict(popularity_hours=1), dict(popularity_mode="train_only")))], ids=str)
 def test_nothing_is_known_of_the_present_and_the_future(data, recipe):
     features = Features(data.news, data.features.recipe | recipe, data.features.vocabulary)
     features.kept = {("column", name): data.features[name] for name in ("title", "entities")}

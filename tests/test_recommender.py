@@ -14,7 +14,8 @@ from newsrex_nb.engine.device import _PROGRAMS
 from newsrex_nb.engine.scoring import scores
 from newsrex_nb.recommend.requests import timely
 from newsrex_nb.recommend import Recommender
-from test_contracts import FEW, PAPERS, case as contract_case, every_model, quick_compilation, same  # noqa: F401, the fixture is meant
+from probes import few
+from test_contracts import FEW, PAPERS, case as contract_case, few_models, same
 
 LAST = 4 # hours of the test split that are replayed
 
@@ -61,7 +62,7 @@ def replay(data, rec, expected, hours, tell):
         if tell: rec.observe([event(data, i) for i in now.tolist()])
 
 
-@every_model
+@few_models
 def test_replay_equals_evaluation(cls):
     "Without the test split, hour by hour, with what has happened observed."
     data, model, expected = case(cls)
@@ -80,7 +81,7 @@ def copied(data):
     return new
 
 
-@every_model
+@few_models
 def test_company_order_and_steps_change_nothing(cls):
     "A user alone or among others, candidates in any order, in a list for all, articles added at once or in two steps, as dicts."
     data, model, _ = case(cls)
@@ -113,7 +114,7 @@ def test_company_order_and_steps_change_nothing(cls):
     assert near(rec.score(histories[3], pool, user=users[3], at=at), together[3]), "and nothing stays of them"
 
 
-@pytest.mark.parametrize("cls", PAPERS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", few(PAPERS), ids=lambda c: c.__name__)
 def test_loaded_and_vectors(cls, tmp_path):
     "From a folder, without catalogue or log: articles are added, users asked; vectors where the score is their product."
     data, model, _ = case(cls)
