@@ -42,6 +42,11 @@ def signature(source, name):
     return re.sub(r"\Adef \w+\((\s*)(?:(?:self|cls)(?:,\s*|(?=\))))?", lambda m: f"{title}({m[1]}", text)
 
 
+def badge(text):
+    "A picture that is a link, without the caption that Quarto gives to a picture alone in its paragraph."
+    return re.sub(r"\A\[!\[([^\]]+)\]\(([^)]+)\)\]\(([^)]+)\)\Z", r'<p><a href="\3"><img src="\2" alt="\1"></a></p>', text.strip()) if text.startswith("[![") else text
+
+
 class changed(Processor):
     "Source under its documentation, and links of ambiguous names mended."
     def begin(self):
@@ -60,7 +65,7 @@ class changed(Processor):
             cells.insert(behind - 1, cells.pop(at))
 
     def cell(self, cell):
-        if cell.cell_type == "markdown": cell["source"] = self.linked(cell.source).replace("```mermaid\n", "```{mermaid}\n")
+        if cell.cell_type == "markdown": cell["source"] = badge(self.linked(cell.source)).replace("```mermaid\n", "```{mermaid}\n")
         for out in cell.get("outputs", []):
             data = out.get("data", {})
             if "text/html" in data:  # as Markdown, since Quarto lets a page with HTML outputs ask another host for scripts
