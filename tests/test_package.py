@@ -121,7 +121,7 @@ def test_public_functions_say_what_they_return():
     assert inspect.signature(ranking_metrics).return_annotation is dict
 
 
-RESULT = re.compile(r"yields |\(candidates,\) \w|\(rows, count\)|\(best, worst\)|\{|an? `Estimate`|.*(returns the|; a `Dataset`)|as for `members`")
+RESULT = re.compile(r"yields |\(candidates,\) \w|\(rows, count\)|\(best, worst\)|\{|an? `Estimate`|.*(returns the \w|; a `Dataset`)|as for `members`")
 
 
 def test_no_result_is_told_of_an_argument():
