@@ -121,6 +121,23 @@ def test_public_functions_say_what_they_return():
     assert inspect.signature(ranking_metrics).return_annotation is dict
 
 
+RESULT = re.compile(r"yields |\(candidates,\) \w|\(rows, count\)|\(best, worst\)|\{|an? `Estimate`|.*(returns the \w|; a `Dataset`)|as for `members`")
+
+
+def test_no_result_is_told_of_an_argument():
+    "`.ci/docstrings.py` takes the comment behind a signature of one argument for the argument's."
+    wrong = []
+    for path in sorted((ROOT / "newsrex_nb").rglob("*.py")):
+        if path.parent.name in ("train", "contract"): continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            doc = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            told = (doc or "").partition("Parameters\n----------\n")[2].partition("\n\n")[0].splitlines()
+            if len(told) == 2 and RESULT.match(told[1].strip()) and "Returns\n-------" not in doc:
+                wrong.append(f"{path.relative_to(ROOT)}: {node.name}: {told[1].strip()}")
+    assert not wrong
+
+
 # what Windows has not, of Python's own modules and of what they offer
 UNIX = {"crypt", "curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "spwd", "syslog", "termios", "tty"}
 UNIX_NAMES = {
