@@ -2,7 +2,8 @@
 import jax
 import numpy as np
 import pytest
-from broken_models import BROKEN, Means
+from broken_models import BROKEN, Means, mean_of
+from keras import ops
 import probes  # registers the columns that some models read
 
 from newsrex_nb.contract import check_model
@@ -10,6 +11,7 @@ from newsrex_nb.contract.report import PROMISES, ContractError
 from newsrex_nb.contract.worlds import contract_world
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
+from newsrex_nb.layers.attention import masked_softmax
 from newsrex_nb.models import NRMS
 
 QUICK = [name for name in PROMISES if name != "saving"]  # the one that starts a process
@@ -39,6 +41,43 @@ def test_a_sound_model_keeps_all():
     assert not report.broken and len(lines) == 3 + len(PROMISES)
     assert report["more neighbours"].reason == "not applicable: it has no graph"
     assert report["saving"].measured.value == 0
+
+
+class KeepsWords(Means):
+    "An article is its words, of which there are more in wider groups."
+    def encode_news(self, news, training=False): return dict(words=self.words(news["title"]), real=ops.cast(news["title"] > 0, "int32"))
+    def mean(self, news): return mean_of(news["words"], news["real"] > 0)
+    def encode_user(self, clicked, mask, context, training=False): return mean_of(self.mean(clicked), mask)
+    def score(self, state, candidates, context, training=False): return super().score(state, self.mean(candidates), context)
+
+
+class KeepsClicks(Means):
+    "Candidates look at the clicks, of which there are more in wider blocks."
+    def encode_user(self, clicked, mask, context, training=False): return dict(clicked=clicked, mask=mask)
+    def score(self, state, candidates, context, training=False):
+        looks = ops.einsum("bhd,bcd->bch", state["clicked"], candidates)
+        return ops.sum(masked_softmax(looks, state["mask"][:, None, :]) * looks, axis=-1)
+
+
+class KeepsAMaskToBeAdded(KeepsClicks):
+    "The same with a mask that is 0 for clicks, as filled up places are."
+    def encode_user(self, clicked, mask, context, training=False): return dict(clicked=clicked, far=-3e4 * ops.cast(~mask, clicked.dtype))
+    def score(self, state, candidates, context, training=False):
+        looks = ops.einsum("bhd,bcd->bch", state["clicked"], candidates)
+        return ops.sum(ops.softmax(looks + state["far"][:, None, :], axis=-1) * looks, axis=-1)
+
+
+@pytest.mark.parametrize("cls", [KeepsWords, KeepsClicks], ids=lambda c: c.__name__)
+def test_the_engine_fills_up_what_counts_words_or_clicks(cls, data):
+    report = check_model(cls, data, only=QUICK)
+    shape, paths = ("news shape" if cls is KeepsWords else "state shape"), ("fast = plain", "cached = direct", "cached in half precision")
+    assert all(report[name].measured for name in (shape, *paths))
+
+
+def test_what_is_filled_up_must_mean_nothing(data):
+    report = check_model(KeepsAMaskToBeAdded, data, only=QUICK, raises=False)
+    assert report["state shape"].measured.value == 0, "shapes do not show it"
+    assert report.broken == ["fast = plain", "cached = direct"]
 
 
 def test_a_step_that_raises_is_said(data):
