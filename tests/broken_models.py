@@ -93,17 +93,28 @@ class BorrowsAState(Means):
         return super().encode_user(clicked, mask, context) + ops.cast(context["user"] % 5, clicked.dtype)[:, None]
 
 
-class KeepsWords(Means):
+class KeepsRoom(Means):
     "news shape"
-    def encode_news(self, news, training=False): return dict(words=self.words(news["title"]), real=ops.cast(news["title"] > 0, "int32"))
-    def mean(self, news): return mean_of(news["words"], news["real"] > 0)
-    def encode_user(self, clicked, mask, context, training=False): return mean_of(self.mean(clicked), mask)
-    def score(self, state, candidates, context, training=False): return super().score(state, self.mean(candidates), context)
+    def encode_news(self, news, training=False):
+        articles, width = news["title"].shape
+        return dict(mean=super().encode_news(news, training), room=ops.zeros((articles, self.reads["title"] + 1 - width)))
+    def encode_user(self, clicked, mask, context, training=False): return mean_of(clicked["mean"], mask)
+    def score(self, state, candidates, context, training=False): return super().score(state, candidates["mean"], context)
 
 
-class KeepsClicks(Means):
+class OneMoreThanClicks(Means):
     "state shape"
-    def encode_user(self, clicked, mask, context, training=False): return clicked * ops.cast(mask, clicked.dtype)[..., None]
+    def encode_user(self, clicked, mask, context, training=False):
+        return ops.pad(clicked * ops.cast(mask, clicked.dtype)[..., None], [(0, 0), (1, 0), (0, 0)])
+    def score(self, state, candidates, context, training=False): return ops.einsum("bhd,bcd->bc", state, candidates)
+
+
+class HalfOfTheClicks(Means):
+    "state shape"
+    def encode_user(self, clicked, mask, context, training=False):
+        clicks = clicked * ops.cast(mask, clicked.dtype)[..., None]
+        even = ops.pad(clicks, [(0, 0), (0, clicks.shape[1] % 2), (0, 0)])
+        return even[:, ::2] + even[:, 1::2]
     def score(self, state, candidates, context, training=False): return ops.einsum("bhd,bcd->bc", state, candidates)
 
 
