@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -156,6 +157,26 @@ def test_checkpoint_of_another_run(runs, data, change, sentence):
     with pytest.raises(InputError, match=sentence) as e: fit(model, other, checkpoint=folder, **{**RUN, **change})
     assert str(e.value).count("\n") == 0 and "remove this one to start anew" in str(e.value)
     assert (folder / "state.safetensors").read_bytes() == before
+
+
+class Logger(keras.callbacks.Callback):
+    "Opens something when training begins, as a logger of runs does, and says when it was called."
+    def __init__(self): self.said = []
+    def on_resume(self, epochs, history): self.said.append(("resume", epochs, len(history["loss"])))
+    def on_train_begin(self, logs=None): self.said.append("begin")
+    def on_epoch_end(self, epoch, logs=None): self.said.append(epoch)
+    def on_train_end(self, logs=None): self.said.append(("end", sorted(logs)[0]))
+
+
+def test_callbacks_of_a_first_training_that_is_over(runs, data, tmp_path):
+    "They hear that it was, though only the second one goes on; its weights are those of the run that was never killed."
+    folder, found = runs
+    shutil.copytree(folder / "killed", tmp_path / "again")
+    model, logger = make(data), Logger()
+    run = fit(model, data, checkpoint=tmp_path / "again", callbacks=[logger], **RUN)
+    assert logger.said == [("resume", 3, 3), "begin", ("end", "loss")] and run.resumed == 6
+    whole = found["whole"][0]
+    assert all(np.array_equal(v.value, w) for v, w in zip((*model.variables, *model.optimizer.variables), whole))
 
 
 def opened(folder, data, model=None):

@@ -6,7 +6,8 @@ from probes import tiny
 from newsrex_nb.train import program, training
 from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
-from newsrex_nb.models import NRMS
+from newsrex_nb.evaluate import evaluate
+from newsrex_nb.models import CROWN, NRMS
 from newsrex_nb.train.seeds import fit_seeds
 from newsrex_nb.train import fit
 
@@ -58,6 +59,15 @@ def test_each_by_itself_is_fit(data):
     assert all((a.value == b.value).all() for a, b in zip(models[1].variables, alone.variables))
 
 
+def test_refit_of_each_by_itself(data):
+    "A seed by itself takes what `fit` takes; nothing is said of callbacks where there are none."
+    more, alone = dict(epochs=1, validation="valid", refit=True), make(data, SEEDS[1])
+    found = fit(alone, data, **{**RUN, **more}, seed=SEEDS[1])
+    (model,), (run,) = trained(data, SEEDS[1:2], False, **more, callbacks=[])
+    assert run.refitted == found.refitted == 1 and run.history == found.history
+    assert all((a.value == b.value).all() for a, b in zip(model.variables, alone.variables))
+
+
 def test_as_fit(data):
     "By one program: one seed is `fit` to the bit, validation included; without dropout, so is each of several but for sums in another order."
     plain, more = dict(dropout=0.0), dict(validation="valid", patience=1)
@@ -85,11 +95,23 @@ def test_patience_of_each_seed(data, monkeypatch):
     assert len(one.history["loss"]) == 2 and one.best_epoch == 1 and len(other.history["loss"]) == 3 and other.best_epoch == 3
 
 
+def test_frozen_tables_of_each_seed(data):
+    "Tables that are drawn and never trained belong to their seed: on the stage of another a model is measured as by itself."
+    models = [tiny(CROWN, data, seed=seed) for seed in SEEDS[:2]]
+    frozen = [[np.array(v.value) for v in m.weights if not v.trainable] for m in models]
+    assert frozen[0] and any((a != b).any() for a, b in zip(*frozen))
+    runs = fit_seeds(models, data, SEEDS[:2], shared=True, **{**RUN, "epochs": 1, "validation": "valid"})
+    for model, run, tables in zip(models, runs, frozen):
+        alone = evaluate(model, data, "valid")
+        assert {name: values[-1] for name, values in run.history.items() if name != "loss"} == {f"val_{m}": alone[m] for m in ("auc", "mrr", "ndcg@5", "ndcg@10")}
+        assert all((v.value == w).all() for v, w in zip((v for v in model.weights if not v.trainable), tables))
+
+
 @pytest.mark.parametrize("change, sentence", [
-    (dict(refit=True), "without refit"), (dict(callbacks=[None]), "without callbacks"), (dict(checkpoint="here"), "without checkpoint"),
+    (dict(refit=True, shared=True), "without refit"), (dict(sharing=False, shared=True), "without sharing"), (dict(callbacks=[None]), "without callbacks"), (dict(checkpoint="here"), "without checkpoint"),
     (dict(seeds=[1]), "3 models for 1 seeds")])
 def test_what_it_does_not_take(data, change, sentence):
     models = [make(data, seed) for seed in SEEDS]
     with pytest.raises(InputError, match=sentence): fit_seeds(models, data, **{"seeds": SEEDS, **change})
-    with pytest.raises(TypeError, match="epoch"): fit_seeds(models, data, SEEDS, epoch=3)
+    with pytest.raises(InputError, match="Expected arguments of fit, got epoch=3"): fit_seeds(models, data, SEEDS, epoch=3)
     with pytest.raises(InputError, match="a model of its own"): fit_seeds([models[0]] * 3, data, SEEDS)

@@ -52,7 +52,7 @@ def _chosen(only):
 
 # %% ../../nbs/contract/check.ipynb #check-model
 def check_model(
-    maker,  # a class of models, or a function of sizes that returns a model
+    maker,  # a class of models, or a function of sizes, seed and history_length
     data=None,  # a `Dataset` that has what the model reads; None: `contract_world()`
     *,
     only=(),  # names of the promises to check, or one name; none: all of them
@@ -66,7 +66,7 @@ def check_model(
     Parameters
     ----------
     maker
-        a class of models, or a function of sizes that returns a model
+        a class of models, or a function of sizes, seed and history_length
     data : default None
         a `Dataset` that has what the model reads; None: `contract_world()`
     only : default ()
@@ -92,8 +92,7 @@ def check_model(
         finding = _find(promise, subject, findings)
         if verbose:
             print(*cells_of(finding), sep="  ")
-    name = type(subject.model).__name__
-    report = Report(name, [findings[promise.name] for promise in chosen])
+    report = Report(subject.name(), [findings[promise.name] for promise in chosen])
     if raises and report.broken:
         raise ContractError(report)
     return report

@@ -20,7 +20,9 @@ from .subject import as_batch, copied, distance, set_dropout, traced
 from .worlds import longer_lists, planned, turned_lists
 from .worlds import wider_graph, wider_texts
 from .worlds import without_clicks, without_content
+from ..core import InputError
 from ..data.features import COLUMNS
+from ..engine.sizes import click_axes
 from ..train.steps import plain_logits
 
 # %% ../../nbs/contract/invariance.ipynb #same
@@ -83,8 +85,15 @@ def _longer_model(subject, places):
     "The model with the same weights and a longer history."
     length = subject.model.history_length + places
     try:
-        longer = copied(subject.model, subject.make(history_length=length))
-    except (TypeError, ValueError):
+        longer = subject.make(history_length=length)
+    except ValueError as error:
+        reason = f"it cannot read {length} clicks ({one_line(error)})"
+        raise NotApplicable(reason) from None
+    if longer.history_length != length:
+        raise NotApplicable("what makes the model leaves history_length as it is")
+    try:
+        copied(subject.model, longer)
+    except ValueError:
         raise NotApplicable("its weights depend on history_length") from None
     set_dropout(longer, 0.0)
     return longer
@@ -318,30 +327,61 @@ def _news_shapes(model, tables, width):
     return _row_shapes(jax.eval_shape(encode, read))
 
 # %% ../../nbs/contract/invariance.ipynb #news-shape
-@promise("news shape", 0, "shapes", "pad what encode_news returns to `reads`", RUNS)
+def _fits(short, long):
+    "Whether an array of one shape can be filled up to the other."
+    same = len(short) == len(long)
+    return same and all(size <= most for size, most in zip(short, long))
+
+
+@promise(
+    "news shape",
+    0,
+    "shapes",
+    "let an axis of an article stay, or grow with the text",
+    RUNS,
+)
 def news_shape(subject):
-    "How many shapes change with the width of a text."
+    "How many shapes are not such as can be filled up to those of wider texts."
     model, tables = subject.model, subject.inputs.tables
     if not any(COLUMNS[name].text for name in model.reads):
         raise NotApplicable("it reads no text")
-    pairs = zip(_news_shapes(model, tables, 1), _news_shapes(model, tables, None))
-    other = [f"{narrow} and {wide}" for narrow, wide in pairs if narrow != wide]
+    narrow, wide = (_news_shapes(model, tables, width) for width in (1, None))
+    pairs = zip(narrow, wide, strict=True)
+    other = [f"{short} and {long}" for short, long in pairs if not _fits(short, long)]
     return Measured(len(other), ", ".join(other))
 
 # %% ../../nbs/contract/invariance.ipynb #state-shape
-@promise("state shape", 0, "shapes", "pad what it keeps to history_length", RUNS)
+def _counts_clicks(narrow, wide, clicks):
+    "Whether every axis of an array of the state stays, or counts the clicks."
+    try:
+        click_axes([narrow], [wide], clicks)
+    except InputError:
+        return False
+    return len(narrow.shape) == len(wide.shape)
+
+
+@promise(
+    "state shape",
+    0,
+    "shapes",
+    "let an axis of a state stay, or be as long as the history",
+    RUNS,
+)
 def state_shape(subject):
-    "How many shapes change with the width of the history."
+    "How many shapes change otherwise than with the clicks."
     if subject.model.graph:
         raise NotApplicable("its histories always have the full width")
-    inputs = subject.inputs
-    few = inputs.change(clicked=inputs.clicked[:, : inputs.clicked.shape[1] // 2])
+    inputs, most = subject.inputs, subject.inputs.clicked.shape[1]
+    clicks = max(most // 2, 1), most
+    few = inputs.change(clicked=inputs.clicked[:, : clicks[0]])
     error, _, shapes = traced(subject.model, few)
     if error is not None:
         raise error
-    narrow, wide = (_row_shapes(of["state"]) for of in (shapes, subject.shapes))
-    other = [f"{a} and {b}" for a, b in zip(narrow, wide) if a != b]
-    return Measured(len(other), ", ".join(other))
+    both = (jax.tree.leaves(of["state"]) for of in (shapes, subject.shapes))
+    pairs = [pair for pair in zip(*both, strict=True)]
+    other = [_row_shapes(pair) for pair in pairs if not _counts_clicks(*pair, clicks)]
+    told = ", ".join(f"{narrow} and {wide}" for narrow, wide in other)
+    return Measured(len(other), told)
 
 # %% ../../nbs/contract/invariance.ipynb #dropout-off
 @promise("dropout off", 0, "scores", "hand `training` on to every layer", RUNS)

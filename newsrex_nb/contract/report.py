@@ -10,7 +10,7 @@ __all__ = ['PROMISES', 'Measured', 'NotApplicable', 'one_line', 'Promise', 'prom
 import dataclasses, math, re
 from collections.abc import Callable
 
-from ..core import InputError, patch_to, short_repr
+from ..core import InputError, one_of, patch_to, short_repr
 
 # %% ../../nbs/contract/report.ipynb #measured
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,8 @@ class Report:
         self.model, self.findings = model, list(findings)
 
     def __getitem__(self, name):
-        return next(f for f in self.findings if f.promise.name == name)
+        found = {f.promise.name: f for f in self.findings}
+        return found[one_of("a promise of this report", name, tuple(found))]
 
     @property
     def broken(self):

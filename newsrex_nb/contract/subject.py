@@ -14,14 +14,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from .report import NotApplicable, one_line
 from .worlds import contract_world, few_impressions, inputs_of
 from .worlds import planned, with_content
-from ..core import InputError, generator, patch_to, short_repr
+from ..core import InputError, generator, patch_to, short_repr, wrong
 from ..engine.device import host_tables
 from ..losses import loss_function
+from ..models.base import NewsRecommender
 from ..models.forward import gather_batch
-from ..models.weights import weight_names
-from ..train.batches import Batches, plan, slots_of
+from ..models.weights import is_random_state, weight_names
+from ..train.batches import Batches, plan
+from ..train.program import plain_plan
 from ..train.state import set_precision
 from ..train.steps import batch_loss, plain_logits, shared_logits
 
@@ -279,6 +282,35 @@ def traced(
         return error, asked, shapes
     return None, asked, shapes
 
+# %% ../../nbs/contract/subject.ipynb #checked-maker
+def _checked_maker(maker):
+    "A class of models, or a function; anything else is an error of one sentence."
+    if isinstance(maker, type):
+        told, fits = f"the class {maker.__name__}", issubclass(maker, NewsRecommender)
+    else:
+        told = f"an object of {type(maker).__name__}"
+        fits = callable(maker) and not isinstance(maker, keras.layers.Layer)
+    if not fits:
+        raise wrong(
+            "a class of `NewsRecommender`, or a function of sizes that returns one",
+            told,
+            where="check_model",
+            remedy="hand over the class and its arguments",
+        )
+    return maker
+
+# %% ../../nbs/contract/subject.ipynb #checked-data
+def _checked_data(data):
+    "A data set to train on; without one, or without clicks, there is nothing to ask."
+    if data.train is None or data.train.labels is None:
+        raise wrong(
+            "a data set whose training split says what was clicked",
+            "no such split" if data.train is None else "no labels",
+            where="check_model",
+            remedy="leave data out, and the check makes a small world",
+        )
+    return data
+
 # %% ../../nbs/contract/subject.ipynb #subject
 class Subject:
     """A model under test, the world that it is tested in, and what was computed of both.
@@ -286,7 +318,7 @@ class Subject:
     Parameters
     ----------
     maker
-        a class of models, or a function of sizes that returns a model
+        a class of models, or a function of sizes, seed and history_length
     data : default None
         a `Dataset`; None: `contract_world()`
     seed : default 0
@@ -297,21 +329,41 @@ class Subject:
 
     def __init__(
         self,
-        maker,  # a class of models, or a function of sizes that returns a model
+        maker,  # a class of models, or a function of sizes, seed and history_length
         data=None,  # a `Dataset`; None: `contract_world()`
         seed=0,  # of what is drawn for the tests
         **arguments,  # of the model
     ):
-        self.maker, self.arguments, self.seed = maker, arguments, seed
-        self.data = contract_world() if data is None else data
-        self.kept = {}
-        self.model = shaken(self.make(), seed)
-        split = next(reversed(self.data.splits.values()))
-        self.behaviors = few_impressions(split)
-        self.inputs = inputs_of(self.model, self.data, self.behaviors)
-        set_dropout(self.model, 0.5)
-        self.known = {id(v) for v in self.model.variables}
-        self.error, self.asked, self.shapes = traced(self.model, self.inputs)
+        self.maker, self.arguments = _checked_maker(maker), arguments
+        self.seed, self.kept, self.asked = seed, {}, set()
+        self.data = _checked_data(contract_world() if data is None else data)
+        self.model = None
+        try:
+            self.model = self.make()
+        # what a constructor raises is told by the promise that the plain path runs
+        except Exception as error:
+            self.error = error
+        else:
+            self._look()
+
+# %% ../../nbs/contract/subject.ipynb #subject-look
+@patch_to(Subject)
+def _look(self):
+    "The inputs of a new model, and what a trace of its plain path says."
+    if not isinstance(self.model, NewsRecommender):
+        raise wrong(
+            "a function of sizes that returns a `NewsRecommender`",
+            f"an object of {type(self.model).__name__}",
+            where="check_model",
+            remedy="derive the model from newsrex_nb.models.base.NewsRecommender",
+        )
+    shaken(self.model, self.seed)
+    split = next(reversed(self.data.splits.values()))
+    self.behaviors = few_impressions(split)
+    self.inputs = inputs_of(self.model, self.data, self.behaviors)
+    set_dropout(self.model, 0.5)
+    self.known = {id(v) for v in self.model.variables}
+    self.error, self.asked, self.shapes = traced(self.model, self.inputs)
 
 # %% ../../nbs/contract/subject.ipynb #subject-make
 @patch_to(Subject)
@@ -323,7 +375,14 @@ def make(self, **changes):  # arguments that differ from those of the test
     **changes
         arguments that differ from those of the test
     """
-    return self.maker(self.data.sizes, **{**self.arguments, **changes})
+    try:
+        return self.maker(self.data.sizes, **{**self.arguments, **changes})
+    except TypeError as error:
+        if not changes:
+            raise
+        names, reason = " and ".join(changes), one_line(error)
+        told = f"what makes the model does not take {names} ({reason})"
+        raise NotApplicable(told) from None
 
 
 @patch_to(Subject)
@@ -332,6 +391,13 @@ def keep(self, name, function, *arguments):
     if name not in self.kept:
         self.kept[name] = function(*arguments)
     return self.kept[name]
+
+# %% ../../nbs/contract/subject.ipynb #subject-name
+@patch_to(Subject)
+def name(self):
+    "The class of the model, as a report names it."
+    made = self.maker if self.model is None else type(self.model)
+    return made.__name__ if isinstance(made, type) else "the model"
 
 # %% ../../nbs/contract/subject.ipynb #subject-run
 @patch_to(Subject)
@@ -419,9 +485,7 @@ def flat(self, logits):  # (n, C or more)
 # %% ../../nbs/contract/subject.ipynb #subject-noise
 def _other_random_states(model):
     "The values of all variables, with other states of the random generators."
-    return [
-        v.value + 7 if "seed_generator" in v.path else v.value for v in model.variables
-    ]
+    return [v.value + 7 if is_random_state(v) else v.value for v in model.variables]
 
 
 @patch_to(Subject)
@@ -543,16 +607,6 @@ def batches(self):
         self.kept["batches"] = Batches(self.model, self.data, few, **shape)
     return self.kept["batches"]
 
-# %% ../../nbs/contract/subject.ipynb #plain-rows
-def _plain_rows(batches, chunk):
-    "The slots of a chunk as rows."
-    s = slots_of(batches, 0, chunk)
-    names = ("clicked", "candidates", "user", "hour", "target", "weight")
-    rows = {name: getattr(s, name) for name in names}
-    for name, part in zip(("nodes", "adjacency", "mapping"), s.subgraph or ()):
-        rows[name] = part.reshape(*s.user.shape, *part.shape[1:])
-    return rows
-
 # %% ../../nbs/contract/subject.ipynb #subject-both-paths
 @patch_to(Subject)
 def both_paths(self):
@@ -560,7 +614,7 @@ def both_paths(self):
     batches = self.batches()
     tables = host_tables(self.model, self.data.features)
     plans, steps = plan(batches, 0, batches.chunks - 1)
-    rows = _plain_rows(batches, batches.chunks - 1)
+    rows, _ = plain_plan(batches, 0, batches.chunks - 1)
     shared = shared_logits(batches.widths)
     pairs = []
     for step in range(steps):

@@ -19,7 +19,7 @@ from .invariance import RUNS
 from .report import Measured, promise
 from .subject import compiled, watched_scores
 from ..hub.folder import load, put_weights, read_json, save
-from ..models.weights import walk, weight_names
+from ..models.weights import is_random_state, walk, weight_names
 
 # %% ../../nbs/contract/weights.ipynb #at-once
 @promise(
@@ -82,11 +82,6 @@ def _weights_anywhere(model, depth=5):
     return found
 
 # %% ../../nbs/contract/weights.ipynb #by-name
-def _is_weight(variable):
-    "Whether a variable is no state of a random generator."
-    return "seed_generator" not in variable.path
-
-
 @promise(
     "weights by name",
     0,
@@ -100,7 +95,9 @@ def weights_by_name(subject):
     reached = _reached(model)
     anywhere = _weights_anywhere(model)
     hidden = {
-        way: v for way, v in anywhere.items() if id(v) not in reached and _is_weight(v)
+        way: v
+        for way, v in anywhere.items()
+        if id(v) not in reached and not is_random_state(v)
     }
     known = {id(v) for v in anywhere.values()}
     for v in model.weights:

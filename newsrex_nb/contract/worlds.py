@@ -17,6 +17,7 @@ from ..data import give_vectors, toy
 from ..data.features import COLUMNS, PLANNERS
 from ..data.schema import owner, take
 from ..engine.device import host_tables
+from ..engine.plans import known_users
 
 # %% ../../nbs/contract/worlds.ipynb #cut
 def _cut(texts):
@@ -246,7 +247,6 @@ def inputs_of(
     -------
     `Inputs`, with texts and histories no wider than these articles and clicks need
     """
-    user = np.where(behaviors.user <= model.sizes.users, behaviors.user, 0)
     clicked = behaviors.histories.last(behaviors.history, model.history_length)
     if not model.graph:
         longest = np.count_nonzero(clicked, axis=1).max(initial=1)
@@ -255,7 +255,7 @@ def inputs_of(
         tables=_trimmed(host_tables(model, data.features)),
         clicked=clicked,
         candidates=_padded_lists(behaviors.candidates, behaviors.offsets),
-        user=user.astype(np.int32),
+        user=known_users(behaviors.user, model.sizes.users),
         hour=data.hour(behaviors.time),
         numbers=behaviors.history,
     )

@@ -429,13 +429,20 @@ class ClickGraph:
     def targets(self):
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def strongest(self, count):  # (rows, count) int32, 0 where there are fewer
+    def strongest(
+        self,
+        count,  # sources of an article, at most
+    ):  # (rows, count) int32, 0 where there are fewer
         """The most frequent sources of every article.
 
         Parameters
         ----------
         count
-            (rows, count) int32, 0 where there are fewer
+            sources of an article, at most
+
+        Returns
+        -------
+        (rows, count) int32, 0 where there are fewer
         """
         return first_of(self.sources, self.offsets, count)
 
@@ -607,6 +614,7 @@ class ClickPlanner(Planner):
         self.near = graph.strongest(neighbours)
         self.hops = hops
         self.top = top
+        self.most = places  # as it was asked for, also for a larger catalogue
         self.places, self.cut = min(places, max(len(self.near) - 1, 1)), 0
         sixths = (1, 2, 4, 6)
         # M of calls that have a choice
@@ -681,8 +689,19 @@ def found(self, clicked):  # (n, H) rows -> n arrays of rows
 def count(
     self,
     clicked,  # (n, H) rows
-):
-    return np.array([len(nodes) for nodes in self.found(clicked)])  # (n,)
+):  # (n,)
+    """How many nodes each graph has.
+
+    Parameters
+    ----------
+    clicked
+        (n, H) rows
+
+    Returns
+    -------
+    (n,)
+    """
+    return np.array([len(nodes) for nodes in self.found(clicked)])
 
 # %% ../../nbs/data/graphs.ipynb #members
 @patch_to(ClickPlanner)
@@ -710,13 +729,27 @@ def members(
 
 # %% ../../nbs/data/graphs.ipynb #plan
 @patch_to(ClickPlanner)
-def plan(self, numbers, clicked, places=None):  # as for `members`
-    """(nodes (n, M), edges: bits (n, M, M/8) or numbers of sources (n, M, neighbours),
-    place of each click (n, H)).
+def plan(
+    self,
+    numbers,  # of the histories, not needed
+    clicked,  # (n, H) rows
+    places=None,  # M, at least as many as there are nodes; None: as many as there can be
+):  # (nodes (n, M), edges: bits (n, M, M/8) or numbers of sources (n, M, neighbours), place of each click (n, H))
+    """The graphs of some histories, in the form that a model reads.
+
+    Parameters
+    ----------
+    numbers
+        of the histories, not needed
+    clicked
+        (n, H) rows
+    places : default None
+        M, at least as many as there are nodes; None: as many as there can be
 
     Returns
     -------
-    as for `members`
+    (nodes (n, M), edges: bits (n, M, M/8) or numbers of sources (n, M, neighbours),
+    place of each click (n, H))
     """
     nodes = self.members(numbers, clicked, places)
     edges = (numbered_edges if self.top else packed_edges)(self, nodes)

@@ -8,13 +8,13 @@ __all__ = ['Scorer', 'blocks_of', 'Encoded', 'call_widths', 'tiles_of', 'cut_til
 # %% ../../nbs/engine/scoring.ipynb #imports
 import numpy as np
 
-from ..core import patch_to
+from ..core import patch_to, wrong
 from ..data.features import PLANNERS
 from ..data.schema import segments, take
 from .calls import Calls, text_groups
 from .device import BUDGET, device_tables, program, values_of
 from .plans import known_users
-from .rankers import Ranker, checked_scores, ranker_name
+from .rankers import Ranker, checked_scores, is_model, ranker_name
 from .sizes import tree_bytes
 
 # %% ../../nbs/engine/scoring.ipynb #scorer
@@ -446,6 +446,19 @@ def scores(
         out[at] = self.block_scores(encoded, block, user[numbers], hour[numbers])
     return out
 
+# %% ../../nbs/engine/scoring.ipynb #scorable
+def _scorable(thing):
+    "The same ranker, or the sentence that says that it is none."
+    is_class = isinstance(thing, type)
+    if is_class or not isinstance(thing, Ranker):
+        got = f"the class {thing.__name__}" if is_class else type(thing).__name__
+        expected = "a `NewsRecommender`, or an object with scores(behaviors)"
+        remedy = "call evaluate.ranker_of(…, data) for functions, paths and numbers"
+        if is_class:
+            remedy = f"write {thing.__name__}(…)"
+        raise wrong(expected, got, remedy=remedy)
+    return thing
+
 # %% ../../nbs/engine/scoring.ipynb #scores
 def scores(
     model,  # a `NewsRecommender`, or a `Ranker` such as a baseline
@@ -473,8 +486,8 @@ def scores(
     import keras
 
     behaviors = data.split(split) if isinstance(split, str) else split
-    if isinstance(model, Ranker):
-        flat = model.scores(behaviors)
+    if not is_model(model):
+        flat = _scorable(model).scores(behaviors)
     elif keras.config.backend() != "jax":
         flat = direct_scores(model, data, behaviors)
     else:

@@ -270,13 +270,20 @@ def _seeds(self, name):
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #comparison-mean
 @patch_to(Comparison)
-def mean(self, name):  # an `Estimate`
+def mean(
+    self,
+    name,  # of a model
+):  # an `Estimate`
     """The mean of a model over its seeds, and how far it can be trusted.
 
     Parameters
     ----------
     name
-        an `Estimate`
+        of a model
+
+    Returns
+    -------
+    an `Estimate`
     """
     users = self.users_only[name].var()
     parts = [(users, max(self.users - 1, 1)), *self._seeds(name)]
@@ -379,13 +386,20 @@ class Ranking:
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #ranking-rank
 @patch_to(Ranking)
-def rank(self, name):  # (best, worst)
+def rank(
+    self,
+    name,  # of a model
+):  # (best, worst)
     """The places that a model can have.
 
     Parameters
     ----------
     name
-        (best, worst)
+        of a model
+
+    Returns
+    -------
+    (best, worst)
     """
     at = self.names.index(name)
     better = int(self.separated[at, :at].sum())

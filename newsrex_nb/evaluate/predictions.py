@@ -152,13 +152,19 @@ def _split_line(line, where):  # (impression id, list of ranks)
     return name, places
 
 # %% ../../nbs/evaluate/predictions.ipynb #rank-lines
-def rank_lines(path):  # yields (line number, impression id, list of ranks)
+def rank_lines(
+    path,  # of a file of ranks, or of an archive that holds one
+):  # yields (line number, impression id, list of ranks)
     """The lines of a file of ranks, each split as the official scorer does.
 
     Parameters
     ----------
     path
-        yields (line number, impression id, list of ranks)
+        of a file of ranks, or of an archive that holds one
+
+    Returns
+    -------
+    yields (line number, impression id, list of ranks)
     """
     whole = (path, MEMBER) if str(path).endswith(".zip") else path
     if whole is not path and zipfile.is_zipfile(path):
@@ -231,13 +237,19 @@ def check_predictions(
     return number
 
 # %% ../../nbs/evaluate/predictions.ipynb #numbered
-def numbered(behaviors):  # {impression id as text: its number}
+def numbered(
+    behaviors,  # `Behaviors`
+):  # {impression id as text: its number}
     """The numbers of impressions by id, or the sentence that says that ids repeat.
 
     Parameters
     ----------
     behaviors
-        {impression id as text: its number}
+        `Behaviors`
+
+    Returns
+    -------
+    {impression id as text: its number}
     """
     ids = behaviors.ids.astype(str).tolist()
     number = {name: i for i, name in enumerate(ids)}
@@ -471,13 +483,20 @@ class FileScores:
         suffix = one_of(name, Path(path).suffix, (*RANKED, *SCORED))
         self.ranked = suffix in RANKED
 
-    def scores(self, behaviors):  # (candidates,) numbers
+    def scores(
+        self,
+        behaviors,  # `Behaviors`, those of the file
+    ):  # (candidates,) numbers
         """The scores of these impressions; the file must be about them and no others.
 
         Parameters
         ----------
         behaviors
-            (candidates,) numbers
+            `Behaviors`, those of the file
+
+        Returns
+        -------
+        (candidates,) numbers
         """
         if self.ranked:
             return read_ranks(self.path, behaviors)

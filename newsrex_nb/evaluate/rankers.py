@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core import short_repr, wrong
-from ..data.schema import make_histories, segments, take
-from ..engine.rankers import Ranker, ranker_name
+from ..data.schema import UNKNOWN, make_histories, segments, take
+from ..engine.rankers import Ranker, is_model, ranker_name
 from ..engine.scoring import scores
 from .predictions import FileScores
 
@@ -41,13 +41,20 @@ class ModelScores:
         self.model, self.data, self.options = model, data, options
         self.name = ranker_name(model)
 
-    def scores(self, behaviors):  # (candidates,) float32
+    def scores(
+        self,
+        behaviors,  # `Behaviors` of the data set
+    ):  # (candidates,) float32
         """The logits of the model.
 
         Parameters
         ----------
         behaviors
-            (candidates,) float32
+            `Behaviors` of the data set
+
+        Returns
+        -------
+        (candidates,) float32
         """
         return scores(self.model, self.data, behaviors, **self.options)
 
@@ -71,13 +78,20 @@ class FunctionScores:
         self.function = function
         self.name = name or getattr(function, "__name__", type(function).__name__)
 
-    def scores(self, behaviors):  # (candidates,) numbers
+    def scores(
+        self,
+        behaviors,  # `Behaviors`
+    ):  # (candidates,) numbers
         """What the function says of these impressions.
 
         Parameters
         ----------
         behaviors
-            (candidates,) numbers
+            `Behaviors`
+
+        Returns
+        -------
+        (candidates,) numbers
         """
         return self.function(behaviors)
 
@@ -98,13 +112,20 @@ class GivenScores:
     name: str = "given scores"  # what tables call it
     __repr__ = short_repr
 
-    def scores(self, behaviors):  # (candidates,) numbers
+    def scores(
+        self,
+        behaviors,  # `Behaviors`
+    ):  # (candidates,) numbers
         """The same numbers, whatever is asked.
 
         Parameters
         ----------
         behaviors
-            (candidates,) numbers
+            `Behaviors`
+
+        Returns
+        -------
+        (candidates,) numbers
         """
         return self.values
 
@@ -135,10 +156,14 @@ def ranker_of(
     if isinstance(thing, type):
         remedy = f"write {thing.__name__}(…)"
         raise wrong("a ranker", f"the class {thing.__name__}", remedy=remedy)
+    if is_model(thing):
+        return ModelScores(thing, data, **options)
     if isinstance(thing, Ranker):
         return thing
     if isinstance(thing, keras.Model):
-        return ModelScores(thing, data, **options)
+        remedy = "write its steps, or give an object with scores(behaviors)"
+        got = f"{type(thing).__name__}, another model of Keras"
+        raise wrong("a `NewsRecommender`", got, remedy=remedy)
     if isinstance(thing, (str, Path)):
         return FileScores(thing, data)
     if callable(thing):
@@ -258,6 +283,17 @@ def one_impression(
         histories=histories,
     )
 
+# %% ../../nbs/evaluate/rankers.ipynb #known-rows
+def _known_rows(data, history):
+    "The rows of the articles with these ids."
+    known = data.news.row
+    unknown = [name for name in history if not name or name not in known]
+    if unknown:
+        count = len(data.news) - 1 - (UNKNOWN in known)
+        got = f"{len(unknown)} that it does not know, such as {unknown[0]!r}"
+        raise wrong(f"ids out of {count} articles", got, where="history")
+    return [known[name] for name in history]
+
 # %% ../../nbs/evaluate/rankers.ipynb #top-articles
 def top_articles(
     thing,  # whatever `ranker_of` takes and can score an impression of no log
@@ -285,8 +321,9 @@ def top_articles(
     -------
     [(article id, score)], best first
     """
-    clicked = [data.news.row[name] for name in history]
-    rows = np.setdiff1d(np.arange(1, len(data.news)), clicked).astype(np.int32)
+    clicked = _known_rows(data, history)
+    left_out = [*clicked, data.news.row.get(UNKNOWN, 0)]
+    rows = np.setdiff1d(np.arange(1, len(data.news)), left_out).astype(np.int32)
     asked = one_impression(data, clicked, rows, at=at)
     flat = scores(ranker_of(thing, data), data, asked)
     best = np.argsort(flat, kind="stable")[::-1][:k]

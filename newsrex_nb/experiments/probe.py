@@ -241,13 +241,19 @@ def _draw_part(axis, part, models, labelled):
     axis.spines[["top", "right"]].set_visible(False)
 
 # %% ../../nbs/experiments/probe.ipynb #draw-probe
-def draw_probe(runs):  # of `probe`; returns the figure
+def draw_probe(
+    runs,  # of `probe`
+):  # the figure
     """Points taken by each model, a panel for each part, a line at what the oracle takes.
 
     Parameters
     ----------
     runs
-        of `probe`; returns the figure
+        of `probe`
+
+    Returns
+    -------
+    the figure
     """
     import matplotlib.pyplot as plt
 

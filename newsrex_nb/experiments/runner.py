@@ -315,13 +315,20 @@ class Runner:
 
 # %% ../../nbs/experiments/runner.ipynb #runner-built
 @patch_to(Runner)
-def load(self, config):  # of one seed; a `Dataset`
+def load(
+    self,
+    config,  # of one seed
+):  # a `Dataset`
     """The data set of a configuration; the last one, while nothing about it changes.
 
     Parameters
     ----------
     config
-        of one seed; a `Dataset`
+        of one seed
+
+    Returns
+    -------
+    a `Dataset`
     """
     source = config["parts"]["data"], config["data"]
     if not self.given and source != self.source:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core import generator
 from ..data import mind
-from ..train.batches import Batches, slots_of
+from ..train.batches import Batches
 from ..data.schema import take
 from ..engine.scoring import direct_scores, scores
 from ..losses import loss_function
@@ -194,7 +194,8 @@ def training_speed(
     planned, sent = _host_times(engine)
     step = statistics.median(_step_times(engine, chunks))
     # one slot stands for padding
-    slots = slots_of(batches, 0, 0, edges=False).slots().shape[1] - 1
+    named = batches.sampling.samples_of(0, 0, edges=False)
+    slots = named.slots().shape[1] - 1
     encoded = float(batches.shapes.needs.sum()) if sharing else slots
     return dict(
         samples_per_second=batch_size / step,

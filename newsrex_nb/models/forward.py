@@ -181,15 +181,10 @@ def around(
 # %% ../../nbs/models/forward.ipynb #slots
 def _slots(batch):  # as `gather_batch` makes it
     "The axes of the slots: (B, H), (B, C), for neighbours (B, C, G) or (B, M)."
-    depths = dict(clicked=2, candidates=2, neighbours=3)
-    if "adjacency" in batch:
-        depths["neighbours"] = 2
-    axes = {}
-    for part, depth in depths.items():
-        if part in batch:
-            column = next(iter(batch[part].values()))
-            axes[part] = ops.shape(column)[:depth]
-    return axes
+    masks = dict(
+        clicked="mask", candidates="candidate_mask", neighbours="neighbour_mask"
+    )
+    return {part: ops.shape(batch[masks[part]]) for part in masks if part in batch}
 
 # %% ../../nbs/models/forward.ipynb #as-rows
 def _as_rows(

@@ -317,9 +317,10 @@ class CatalogueScorer:
 
     @property
     def node_widths(self):
-        "Numbers of places for users' graphs: two, since each is compiled for every size."
+        """Numbers of places for users' graphs: every second one, the largest among them,
+        since each is compiled for every size."""
         planner = self.calls.planner
-        return planner.widths[1::2] if planner else ()
+        return planner.widths[::-1][::2][::-1] if planner else ()
 
 # %% ../../nbs/recommend/catalogue.ipynb #scorer-places
 @patch_to(CatalogueScorer)
@@ -329,7 +330,7 @@ def _clear(self):
 
     sizes, rows = self.calls.sizes, len(self.calls.group)
     kinds = [sizes.row, sizes.candidate] if self.model.keyed else [sizes.row]
-    each = sum(map(tree_bytes, kinds))
+    each = max(sum(map(tree_bytes, kinds)), 1)
     self.slots = Slots(rows, min(rows, max(self.budget // each, LEAST)))
 
     def zeros(leaf):

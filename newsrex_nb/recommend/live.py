@@ -417,10 +417,8 @@ def roomy(
     graph = copy.copy(planner.graph)
     missing = rows + 1 - len(graph.offsets)
     graph.offsets = np.pad(graph.offsets, (0, missing), mode="edge")
-    neighbours = planner.near.shape[1]
-    return ClickPlanner(
-        graph, neighbours=neighbours, hops=planner.hops, top=planner.top
-    )
+    asked = dict(places=planner.most, neighbours=planner.near.shape[1])
+    return ClickPlanner(graph, **asked, hops=planner.hops, top=planner.top)
 
 # %% ../../nbs/recommend/live.ipynb #moment
 def _known_hour(hours, hour):  # how many there are; the wanted one, -1 = the last

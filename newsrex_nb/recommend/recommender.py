@@ -15,7 +15,8 @@ from ..hub import publish
 from .catalogue import is_dot
 from .live import extend, impressions, seconds
 from .live import observe as observed
-from .requests import Recommendations, Recommended, best_of, timely
+from .requests import Recommendations, Recommended, best_of
+from .requests import how_many, timely
 from .service import Service
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender
@@ -217,6 +218,7 @@ def recommend(
     -------
     `Recommendations`, best first; for many users a list of such lists
     """
+    k = how_many(k)
     with self.lock:
         asked = self.ask(history, self.rows if among is None else among, user, at)
         if not asked.own and not len(asked.shown):

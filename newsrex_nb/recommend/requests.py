@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recommended', 'Recommendations', 'row_of', 'timely', 'stale', 'several', 'each', 'histories_of', 'last_clicks',
-           'Request', 'best_of']
+           'Request', 'best_of', 'how_many']
 
 # %% ../../nbs/recommend/requests.ipynb #imports
 import dataclasses
@@ -291,3 +291,23 @@ def best_of(
     least = -np.partition(-logits, k - 1)[k - 1]
     among = np.flatnonzero(logits >= least)
     return among[np.argsort(-logits[among], kind="stable")][:k]
+
+# %% ../../nbs/recommend/requests.ipynb #how-many
+def how_many(
+    k,  # as it was asked for
+):  # the same, an int
+    """A number of articles, or the sentence that says that it is none.
+
+    Parameters
+    ----------
+    k
+        as it was asked for
+
+    Returns
+    -------
+    the same, an int
+    """
+    is_whole = isinstance(k, (int, np.integer)) and not isinstance(k, bool)
+    if not is_whole or k < 0:
+        raise wrong("a whole number of articles, 0 or more", repr(k), where="k")
+    return int(k)

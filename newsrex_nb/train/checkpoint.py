@@ -107,7 +107,7 @@ def as_file(self):  # ({name: arrays}, a dict that JSON can write)
         phase=self.phase,
         done=self.done,
         ended=self.ended,
-        watch=self.stopping,
+        stopping=self.stopping,
         first=self.first,
         processor=self.processor,
     )
@@ -123,7 +123,7 @@ def _saved_epoch(arrays, about):
         state={name: arrays[name] for name in ("trainable", "other", "optimizer")},
         best=arrays["best"],
         start=arrays["start"],
-        stopping=about["watch"],
+        stopping=about["stopping"],
         first=about["first"],
         processor=about["processor"],
     )

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from ..core import METRICS, patch_to, short_repr
+from ..metrics.ranking import metric_function
 from .state import weights_of
 
 # %% ../../nbs/train/early_stopping.ipynb #early-stopping
@@ -47,6 +48,10 @@ class EarlyStopping:
     reference: float = -np.inf  # value that the next improvement has to beat
     waited: int = 0  # epochs since the last improvement
     __repr__ = short_repr
+
+    def __post_init__(self):
+        if self.monitor not in ("mean", "auc_pooled"):
+            metric_function(self.monitor)
 
     @property
     def metrics(self):

@@ -30,7 +30,9 @@ class Run(keras.callbacks.History):
         self.compile_seconds = 0.0
         self.samples = 0
         self.epoch = []
-        self.batches = None  # the shapes that were compiled
+        self.batches = (
+            None  # those compiled for; None where an earlier process was done with them
+        )
 
     def on_train_begin(self, logs=None):
         "What a checkpoint has brought back stays."
@@ -125,7 +127,7 @@ def plot(
     )
     epochs = np.arange(1, len(self.history["loss"]) + 1)
     axes[0, 0].plot(epochs, self.history["loss"], marker="o", color="#0072B2")
-    axes[0, 0].set(title="Training loss", xlabel="epoch", ylabel="loss per sample")
+    axes[0, 0].set(title="Training loss", xlabel="epoch", ylabel="mean loss of a step")
     if validation:
         _plot_validation(axes[0, 1], validation, self.best_epoch)
     for axis in axes.flat:

@@ -16,7 +16,7 @@ from ..data.schema import merge
 from ..engine.device import BUDGET
 from .history import Run
 from .recipe import Recipe
-from .state import put_weights
+from .state import assign_weights
 from .training import Phase, Training
 
 # %% ../../nbs/train/loop.ipynb #epoch-loss
@@ -114,7 +114,7 @@ def train_again(
     saved : default None
         a `SavedEpoch` of the second phase, to go on from
     """
-    put_weights(training.model, training.start)
+    assign_weights(training.model, training.start)
     both = merge(training.data.train, training.validation)
     epochs = training.stopping.epoch
     train_phase(training, Phase("refit", both, None, epochs, ()), Run(), saved)
@@ -143,6 +143,7 @@ def run_training(
         training.go_back(saved)
     if saved is not None and saved.phase == "refit":
         training.recall(saved)
+        training.hear_first()
     else:
         work = training.data.train, training.validation
         first = Phase("first", *work, recipe.epochs, recipe.callbacks)
@@ -152,7 +153,7 @@ def run_training(
     if recipe.refit:
         train_again(training, saved)
     elif recipe.restore_best and training.stopping.epoch:
-        put_weights(training.model, training.stopping.weights)
+        assign_weights(training.model, training.stopping.weights)
     return training.history
 
 # %% ../../nbs/train/loop.ipynb #fit
@@ -164,7 +165,7 @@ def fit(
     negatives=4,  # candidates without a click per sample
     seed=42,  # of order, negatives and dropout
     *,
-    optimizer="adam",  # a Keras optimizer or its name
+    optimizer="adam",  # a Keras optimizer, of which each training takes a fresh copy, or its name
     learning_rate=1e-4,  # number or Keras schedule, for an optimizer given by name
     clip_norm=None,  # largest global norm of the gradient
     lazy=False,  # rows of large tables move only when a batch names them; False is Adam as published
@@ -204,7 +205,7 @@ def fit(
     seed : default 42
         of order, negatives and dropout
     optimizer : default 'adam'
-        a Keras optimizer or its name
+        a Keras optimizer, of which each training takes a fresh copy, or its name
     learning_rate : default 0.0001
         number or Keras schedule, for an optimizer given by name
     clip_norm : default None

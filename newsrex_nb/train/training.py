@@ -72,15 +72,15 @@ class Training:
         self.clock = time.process_time()
         self.model, self.data, self.recipe = model, data, recipe
         self.stage = model if stage is None else stage
-        if recipe.precision:
-            set_precision(model, recipe.precision)
-        self.checkpoint = checkpoint_of(model, data, recipe)
         self.validation = recipe.validation_of(data)
         self.stopping = EarlyStopping(
             monitor=recipe.monitor,
             patience=recipe.patience,
             min_improvement=recipe.min_improvement,
         )
+        if recipe.precision:
+            set_precision(model, recipe.precision)
+        self.checkpoint = checkpoint_of(model, data, recipe)
         self.history = Run()
         self.start = weights_of(model)
 
@@ -196,6 +196,13 @@ def go_back(
     if self.recipe.refit:
         self.start = saved.start
 
+# %% ../../nbs/train/training.ipynb #tell-resumed
+def _tell_resumed(called, done, history):
+    "Calls `on_resume` of those callbacks that have it."
+    for callback in called.callbacks:
+        if isinstance(callback, Resumable):
+            callback.on_resume(done, history)
+
 # %% ../../nbs/train/training.ipynb #resume
 @patch_to(Training)
 def resume(
@@ -226,12 +233,26 @@ def resume(
         self.recall(saved)
     which = " of the second training" if saved.phase == "refit" else ""
     self.say(f"resumed after epoch {saved.done}{which}")
-    for callback in called.callbacks:
-        if isinstance(callback, Resumable):
-            callback.on_resume(saved.done, self.history.history)
+    _tell_resumed(called, saved.done, self.history.history)
     called.on_train_begin()
     restore(self.model, engine.optimizer, saved.state)
     return saved.done, saved.ended
+
+# %% ../../nbs/train/training.ipynb #hear-first
+@patch_to(Training)
+def hear_first(self):
+    "Lets the recipe's callbacks hear of a first training that a checkpoint has ended."
+    self.model.optimizer = self.recipe.new_optimizer(self.model)
+    called = keras.callbacks.CallbackList(
+        [*map(with_mode, self.recipe.callbacks)],
+        model=self.model,
+        epochs=self.recipe.epochs,
+        verbose=0,
+    )
+    reported = self.history.history
+    _tell_resumed(called, len(self.history.epoch), reported)
+    called.on_train_begin()
+    called.on_train_end({name: values[-1] for name, values in reported.items()})
 
 # %% ../../nbs/train/training.ipynb #saved
 @patch_to(Training)
