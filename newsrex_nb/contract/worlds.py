@@ -26,11 +26,13 @@ def _cut(texts):
 
 
 def _more_entities(entities):
-    "Every other article also names what the next one names."
+    "Every other article also names what the next one names, two things at most."
     following = [*entities[1:], []]
     pairs = zip(entities, following)
     longer = [list(dict.fromkeys([*own, *more])) for own, more in pairs]
-    return [own if row % 2 else longer[row] for row, own in enumerate(entities)]
+    chosen = (own if row % 2 else longer[row] for row, own in enumerate(entities))
+    # as many as the columns of the world hold, so that wider ones are padding only
+    return [names[:2] for names in chosen]
 
 
 def _blank(news, row):
