@@ -22,7 +22,7 @@ def evaluate(
     split="test",  # "train", "valid", "test", or `Behaviors` of this data set
     metrics=METRICS,  # see `metrics.ranking`
     **options,  # of `Scorer`
-):  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
+) -> dict:  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     """Measures a model on a split as MIND does: per impression, then the mean.
 
     Parameters

@@ -198,7 +198,7 @@ def recommend(
     user=None,  # as for `score`
     at=None,  # as for `score`
     among=None,  # articles to choose from, as `candidates` of `score`; None = the catalogue
-):  # `Recommendations`, best first; for many users a list of such lists
+) -> list:  # `Recommendations`, best first; for many users a list of such lists
     """The best articles for users; what was read is left out.
 
     Parameters

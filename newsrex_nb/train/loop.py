@@ -187,7 +187,7 @@ def fit(
     memory=BUDGET,  # bytes that article columns may take on the device; larger ones are sent chunk by chunk
     sharing=True,  # False trains by the plain path, a dispatch a step, to compare
     verbose=1,  # 0 silent, 1 a progress bar, 2 a line per epoch
-):  # a `Run`
+) -> Run:  # a `Run`
     """Trains a model and keeps its best validation epoch.
 
     Parameters
