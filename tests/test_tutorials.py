@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import matplotlib.pyplot as plt
 import pytest
 
 from newsrex_nb.data import toy
@@ -55,6 +56,7 @@ def test_pages_for_colab_read_no_file_of_the_checkout():
 def test_pages_of_results_run_where_there_are_none(name, tmp_path, monkeypatch, capsys):
     "In an empty folder, without a network: one sentence says what is missing, and nothing fails or draws an empty picture."
     monkeypatch.chdir(tmp_path)
+    plt.close("all")  # what other tests have left open
     names = {}
     for id, text in code_of(name).items():
         if not re.search(r"^(!|#\| *eval: *false)", text, re.M): exec(compile(text, id, "exec"), names)
