@@ -92,7 +92,12 @@ def check_model(
         finding = _find(promise, subject, findings)
         if verbose:
             print(*cells_of(finding), sep="  ")
-    report = Report(subject.name(), [findings[promise.name] for promise in chosen])
+    # a broken promise that others wait for is told, whether it was asked for or not
+    told = {promise.name for promise in chosen}
+    told |= {name for name, finding in findings.items() if finding.broken}
+    report = Report(
+        subject.name(), [findings[name] for name in PROMISES if name in told]
+    )
     if raises and report.broken:
         raise ContractError(report)
     return report

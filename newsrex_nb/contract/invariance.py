@@ -36,9 +36,13 @@ def plain_path(subject):
     "Whether the steps of the model run one after the other."
     if "candidates" in subject.asked:
         raise NotApplicable("encode_user asks for candidates")
-    if subject.error is None:
-        return Measured(0)
-    return Measured(1, one_line(subject.error))
+    if subject.error is not None:
+        return Measured(1, one_line(subject.error))
+    logits, expected = subject.reference()[0], subject.inputs.candidates.shape
+    # blocks may be filled up with candidates, never with impressions
+    if logits.ndim != 2 or len(logits) != expected[0] or logits.shape[1] < expected[1]:
+        return Measured(1, f"logits of shape {logits.shape}, expected {expected}")
+    return Measured(0)
 
 # %% ../../nbs/contract/invariance.ipynb #quiet-reference
 def quiet_reference(subject):  # a `Subject`
