@@ -255,7 +255,9 @@ def legend(alone=()):  # models with one seed
 # %% ../../nbs/experiments/compare_runs.ipynb #gather-all
 def _gathered(folders, split):
     "As `gather_scores`, of runs and of folders of runs."
-    runs = [run for folder in folders for run in run_folders(folder)]
+    # one folder is a text, too, and would be read letter by letter
+    given = [folders] if isinstance(folders, (str, Path)) else folders
+    runs = [run for folder in given for run in run_folders(folder)]
     return gather_scores(runs, split)
 
 # %% ../../nbs/experiments/compare_runs.ipynb #counted
