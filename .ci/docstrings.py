@@ -98,7 +98,7 @@ def sentence_of(text):
 
 def rewritten(source):
     "The source of a module with the sections."
-    comments, lines = comments_of(source), source.splitlines()
+    comments, lines = comments_of(source), source.split("\n")  # as Python counts lines
     edits = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"): continue
@@ -117,7 +117,7 @@ def rewritten(source):
         new = [line and " " * first.col_offset + line for line in [mark + text[0], *text[1:], '"""']]
         if new != written: edits.append((first.lineno - 1, first.end_lineno, new))
     for start, stop, new in sorted(edits, reverse=True): lines[start:stop] = new
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def without_address(source):

@@ -37,7 +37,7 @@ def signature(source, name):
     node, title = defined(ast.parse(source), name), name
     if isinstance(node, ast.ClassDef): node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if not isinstance(node, ast.FunctionDef): return None
-    text = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
+    text = textwrap.dedent("\n".join(source.split("\n")[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
     text = re.sub(r"(\)(?: -> [^:\n]+)?):(\s*#[^\n]*)?\Z", r"\1\2", text)
     return re.sub(r"\Adef \w+\((\s*)(?:(?:self|cls)(?:,\s*|(?=\))))?", lambda m: f"{title}({m[1]}", text)
 

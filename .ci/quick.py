@@ -1,4 +1,4 @@
-"""What makes programs compile five times as fast, for notebooks and tests alike, and where compiled ones are kept. Run by itself it prints
+"""What makes programs compile in a fraction of the time, for notebooks and tests alike, and where compiled ones are kept. Run by itself it prints
 the lines that a shell evaluates: `eval "$(python .ci/quick.py)"`. Stored outputs are made without it: sums come in another order."""
 import os
 import shlex

@@ -3,31 +3,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from newsrex_nb.contract.example import Means as Sound, mean_of
 from newsrex_nb.layers.text import WordEmbedding
 from newsrex_nb.models.base import NewsRecommender
 
 
-def mean_of(x, mask):
-    keep = ops.cast(mask, x.dtype)[..., None]
-    return ops.sum(keep * x, axis=-2) / ops.maximum(ops.sum(keep, axis=-2), 1)
-
-
-class Means(NewsRecommender):
-    "An article is the mean of its words, a user the mean of the clicks."
-    def __init__(self, sizes, dim=4, title_length=12, history_length=10, dropout=0.1, seed=0, **kwargs):
-        super().__init__(locals())
-        self.reads = {"title": title_length}
-        self.words = WordEmbedding(self.sizes.words, dim, seed=next(self.seeds))
-        self.drop = keras.layers.Dropout(dropout, seed=next(self.seeds))
+class Means(Sound):
+    "The sound model, with room for parts of its own."
+    def __init__(self, sizes, **kwargs):
+        super().__init__(sizes, **kwargs)
         self.parts()
     def parts(self): pass
     def dense(self, **how):
         layer = keras.layers.Dense(4, **{"kernel_initializer": keras.initializers.GlorotUniform(seed=next(self.seeds)), **how})
         layer.build((None, 4))
         return layer
-    def encode_news(self, news, training=False):
-        return mean_of(self.drop(self.words(news["title"]), training=training), news["title"] > 0)
-    def encode_user(self, clicked, mask, context, training=False): return mean_of(clicked, mask)
 
 
 class MeanOverPadding(Means):

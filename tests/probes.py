@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from newsrex_nb.contract.subject import copied, shaken
+from newsrex_nb.contract.watched import copied, shaken
 from newsrex_nb.contract.worlds import contract_world
 from newsrex_nb.core import generator
 from newsrex_nb.data.features import COLUMNS, PLANNERS, column, planner, table

@@ -12,9 +12,11 @@ import pytest
 from newsrex_nb import models
 from newsrex_nb.contract import check_model
 from newsrex_nb.contract.report import PROMISES
-from newsrex_nb.contract.subject import Subject, copied, shaken
+from newsrex_nb.contract.subject import Subject
+from newsrex_nb.contract.watched import copied, shaken
 from newsrex_nb.contract.weights import in_another_process, write_question
 from newsrex_nb.core import InputError
+from newsrex_nb.engine.device import host_tables
 from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.layers.attention import AdditiveUser
 from newsrex_nb.layers.text import CNNTitle
@@ -22,6 +24,7 @@ from newsrex_nb.models.base import NewsRecommender
 from newsrex_nb.models.weights import weight_names
 from newsrex_nb.train import fit, set_precision
 from newsrex_nb.train.batches import plan
+from newsrex_nb.train.steps import shared_logits
 from probes import PROBES, few, tiny, wider, world
 
 PAPERS = [c for c in vars(models).values() if isinstance(c, type) and issubclass(c, NewsRecommender)]
@@ -100,6 +103,20 @@ def test_cached_in_little_memory_and_wider(cls):
     data, model, direct = case(cls)
     longer, wide = copied(model, tiny(cls, data, history_length=model.history_length + 3)), wider(model)
     same(scores(longer, wide, budget=1, **FEW), direct)
+
+
+@few_models
+def test_shared_path_in_half_precision(cls):
+    "Losses and gradients of training batches in float16 are finite: empty histories, articles without words and unfilled places are among them."
+    data = case(cls)[0]
+    subject = Subject(makes(cls, data), data)
+    batches, tables = subject.batches(), host_tables(subject.model, data.features)
+    plans, steps = plan(batches, 0, batches.chunks - 1)
+    assert 0 < steps < batches.chunk, "the last chunk is short"
+    for step in range(steps):
+        batch = jax.tree.map(lambda a: a[step], plans)
+        found = subject.gradients(batch, tables, shared_logits(batches.widths), subject.half())
+        assert np.isfinite(found.numbers()).all(), [name for name, g in found.weights.items() if not np.isfinite(g).all()]
 
 
 def test_programs_belong_to_a_precision():

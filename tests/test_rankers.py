@@ -74,8 +74,8 @@ def test_the_protocol(data):
     (lambda b: b.candidates[:, None], "in one flat array"),
     (lambda b: [[1.] * n for n in b.lengths], "got lists of several lengths"),
     (lambda b: b.candidates.astype(str), "as real numbers"),
-    (lambda b: None, "got object of shape ()"),
-    (lambda b: dict(zip(b.candidates, b.candidates)), "got object of shape ()")])
+    (lambda b: None, "got an object of NoneType"),
+    (lambda b: dict(zip(b.candidates, b.candidates)), "got an object of dict")])
 def test_what_is_wrong_is_said_in_one_sentence(data, tmp_path, scored, sentence):
     scored.__name__ = "wrong"
     for use in (lambda: evaluate(scored, data), lambda: predict(scored, data, tmp_path / "s.tsv"), lambda: scores_of({"": scored}, data)):

@@ -13,7 +13,7 @@ EVERY = [cls for cls in vars(models).values() if isinstance(cls, type) and issub
 
 
 @pytest.fixture(scope="module")
-def request_of_a_reader():
+def request_of_a_user():
     data = world()
     log = data.test
     one = int(np.argmax(log.histories.lengths[log.history]))
@@ -21,8 +21,8 @@ def request_of_a_reader():
 
 
 @pytest.mark.parametrize("cls", few(EVERY), ids=lambda cls: cls.__name__)
-def test_every_model_can_be_looked_into(cls, request_of_a_reader):
-    data, history, candidates = request_of_a_reader
+def test_every_model_can_be_looked_into(cls, request_of_a_user):
+    data, history, candidates = request_of_a_user
     model = shaken(tiny(cls, data))
     found = attention(model, data, history, candidates)
     arrays = [w for of in found.values() for w in of]
@@ -36,9 +36,9 @@ def test_every_model_can_be_looked_into(cls, request_of_a_reader):
     assert all(abs(weights.sum() - (len(read) > 0)) < 1e-4 for read, weights in words)
 
 
-def test_interests_are_those_that_score(request_of_a_reader):
+def test_interests_are_those_that_score(request_of_a_user):
     "MINER's logits from its weights over clicks, by hand."
-    data, history, candidates = request_of_a_reader
+    data, history, candidates = request_of_a_user
     model = shaken(tiny(models.MINER, data, aggregator="mean"))
     weights = interests(model, data, history, candidates)
     rows = data.features["title"][:, :model.reads["title"]]

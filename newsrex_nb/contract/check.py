@@ -10,6 +10,7 @@ import math
 
 # their promises are put on the list in this order
 import newsrex_nb.contract.invariance  # noqa: F401
+import newsrex_nb.contract.finite  # noqa: F401
 import newsrex_nb.contract.paths  # noqa: F401
 import newsrex_nb.contract.weights  # noqa: F401
 from .report import PROMISES, ContractError, Finding, Measured

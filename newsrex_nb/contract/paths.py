@@ -12,7 +12,8 @@ import numpy as np
 from .invariance import HALF, OF_SCORE, RUNS, SAME
 from .invariance import quiet_reference
 from .report import Measured, NotApplicable, promise
-from .subject import as_batch, distance
+from .subject import as_batch
+from .watched import distance
 from ..engine.scoring import scores
 from ..train.steps import plain_logits
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from .invariance import RUNS
 from .report import Measured, promise
-from .subject import compiled, watched_scores
+from .watched import compiled, watched_scores
 from ..hub.folder import load, put_weights, read_json, save
 from ..models.weights import is_random_state, walk, weight_names
 

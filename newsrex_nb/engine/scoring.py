@@ -15,6 +15,7 @@ from .calls import Calls, text_groups
 from .device import BUDGET, device_tables, program, values_of
 from .plans import known_users
 from .rankers import Ranker, checked_scores, is_model, ranker_name
+from .rankers import refuse_options
 from .sizes import tree_bytes
 
 # %% ../../nbs/engine/scoring.ipynb #scorer
@@ -487,7 +488,8 @@ def scores(
 
     behaviors = data.split(split) if isinstance(split, str) else split
     if not is_model(model):
-        flat = _scorable(model).scores(behaviors)
+        refuse_options(_scorable(model), options)
+        flat = model.scores(behaviors)
     elif keras.config.backend() != "jax":
         flat = direct_scores(model, data, behaviors)
     else:

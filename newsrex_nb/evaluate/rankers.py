@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core import short_repr, wrong
 from ..data.schema import UNKNOWN, make_histories, segments, take
-from ..engine.rankers import Ranker, is_model, ranker_name
+from ..engine.rankers import Ranker, is_model, ranker_name, refuse_options
 from ..engine.scoring import scores
 from .predictions import FileScores
 
@@ -158,6 +158,7 @@ def ranker_of(
         raise wrong("a ranker", f"the class {thing.__name__}", remedy=remedy)
     if is_model(thing):
         return ModelScores(thing, data, **options)
+    refuse_options(thing, options)
     if isinstance(thing, Ranker):
         return thing
     if isinstance(thing, keras.Model):
@@ -168,11 +169,11 @@ def ranker_of(
         return FileScores(thing, data)
     if callable(thing):
         return FunctionScores(thing)
-    if isinstance(thing, (np.ndarray, list)):
+    if isinstance(thing, (np.ndarray, list, tuple)):
         return GivenScores(thing)
     raise wrong(
         "a model, an object with scores(behaviors), a path, a function or numbers",
-        f"a {type(thing).__name__}",
+        f"an object of {type(thing).__name__}",
     )
 
 # %% ../../nbs/evaluate/rankers.ipynb #scores-of

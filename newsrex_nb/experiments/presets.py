@@ -30,6 +30,8 @@ class Experiment:
         the data's part
     data_set : default 'MIND-small'
         what the published numbers were measured on
+    expects : default _MIND_SMALL
+        counts that tell the data set, see `reproduction`
     like : default None
         a set of values for any model that comes first
     published : default field(default_factory=dict)
@@ -46,9 +48,7 @@ class Experiment:
     values: dict  # {key: value} such as {"recipe.epochs": 5}
     data: str = "mind"  # the data's part
     data_set: str = "MIND-small"  # what the published numbers were measured on
-    expects: tuple = (
-        _MIND_SMALL  # counts that tell the data set, see `experiments.reproduction`
-    )
+    expects: tuple = _MIND_SMALL  # counts that tell the data set, see `reproduction`
     like: str = None  # a set of values for any model that comes first
     seeds: tuple = (42, 123, 456)
     published: dict = field(default_factory=dict)  # {metric: (mean, sd or None)}

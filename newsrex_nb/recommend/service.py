@@ -15,6 +15,7 @@ from ..data.features import PLANNERS
 from ..data.schema import UNKNOWN
 from ..engine.device import BUDGET
 from ..engine.plans import known_users
+from ..engine.rankers import is_model
 from .catalogue import CatalogueScorer
 from .live import LASTING, Moment, extend, live, past, room_for
 from .live import seconds
@@ -33,6 +34,17 @@ def _lacks_log(model, data):  # a `NewsRecommender`, a `Dataset`
         "scores are not those that were measured: use Recommender(model, data) with "
         "the data set it was trained on."
     )
+
+# %% ../../nbs/recommend/service.ipynb #checked-model
+def _checked_model(model):
+    "The model, or the sentence that says that it is none."
+    if isinstance(model, type):
+        remedy = f"write {model.__name__}(data.sizes, …)"
+        raise wrong("a model", f"the class {model.__name__}", remedy=remedy)
+    if not is_model(model):
+        got = f"an object of {type(model).__name__}"
+        raise wrong("a `NewsRecommender`", got, remedy="write Recommender(model, data)")
+    return model
 
 # %% ../../nbs/recommend/service.ipynb #service
 class Service:
@@ -57,7 +69,7 @@ class Service:
         budget=BUDGET,  # bytes that encoded articles may take, and that article columns may take
         clock=time.time,  # gives the present time in seconds; None: there is no clock
     ):
-        self.model = model
+        self.model = _checked_model(model)
         self.data = live(data)
         self.clock = clock
         self.scorer = CatalogueScorer(model, budget)

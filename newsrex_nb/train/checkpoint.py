@@ -62,6 +62,8 @@ class SavedEpoch:
         epochs of this phase
     ended
         whether the phase is over
+    state
+        weights, generators and optimizer, as `state_of` gives them
     best
         weights of the best epoch so far; empty in the second training
     start
@@ -77,9 +79,7 @@ class SavedEpoch:
     phase: str  # "first", or "refit" for the second training
     done: int  # epochs of this phase
     ended: bool  # whether the phase is over
-    state: (
-        dict  # weights, generators and optimizer, as `train.state.state_of` gives them
-    )
+    state: dict  # weights, generators and optimizer, as `state_of` gives them
     best: list  # weights of the best epoch so far; empty in the second training
     start: list  # weights before training, for a second one; empty without
     stopping: dict  # what `EarlyStopping` has decided so far

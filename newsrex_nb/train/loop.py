@@ -165,7 +165,7 @@ def fit(
     negatives=4,  # candidates without a click per sample
     seed=42,  # of order, negatives and dropout
     *,
-    optimizer="adam",  # a Keras optimizer, of which each training takes a fresh copy, or its name
+    optimizer="adam",  # a Keras optimizer that has made no step, or the name of one
     learning_rate=1e-4,  # number or Keras schedule, for an optimizer given by name
     clip_norm=None,  # largest global norm of the gradient
     lazy=False,  # rows of large tables move only when a batch names them; False is Adam as published
@@ -205,7 +205,7 @@ def fit(
     seed : default 42
         of order, negatives and dropout
     optimizer : default 'adam'
-        a Keras optimizer, of which each training takes a fresh copy, or its name
+        a Keras optimizer that has made no step, or the name of one
     learning_rate : default 0.0001
         number or Keras schedule, for an optimizer given by name
     clip_norm : default None

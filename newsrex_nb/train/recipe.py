@@ -16,16 +16,16 @@ from ..data.schema import Behaviors
 from ..losses import loss_function
 from .state import PRECISIONS
 
-# %% ../../nbs/train/recipe.ipynb #fresh-copy
-def _fresh_copy(optimizer):
-    "An optimizer configured alike that has made no step."
-    config = optimizer.get_config()
-    other = type(optimizer).from_config(config)
-    # what `exclude_from_weight_decay` was told is no part of the configuration
-    excluded = "_exclude_from_weight_decay"
-    told = {k: v for k, v in vars(optimizer).items() if k.startswith(excluded)}
-    vars(other).update({**told, f"{excluded}_cache": {}})
-    return other
+# %% ../../nbs/train/recipe.ipynb #unused
+def _unused(optimizer):
+    "The optimizer, unless another training has built it."
+    if optimizer.built:
+        raise wrong(
+            "an optimizer that has made no step",
+            "one that was built for other weights",
+            remedy="make a new one of the same settings",
+        )
+    return optimizer
 
 # %% ../../nbs/train/recipe.ipynb #rate
 def _rate(learning_rate):
@@ -46,7 +46,7 @@ def make_optimizer(
     learning_rate,  # number or Keras schedule, for a name
     clip_norm,  # largest global norm of the gradient, for a name; None = no clipping
 ):  # a Keras optimizer that has made no step
-    """The optimizer that a name, a rate and a norm describe, or a copy of a given one.
+    """The optimizer that a name, a rate and a norm describe, or the one that is given.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def make_optimizer(
                 "a ready optimizer and clip_norm",
                 remedy="give the optimizer global_clipnorm instead",
             )
-        return _fresh_copy(optimizer)
+        return _unused(optimizer)
     try:
         kind = type(keras.optimizers.get(str(optimizer)))
     except (ValueError, TypeError):
@@ -160,7 +160,11 @@ def _check(recipe):
     one_of("order", recipe.order, ("random", "positive_first"))
     one_of("precision", recipe.precision, (None, *PRECISIONS))
     one_of("verbose", recipe.verbose, (0, 1, 2))
-    make_optimizer(recipe.optimizer, recipe.learning_rate, recipe.clip_norm)
+    optimizer = make_optimizer(recipe.optimizer, recipe.learning_rate, recipe.clip_norm)
+    if recipe.refit and optimizer is recipe.optimizer:
+        remedy = "give its name, learning_rate and clip_norm"
+        expected = "an optimizer's name with refit, which trains twice"
+        raise wrong(expected, "a ready optimizer", remedy=remedy)
     make_loss(recipe.loss, recipe.label_smoothing)
 
 # %% ../../nbs/train/recipe.ipynb #recipe

@@ -165,6 +165,8 @@ class ChunkSamples:
         (S, B) numbers of distinct histories
     neighbours : default None
         (S, B, …) rows that a graph adds
+    subgraph : default None
+        nodes, adjacency, mapping (S·B, …)
     """
 
     clicked: np.ndarray  # (S, B, H) rows, oldest first
@@ -175,9 +177,7 @@ class ChunkSamples:
     hour: np.ndarray  # (S, B)
     history: np.ndarray  # (S, B) numbers of distinct histories
     neighbours: np.ndarray | None = None  # (S, B, …) rows that a graph adds
-    subgraph: tuple | None = (
-        None  # nodes, adjacency, mapping (S·B, …), where planned whole
-    )
+    subgraph: tuple | None = None  # nodes, adjacency, mapping (S·B, …)
     __repr__ = short_repr
 
 # %% ../../nbs/train/sampling.ipynb #slots
