@@ -19,7 +19,7 @@ from .clicks import Alive, FirstClicks, first_times
 from .clicks import growing_histories, sample_candidates
 from .clicks import split_by_time
 from ..features import Features, read_recipe
-from .frames import Table
+from .tables import Table
 from .mind_lines import Rows, read_entities, tidy
 from ...files.mirrors import find_vectors
 from ..schema import Behaviors, Dataset, Histories, news_table
