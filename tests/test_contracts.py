@@ -25,7 +25,7 @@ from newsrex_nb.models.weights import weight_names
 from newsrex_nb.train import fit, set_precision
 from newsrex_nb.train.batches import plan
 from newsrex_nb.train.steps import shared_logits
-from probes import PROBES, few, tiny, wider, world
+from probes import OF_EACH_KIND, PROBES, few, tiny, wider, world
 
 PAPERS = [c for c in vars(models).values() if isinstance(c, type) and issubclass(c, NewsRecommender)]
 every_model = pytest.mark.parametrize("cls", [*PAPERS, *PROBES], ids=lambda c: c.__name__)
@@ -53,14 +53,26 @@ def makes(cls, data, **arguments):
     return lambda sizes, **changes: tiny(cls, data, **{"dropout": .2, **arguments, **changes})
 
 
+HALF = ["float16 near float32", "half precision", "cached in half precision"]
+of_the_rest = pytest.mark.parametrize("cls", [cls for cls in PAPERS if cls.__name__ not in OF_EACH_KIND], ids=lambda c: c.__name__)
+
+
 @every_model
 def test_contract(cls):
-    "Every promise; what is saved goes into another process with that of all others, below."
+    "Every promise; what is saved goes into another process with that of all others, and half precision of nine papers is looked at below."
     data = case(cls)[0]
-    report = check_model(makes(cls, data), data, only=[name for name in PROMISES if name != "saving"])
-    assert len(report.findings) == len(PROMISES) - 1
+    elsewhere = ["saving", *(HALF if cls in PAPERS and cls.__name__ not in OF_EACH_KIND else [])]
+    report = check_model(makes(cls, data), data, only=[name for name in PROMISES if name not in elsewhere])
+    assert len(report.findings) == len(PROMISES) - len(elsewhere)
     silent = {f.promise.name for f in report.findings if f.measured is None}
     assert silent <= {"more neighbours", "state shape", "auxiliary by count"} and ("more neighbours" in silent) == (case(cls)[1].graph is None)
+
+
+@pytest.mark.slow
+@of_the_rest
+def test_contract_in_half_precision(cls):
+    data = case(cls)[0]
+    assert len(check_model(makes(cls, data), data, only=HALF).findings) >= len(HALF)
 
 
 def variants_of(cls):

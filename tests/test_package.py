@@ -3,6 +3,7 @@ import ast
 import configparser
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,16 @@ def test_public_functions_say_what_they_return():
 
     assert all(issubclass(inspect.signature(source).return_annotation, Dataset) for source in (toy, mind, custom))
     assert inspect.signature(ranking_metrics).return_annotation is dict
+
+
+def test_the_export_went_on_to_the_docstrings(monkeypatch, tmp_path):
+    "`nbdev_export` alone leaves one-line docstrings; the sentence says what to run."
+    docstrings = runpy.run_path(str(ROOT / ".ci/docstrings.py"))
+    docstrings["main"](check=True)
+    (tmp_path / "halved.py").write_text(f'{docstrings["EXPORTED"]}\ndef half(\n    x,  # a number\n):\n    "Half of it."\n    return x / 2\n')
+    monkeypatch.setitem(docstrings["main"].__globals__, "PACKAGE", tmp_path)
+    with pytest.raises(SystemExit, match="got 1 modules without, such as .*halved.py: run .ci/export, not nbdev_export alone"):
+        docstrings["main"](check=True)
 
 
 RESULT = re.compile(r"yields |\(candidates,\) \w|\(rows, count\)|\(best, worst\)|\{|an? `Estimate`|.*(returns the \w|; a `Dataset`)|as for `members`")
