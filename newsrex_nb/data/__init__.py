@@ -5,6 +5,8 @@ import newsrex_nb.data.report # gives every data set its report()
 from .article_vectors import give_vectors
 from .graphs import similar_news
 from .schema import Behaviors, Dataset, News
+from .sources.adressa import adressa
 from .sources.custom_log import custom
+from .sources.ebnerd import ebnerd
 from .sources.mind_files import mind
 from .sources.toy_world import toy
