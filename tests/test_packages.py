@@ -120,6 +120,17 @@ def test_no_pickle(name):
             assert isinstance(node.value, ast.Constant) and node.value.value is False
 
 
+TEXT_OF_COMMANDS = {"experiments.configuration"}  # values as the shell's grammar takes them, no file
+
+
+@every_module
+def test_json_is_written_in_one_place(name):
+    "`core.json_text` writes null for what is no number; `json.dumps` would write NaN."
+    if name == "core" or name in TEXT_OF_COMMANDS: return
+    calls = [node.func for node in ast.walk(TREES[name]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    assert not [f for f in calls if f.attr in ("dump", "dumps") and getattr(f.value, "id", "") == "json"]
+
+
 @every_module
 def test_run_time_needs_only_what_is_declared(name):
     config = configparser.ConfigParser(delimiters=["="])
