@@ -12,11 +12,11 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'words_and_keys', 'summary', 'trai
 import errno, io, os, sys, warnings
 
 from . import __version__
-from .core import InputError, one_of, wrong
+from .core import InputError, one_of, path_of, wrong
 
 # %% ../nbs/cli.ipynb #bracketed
 def bracketed(text):  # such as "seed=42,123"
-    """The argument, a bare list of values in brackets.
+    """The argument, a bare list of values in brackets; a path that is there stays one.
 
     Parameters
     ----------
@@ -24,9 +24,23 @@ def bracketed(text):  # such as "seed=42,123"
         such as "seed=42,123"
     """
     key, equals, value = text.partition("=")
-    if equals and "," in value and not set(value) & set("[](){}'\"\\ "):
-        return f"{key}=[{value}]"
-    return text
+    if not equals or "," not in value or set(value) & set("[](){}'\"\\ "):
+        return text
+    from newsrex_nb.experiments.overrides import names_path
+
+    return text if names_path(key, value) else f"{key}=[{value}]"
+
+# %% ../nbs/cli.ipynb #is-word
+def _is_word(
+    text,  # an argument of a command
+    keys,  # names of the command's own keys
+):
+    "Whether an argument is the path of a run, and not key=value."
+    key, equals, _ = text.partition("=")
+    if not equals or "/" in key or os.sep in key:
+        return True
+    own = key in keys or key.split(".")[0] == "data"
+    return not own and path_of(text).exists()
 
 # %% ../nbs/cli.ipynb #divide
 def divide(
@@ -52,19 +66,21 @@ def divide(
     -------
     (folder of the run or None, {key: text}, the rest)
     """
-    words = [text for text in arguments if "=" not in text]
+    words = [text for text in arguments if _is_word(text, defaults)]
     values, rest = dict(defaults), []
     if len(words) != folders:
         expected = "the folder of one run" if folders else "no folder of a run"
         given = ", ".join(map(repr, words)) or "none"
         raise wrong(expected, given, remedy=f"write {usage}")
     for text in arguments:
-        key, equals, value = text.partition("=")
-        if equals and key in defaults:
+        key, _, value = text.partition("=")
+        if text in words:
+            continue
+        if key in defaults:
             values[key] = value
-        elif equals and key.split(".")[0] == "data":
+        elif key.split(".")[0] == "data":
             rest.append(text)
-        elif equals:
+        else:
             one_of("a key", key, (*defaults, "data", "data.…"))
     return (words[0] if words else None), values, rest
 
@@ -89,13 +105,13 @@ def words_and_keys(
     -------
     (words, {key: text})
     """
-    words = [text for text in arguments if "=" not in text]
+    words = [text for text in arguments if _is_word(text, defaults)]
     values = dict(defaults)
     if not words:
         raise wrong("at least one path", "none", remedy=f"write {usage}")
     for text in arguments:
-        key, equals, value = text.partition("=")
-        if equals:
+        key, _, value = text.partition("=")
+        if text not in words:
             values[one_of("a key", key, tuple(defaults))] = value
     return words, values
 
@@ -219,6 +235,7 @@ def predict_command(arguments):  # of the line behind `predict`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.evaluate.measure import predict
     from newsrex_nb.evaluate.predictions import RANKED, check_predictions
+    from newsrex_nb.evaluate.predictions import warn_of_unread
 
     keys = dict(path="prediction.zip", split="test")
     line = "newsrex predict RUN path=prediction.zip"
@@ -229,6 +246,7 @@ def predict_command(arguments):  # of the line behind `predict`
     if keys["path"].endswith(RANKED):
         check_predictions(keys["path"], log)
     print(f"{keys['path']}: {len(log)} impressions of {dataset.name}, {keys['split']}")
+    warn_of_unread(dataset, keys["split"], keys["path"])
 
 # %% ../nbs/cli.ipynb #evaluate-file
 def evaluate_file(
@@ -252,7 +270,7 @@ def evaluate_file(
     dataset, path = load_data(configure(*data)), keys["predictions"]
     log, scores = dataset.split(keys["split"]), FileScores(path, dataset)
     if log.labels is None and scores.ranked:
-        number = check_predictions(path, log)
+        number = check_predictions(path, log, dataset, keys["split"])
         impressions = f"{number} impressions of {dataset.name}, {keys['split']}"
         return print(f"{path}: {impressions}, without labels; the leaderboard takes it")
     results = measure(scores, dataset, keys["split"])
@@ -378,7 +396,7 @@ def probe_command(arguments):  # of the line behind `probe`
     runs = probe_models(keys["model"], *rest, path=keys["results"])
     print(f"\n{as_markdown(probe_table(runs))}")
     if keys["path"]:
-        draw_probe(runs).savefig(keys["path"], dpi=120)
+        draw_probe(runs).savefig(path_of(keys["path"]), dpi=120)
 
 # %% ../nbs/cli.ipynb #ablate
 def ablate_command(arguments):  # of the line behind `ablate`
@@ -437,9 +455,9 @@ def share_command(arguments):  # of the line behind `share`
     from newsrex_nb.experiments.overrides import plain_values
     from newsrex_nb.hub.publish import gather, push_to_hub
 
-    runs = [text for text in arguments if "=" not in text]
     keys = dict(folder=None, to=None, private=None)
-    values = plain_values([text for text in arguments if "=" in text])
+    runs = [text for text in arguments if _is_word(text, keys)]
+    values = plain_values([text for text in arguments if text not in runs])
     for key, value in values.items():
         keys[one_of("a key", key, tuple(keys))] = value
     if not keys["folder"] or not (runs or keys["to"]):

@@ -13,6 +13,8 @@ from newsrex_nb.cli import main
 from newsrex_nb.core import InputError
 from newsrex_nb.data import custom, toy
 from newsrex_nb.data.schema import UNKNOWN
+from newsrex_nb.experiments.building import load_data
+from newsrex_nb.experiments.configuration import configure
 
 HOUR, START = 3600, 1_573_776_000  # 15 November 2019
 
@@ -163,6 +165,66 @@ def test_histories_of_impressions_equal_a_slow_builder(tables):
         earlier = log[(log.user == log.user[i]) & (log.time < log.time[i])].sort_values("time", kind="stable")
         clicks = list(dict.fromkeys(a for some in earlier.clicks for a in sorted(some, key=data.news.row.get)))
         assert data.news.ids[data.test.histories[data.test.history[i]]].tolist() == clicks[-4:]
+
+
+def test_the_shell_names_columns_and_events(tables, tmp_path, monkeypatch):
+    "Names, events and splits as keys of the shell; each of them makes another file in the cache, and the second start reads it."
+    world, news, impressions = tables
+    impressions = impressions[::3]
+    views = impressions.explode("candidates")[["id", "user", "time", "candidates"]].assign(what="seen").rename(columns=dict(candidates="nid"))
+    clicks = impressions.explode("clicks")[["id", "user", "time", "clicks"]].assign(what="open").rename(columns=dict(clicks="nid"))
+    events = pd.concat([views, clicks]).rename(columns=dict(id="list", user="reader"))
+    news.assign(entities=news.entities.map(" ".join)).rename(columns=dict(id="key", title="Title")).to_csv(tmp_path / "news.csv", index=False)
+    events.to_csv(tmp_path / "events.csv", index=False)
+    monkeypatch.setenv("NEWSREX_CACHE", str(tmp_path / "cache"))
+    names = dict(id="key", title="Title", user="reader", article="nid", impression="list", event="what")
+    keys = ["data=custom", f"data.news={tmp_path}/news.csv", f"data.behaviors={tmp_path}/events.csv", "data.valid=null", "data.test=2019-11-14",
+            *(f"data.columns.{ours}={theirs}" for ours, theirs in names.items()), "data.event.click=[open,read]", "data.event.view=seen"]
+    with pytest.raises(InputError, match="events 'read'.*'seen'.*'open'"): load_data(configure(*keys))
+    keys[-2] = "data.event.click=open"
+    for _ in range(2): same(load_data(configure(*keys)), custom(news, impressions.drop(columns="history"), valid=None, test="2019-11-14"))
+    assert len(list((tmp_path / "cache").rglob("custom-*.npz"))) == 1
+    load_data(configure(*keys[:-1]))
+    assert len(list((tmp_path / "cache").rglob("custom-*.npz"))) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_given_splits_equal_a_log_that_was_cut(tables, seed):
+    "Three tables instead of one: the same impressions, and histories that go across the tables; a click log too."
+    _, news, impressions = tables
+    log = impressions.drop(columns="history").sample(frac=1, random_state=seed)
+    early, middle, late = (log[(log.time >= a) & (log.time < b)] for a, b in (("2019", "2019-11-14"), ("2019-11-14", "2019-11-15"), ("2019-11-15", "2020")))
+    same_but_for_numbers(custom(news, train=early, valid=middle, test=late), custom(news, log, **CUTS))
+    news, clicks = invented(seed)
+    cuts = START + 12 * HOUR, START + 22 * HOUR
+    early, middle, late = (clicks[(clicks.time >= a) & (clicks.time < b)] for a, b in zip((0, *cuts), (*cuts, 2 * START)))
+    same_but_for_numbers(custom(news, train=early, valid=middle, test=late, alive="12h"), custom(news, clicks, valid=cuts[0], test=cuts[1], alive="12h"))
+
+
+def same_but_for_numbers(a, b):
+    "Two data sets whose impressions and histories may be numbered otherwise."
+    assert a.users.tolist() == b.users.tolist() or {*a.users} == {*b.users}
+    for name, log in a.splits.items():
+        rows = [sorted((d.users[l.user[i]], int(l.time[i]), l.candidates[l.offsets[i]:l.offsets[i + 1]].tolist(),
+                        l.labels[l.offsets[i]:l.offsets[i + 1]].tolist(), l.histories[l.history[i]].tolist()) for i in range(len(l)))
+                for d, l in ((a, log), (b, b.splits[name]))]
+        assert rows[0] == rows[1] and len(rows[0]) == len(log)
+
+
+@pytest.mark.parametrize("heading", ["is_click", "Clicked", "clk", "premium", "label", "clicked"])
+def test_flags_are_never_passed_over(heading):
+    "Views in a click log: rows of lists are read as such under a name that says so, and refused under every other; single rows always."
+    rng = random.Random(heading)
+    news = pd.DataFrame(dict(id=[f"N{i}" for i in range(9)], title="a title"))
+    rows = [(f"U{i % 7}", START + i * HOUR, a, int(n == i % 4)) for i in range(40) for n, a in enumerate(rng.sample(list(news.id), 4))]
+    log = pd.DataFrame(rows, columns=["user", "time", "article", heading])
+    expected = custom(news, log.rename(columns={heading: "clicked"}), columns={"clicked": "clicked"})
+    assert sum(len(split) for split in expected.splits.values()) == 40
+    if heading in ("label", "clicked"): same(custom(news, log), expected)
+    else:
+        with pytest.raises(InputError, match=f"{heading}.*columns="): custom(news, log)
+        same(custom(news, log, columns={"clicked": heading}), expected)
+    with pytest.raises(InputError, match=f"{heading}.*columns="): custom(news, log.assign(time=range(START, START + len(log))))
 
 
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):

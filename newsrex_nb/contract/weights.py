@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from safetensors.numpy import load_file
 
+from ..core import json_text
 from .invariance import RUNS
 from .report import Measured, promise
 from .watched import compiled, watched_scores
@@ -169,7 +170,7 @@ def _unlike(model, again, values):
 def configuration(subject):
     "A model made of its own configuration, by way of JSON."
     model = subject.make()
-    again = type(model).from_config(json.loads(json.dumps(model.get_config())))
+    again = type(model).from_config(json.loads(json_text(model.get_config())))
     given = any(isinstance(a, np.ndarray) for a in subject.arguments.values())
     unlike = _unlike(model, again, not given)
     return Measured(len(unlike), ", ".join(unlike))

@@ -6,12 +6,13 @@
 __all__ = ['KEPT', 'give_vectors', 'write_vectors', 'read_article_vectors', 'kept_vectors', 'vectors_of', 'article_vectors']
 
 # %% ../../nbs/data/article_vectors.ipynb #imports
-import json, os
+import json
 from pathlib import Path
 
 import numpy as np
 
-from ..core import atomic, fingerprint, wrong
+from ..core import atomic, fingerprint, path_of, wrong
+from ..core import atomic, fingerprint, json_text, wrong
 from .cache import cache_folder
 from .features import Features, column
 from .schema import UNKNOWN
@@ -105,7 +106,7 @@ def write_vectors(
         if kind == ".safetensors":
             from safetensors.numpy import save_file
 
-            save_file({"vectors": matrix}, temporary, {"ids": json.dumps(ids)})
+            save_file({"vectors": matrix}, temporary, {"ids": json_text(ids)})
         else:
             with open(temporary, "wb") as file:
                 np.save(file, _as_table(ids, matrix), allow_pickle=False)
@@ -115,7 +116,8 @@ def _read_table(path):
     "(array, None) of a .npy file; (dict of tensors, metadata) of a .safetensors file."
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(path):
+    path = path_of(path)
+    if not path.is_file():
         raise wrong(
             "a file of article vectors",
             "nothing",

@@ -7,9 +7,8 @@ __all__ = ['normal', 'train_pieces', 'Pieces', 'from_text', 'from_file', 'from_b
 
 # %% ../../nbs/data/bpe.ipynb #imports
 import base64, functools, io, re, zlib
-from pathlib import Path
 
-from ..core import atomic, wrong
+from ..core import atomic, path_of, wrong
 from ..files.archives import open_bytes
 from ..files.mirrors import bpemb
 from .text import tokenizer
@@ -91,7 +90,7 @@ def train_pieces(
     if not lines:
         raise wrong("texts to learn pieces from", "none")
     model = _learned(lines, pieces, coverage)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path_of(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         temporary.write_bytes(model)
     return path

@@ -8,15 +8,15 @@ __all__ = ['ARTICLE_COLUMNS', 'TEXTS', 'LOG', 'pack', 'unpack', 'to_arrays', 'fr
 
 # %% ../../nbs/data/cache.ipynb #imports
 import dataclasses, json, os, warnings, zipfile
-from pathlib import Path
 
 import numpy as np
 
-from ..core import atomic, fingerprint
+from ..core import atomic, fingerprint, path_of
+from ..core import atomic, fingerprint, json_text
 from ..files.downloads import usual_folder
 from .features import Features
 from .schema import Behaviors, Dataset, Histories, News
-from ..files.archives import open_bytes
+from ..files.archives import files_below, open_bytes, readable
 
 # %% ../../nbs/data/cache.ipynb #pack
 def pack(strings):  # any number of strings
@@ -72,7 +72,7 @@ def _strings(data):  # a `Dataset`
     )
     news, vocabulary = data.news, data.features.vocabulary
     return {
-        "about": [json.dumps(about)],
+        "about": [json_text(about)],
         "news.entities": [e for named in news.entities for e in named],
         **{f"news.{field}": getattr(news, field) for field in TEXTS},
         **{f"vocabulary.{kind}": names for kind, names in vocabulary.items()},
@@ -203,7 +203,7 @@ def cache_folder(
     """
     if cache is False or cache is None:
         return None
-    return usual_folder() if cache is True else Path(cache)
+    return usual_folder() if cache is True else path_of(cache)
 
 # %% ../../nbs/data/cache.ipynb #content-hash
 def content_hash(
@@ -235,17 +235,24 @@ def content_hash(
     return fingerprint(about.st_size, about.st_mtime_ns, ends)
 
 # %% ../../nbs/data/cache.ipynb #hash-of
-def hash_of(file):  # what `open_bytes` takes
-    """The hash of a file, or of the archive that it lies in.
+def hash_of(file):  # what `open_bytes` takes, or a folder
+    """The hash of a file, of the archive that it lies in, or of the files of a folder.
 
     Parameters
     ----------
     file
-        what `open_bytes` takes
+        what `open_bytes` takes, or a folder
     """
-    with open_bytes(file):
-        pass  # says it if there is none
-    return content_hash(file[0] if isinstance(file, tuple) else file)
+    path = path_of(file[0] if isinstance(file, tuple) else file)
+    if path.is_dir():
+        inner = files_below(path)
+        names = [each.relative_to(path).as_posix() for each in inner]
+        return fingerprint(names, [content_hash(each) for each in inner])
+    if isinstance(file, tuple):
+        with open_bytes(file):
+            pass  # says it if there is none
+    with readable(path):
+        return content_hash(path)
 
 # %% ../../nbs/data/cache.ipynb #cached
 def cached(

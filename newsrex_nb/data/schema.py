@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'News', 'news_table', 'check_offsets', 'Histories', 'make_histories', 'Behaviors', 'segments', 'take',
-           'owner', 'merge', 'order_users', 'Dataset']
+           'owner', 'merge', 'order_users', 'Dataset', 'Clock']
 
 # %% ../../nbs/data/schema.ipynb #imports
 import dataclasses
@@ -568,8 +568,12 @@ class Dataset:
     @property
     def start(self):
         "The first hour of the log in seconds; hours are counted from here."
-        times = [int(s.time.min()) for s in self.splits.values() if len(s)]
-        return min(times, default=0) // 3600 * 3600
+        return self.clock.start
+
+    @property
+    def clock(self):
+        "Counts the hours of all splits."
+        return self._clock()
 
 # %% ../../nbs/data/schema.ipynb #dataset-split
 @patch_to(Dataset)
@@ -602,6 +606,113 @@ def _repr_html_(self):
     rows += [[name, *(row.get(h, "") for h in heads)] for name, row in counts.items()]
     return html_table(self._summary(), rows)
 
+# %% ../../nbs/data/schema.ipynb #clock
+_SILENCE = 366 * 24  # hours without an impression that no log has
+_COUNTED = 31 * 24  # hours that stand for a longer silence
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Whole hours of a log, its silences shortened.
+
+    Parameters
+    ----------
+    start
+        seconds at which hour 0 begins
+    floor
+        (S + 1,) the hour counted directly behind each silence's begin
+    begins
+        (S,) hours since `start`, the last one before each silence
+    cut
+        (S + 1,) hours left out before
+    """
+
+    start: int  # seconds at which hour 0 begins
+    floor: np.ndarray  # (S + 1,) the hour counted directly behind each silence's begin
+    begins: np.ndarray  # (S,) hours since `start`, the last one before each silence
+    cut: np.ndarray  # (S + 1,) hours left out before
+    __repr__ = short_repr
+
+    @classmethod
+    def of(cls, times):  # arrays of seconds
+        """The clock of impressions at these times.
+
+        Parameters
+        ----------
+        times
+            arrays of seconds
+        """
+        times = [time for time in times if len(time)]
+        start = min((int(time.min()) for time in times), default=0) // 3600 * 3600
+        last = max((int(time.max()) for time in times), default=start)
+        busy = np.zeros(1, np.int64)
+        if last - start > 3600 * _SILENCE:
+            every = [
+                np.unique((np.asarray(t, np.int64) - start) // 3600) for t in times
+            ]
+            busy = np.unique(np.concatenate(every))
+        silent = np.flatnonzero(np.diff(busy) > _SILENCE)
+        begins = busy[silent]
+        left_out = busy[silent + 1] - begins - _COUNTED
+        cut = np.append(0, np.cumsum(left_out))
+        never = np.iinfo(np.int64).min
+        return cls(start, np.append(never, begins - cut[:-1] + 1), begins, cut)
+
+# %% ../../nbs/data/schema.ipynb #clock-position
+@patch_to(Clock)
+def position(
+    self,
+    time,  # seconds, a number or an array
+):  # int64
+    """The hour of a time; negative before the log begins.
+
+    Parameters
+    ----------
+    time
+        seconds, a number or an array
+
+    Returns
+    -------
+    int64
+    """
+    hour = (np.asarray(time, np.int64) - self.start) // 3600
+    silences = np.searchsorted(self.begins, hour)
+    return np.maximum(hour - self.cut[silences], self.floor[silences])
+
+
+@patch_to(Clock)
+def seconds(
+    self,
+    hour,  # as `position` returns it
+):  # int64
+    """The time at which an hour begins.
+
+    Parameters
+    ----------
+    hour
+        as `position` returns it
+
+    Returns
+    -------
+    int64
+    """
+    hour = np.asarray(hour, np.int64)
+    silences = np.searchsorted(self.begins - self.cut[:-1], hour)
+    return self.start + 3600 * (hour + self.cut[silences])
+
+# %% ../../nbs/data/schema.ipynb #dataset-clock
+@patch_to(Dataset)
+def _clock(self):
+    "The `Clock` of all splits."
+    times = [log.time for log in self.splits.values()]
+    ends = [(int(t.min()), int(t.max())) for t in times if len(t)]
+    known, known_ends, clock = self.__dict__.get("_known_clock", ([], None, None))
+    same = len(known) == len(times) and all(a is b for a, b in zip(known, times))
+    if not same or ends != known_ends:
+        clock = Clock.of(times)
+        self.__dict__["_known_clock"] = times, ends, clock
+    return clock
+
 # %% ../../nbs/data/schema.ipynb #dataset-hour
 @patch_to(Dataset)
 def hour(self, time):  # seconds, a number or an array
@@ -612,4 +723,4 @@ def hour(self, time):  # seconds, a number or an array
     time
         seconds, a number or an array
     """
-    return np.maximum((np.asarray(time) - self.start) // 3600, 0).astype(np.int32)
+    return np.maximum(self.clock.position(time), 0).astype(np.int32)

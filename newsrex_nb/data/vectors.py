@@ -7,11 +7,13 @@ __all__ = ['numbers', 'read_slice', 'read_vectors', 'save_vectors', 'read_word_v
            'sentence_model', 'sentence_vectors']
 
 # %% ../../nbs/data/vectors.ipynb #imports
-import contextlib, functools, json, os
+import contextlib, functools, io, json, os, re
 
 import numpy as np
 
-from ..core import atomic, generator, one_of, wrong
+from ..core import InputError, atomic, generator, one_of, wrong
+from ..files.archives import begin_text, open_bytes, place
+from ..core import atomic, generator, json_text, one_of, wrong
 from ..files.archives import open_bytes, place
 from ..files.mirrors import find_vectors
 
@@ -44,6 +46,8 @@ def numbers(
         with contextlib.suppress(ValueError):
             float(fields[1])
             values = []  # a number too many, not a name with a space
+    with np.errstate(over="ignore"):  # what float32 can't hold is no number, too
+        values = np.array(values, np.float32)
     if len(values) < width or len(fields) <= width or not np.isfinite(values).all():
         raise wrong(
             f"a name and {width} finite numbers",
@@ -51,14 +55,14 @@ def numbers(
             where=place,
             remedy="check that the file is complete and of one width",
         )
-    return b" ".join(fields[:-width]), np.array(values, np.float32)
+    return b" ".join(fields[:-width]), values
 
 # %% ../../nbs/data/vectors.ipynb #open-slice
 def _open_slice(path):
     "The words of a slice and its matrix, a row per word."
     from safetensors import safe_open
 
-    with safe_open(path, framework="np") as file:
+    with safe_open(os.path.expanduser(path), framework="np") as file:
         words = json.loads((file.metadata() or {}).get("words", "null"))
         vectors = file.get_tensor("vectors")
     is_list = isinstance(words, list)
@@ -87,11 +91,11 @@ def read_slice(
     from safetensors import SafetensorError
 
     try:
+        with open_bytes(path):
+            pass  # says it if there is none, or something that stands for it
         words, vectors = _open_slice(path)
-    except FileNotFoundError:
-        raise wrong(
-            "a file", "nothing", where=str(path), remedy="check the path"
-        ) from None
+    except InputError:
+        raise
     except (SafetensorError, ValueError, OSError) as e:
         raise wrong(
             "a slice of word vectors",
@@ -127,22 +131,87 @@ def _wanted_lines(
             continue
         yield number, line.rstrip().split(cut)
 
+# %% ../../nbs/data/vectors.ipynb #is-binary
+_OTHER_FORMS = {  # how a file begins: what it is
+    b"\xba\x16\x4f\x2f": "a model of fastText's",
+    b"\x80": "a pickle, such as gensim's",
+    b"\x93NUMPY": "an array of NumPy's",
+    b"\x89HDF": "HDF5",
+}
+
+
+def _is_binary(file, where):  # opened, of bytes, at its beginning; its name
+    "Whether a file has word2vec's binary form; raises for forms that nobody else reads."
+    start = file.read(2**16)
+    file.seek(0)
+    for begins, what in _OTHER_FORMS.items():
+        if start.startswith(begins):
+            remedy = "save the vectors as text, a word and its numbers on each line"
+            raise wrong("a file of vectors", what, where=where, remedy=remedy)
+    first, _, rest = start.partition(b"\n")
+    return _is_header(first) and bool(re.search(rb"[\x00-\x08\x0e-\x1f]", rest))
+
+# %% ../../nbs/data/vectors.ipynb #read-binary
+def _read_binary(
+    file,  # opened, of bytes, at its beginning
+    wanted,  # names as bytes
+    where,  # its name, for the message
+):  # (dict from name to (width,) float32, width)
+    "The vectors of the wanted names in word2vec's binary form."
+    lines = io.BufferedReader(file, 2**20)
+    count, width = map(int, lines.readline().split())
+    by_name = {}
+    for number in range(count):
+        name = b"".join(iter(lambda: lines.read(1).strip(b" "), b""))
+        values = np.frombuffer(lines.read(4 * width), "<f4")
+        if len(values) < width or not np.isfinite(values).all():
+            raise wrong(
+                f"{count} words with {width} finite numbers each",
+                f"{number} and a part of another",
+                where=where,
+                remedy="download or copy it again",
+            )
+        if name.lstrip(b"\n") in wanted:
+            by_name.setdefault(name.lstrip(b"\n").decode(), values.astype(np.float32))
+    lines.detach()
+    return by_name, width
+
+# %% ../../nbs/data/vectors.ipynb #read-lines
+def _read_lines(
+    file,  # opened, of bytes, before the first line
+    wanted,  # names as bytes
+    cut,  # the separator as bytes
+    where,  # the file's name, for messages
+):  # (dict from name to (width,) float32, width)
+    "The vectors of the wanted names in a text."
+    by_name, width = {}, None
+    for number, fields in _wanted_lines(file, wanted, cut):
+        width = len(fields) - 1 if width is None else width
+        name, values = numbers(fields, width, f"{where}, line {number}")
+        if name in wanted:
+            by_name.setdefault(name.decode(), values)
+    if not width:
+        got = "an empty file" if width is None else "lines without numbers"
+        raise wrong("vectors", got, where=where)
+    return by_name, width
+
 # %% ../../nbs/data/vectors.ipynb #read-vectors
 def read_vectors(
-    path,  # a file with a vector per line, as `open_bytes` takes it, a slice, or a name
+    path,  # a file with a vector per line, as `open_bytes` takes it, or of word2vec's binary form, a slice, or a name
     wanted,  # names
-    separator=" ",  # what stands between the fields
+    separator=" ",  # what stands between the fields of a line
 ):  # (dict from name to (width,) float32, width)
     """The vectors of the wanted names; where a name occurs twice, the first line counts.
 
     Parameters
     ----------
     path
-        a file with a vector per line, as `open_bytes` takes it, a slice, or a name
+        a file with a vector per line, as `open_bytes` takes it, or of word2vec's
+        binary form, a slice, or a name
     wanted
         names
     separator : default ' '
-        what stands between the fields
+        what stands between the fields of a line
 
     Returns
     -------
@@ -151,18 +220,13 @@ def read_vectors(
     path = find_vectors(path)
     if str(path).endswith(".safetensors"):
         return read_slice(path, wanted)
-    by_name, width = {}, None
     wanted = {name.encode() for name in wanted}
+    where = place(path)
     with open_bytes(path) as file:
-        for number, fields in _wanted_lines(file, wanted, separator.encode()):
-            width = len(fields) - 1 if width is None else width
-            name, values = numbers(fields, width, f"{place(path)}, line {number}")
-            if name in wanted:
-                by_name.setdefault(name.decode(), values)
-    if not width:
-        got = "an empty file" if width is None else "lines without numbers"
-        raise wrong("vectors", got, where=place(path))
-    return by_name, width
+        if _is_binary(file, where):
+            return _read_binary(file, wanted, where)
+        begin_text(file, where)
+        return _read_lines(file, wanted, separator.encode(), where)
 
 # %% ../../nbs/data/vectors.ipynb #save-vectors
 def save_vectors(
@@ -197,8 +261,11 @@ def save_vectors(
     words = [word for word in words if word in by_name]
     if not words:
         raise wrong("vectors for some of the words", "none", where=place(vectors))
-    tensor = np.array([by_name[word] for word in words], dtype)
-    about = {"words": json.dumps(words, ensure_ascii=False)}
+    with np.errstate(over="ignore"):
+        tensor = np.array([by_name[word] for word in words]).astype(dtype)
+    if not np.isfinite(tensor).all():
+        raise wrong(f"numbers that {dtype} can hold", "larger ones", place(vectors))
+    about = {"words": json_text(words, ensure_ascii=False)}
     with atomic(path) as temporary:
         save_file({"vectors": tensor}, temporary, about)
     return len(words)

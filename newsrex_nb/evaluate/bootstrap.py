@@ -191,7 +191,11 @@ def _measured_rows(
             "models measured on the same impressions", "scores of different ones"
         )
     if not there[0].any():
-        raise wrong("impressions with clicked and other candidates", "none")
+        raise wrong(
+            "impressions with clicked and other candidates",
+            "none",
+            remedy="compare on a split that shows what was not clicked",
+        )
     return rows[:, there[0]], np.asarray(user)[there[0]]
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #comparison

@@ -391,7 +391,7 @@ def without_each_click(
     log = Behaviors(
         ids=np.arange(count),
         user=np.full(count, user),
-        time=np.full(count, data.start + 3600 * hour),
+        time=np.full(count, data.clock.seconds(hour)),
         history=number,
         candidates=np.tile(np.asarray(candidates, np.int32), count),
         offsets=np.arange(count + 1) * len(candidates),

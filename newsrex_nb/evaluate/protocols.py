@@ -66,6 +66,7 @@ PROTOCOLS = {
         "pooled", "first", "later", empty=False, one_class=True, half=True
     ),
     "Recommenders, DKN's auc": Protocol(auc="pooled"),
+    "EB-NeRD": Protocol(),
 }
 
 # %% ../../nbs/evaluate/protocols.ipynb #second-key

@@ -14,7 +14,7 @@ from .. import hub
 from ..evaluate.bootstrap import Comparison, holm
 from .configuration import arguments, configure, defaults_of
 from .configuration import spread
-from ..core import one_of, wrong
+from ..core import one_of, path_of, wrong
 from ..data.sources.toy_world import toy
 from .run_keys import run_key, set_values
 from .runner import Runner, about_run, about_training, tested
@@ -230,7 +230,8 @@ def ablate(
     say : default print
         takes one line
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder = path_of(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     given = {text.partition("=")[0] for text in overrides}
     base = ["preset=ablation"]
     base += [
@@ -311,7 +312,7 @@ def keep_effects(
     found
         of `ablate`
     """
-    path = Path(path)
+    path = path_of(path)
     kept = hub.read_json(path) if path.exists() else {}
     first = next(iter(lines.values()))[0]
     kept.setdefault(first["data"]["name"], {})[question] = found

@@ -7,13 +7,14 @@ __all__ = ['bench', 'write_result', 'read_against', 'training_rows', 'bench_tabl
            'memory_sentence', 'epoch_times', 'epoch_figure']
 
 # %% ../../nbs/experiments/bench.ipynb #imports
-import functools, json, os
+import functools, json
 
 import numpy as np
 
 import newsrex_nb.models
 from . import timing
-from ..core import atomic, wrong
+from ..core import atomic, path_of, wrong
+from ..core import atomic, json_text, wrong
 from ..data import toy
 from ..recommend.recommender import Recommender
 
@@ -142,9 +143,9 @@ def bench(
 # %% ../../nbs/experiments/bench.ipynb #write-result
 def write_result(path, result):
     "Writes what `bench` measured as JSON."
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    path_of(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        temporary.write_text(json_text(result, indent=1), encoding="utf-8")
 
 # %% ../../nbs/experiments/bench.ipynb #read-against
 _NEEDED = ("library", "model", "machine", "batch_size", "mean_minutes", "source")
@@ -161,7 +162,7 @@ def read_against(path):  # of a JSON file, or None
     if path is None:
         return []
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path_of(path), encoding="utf-8") as file:
             entries = json.load(file)
     except (OSError, ValueError) as e:
         reason = f"{type(e).__name__}: {e}"

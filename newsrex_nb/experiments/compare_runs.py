@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, wrong
+from ..core import METRICS, path_of, wrong
+from ..data.cache import unpack
 from ..engine.scoring import scores as score_split
 from ..evaluate.baselines import baselines as baselines_of
 from ..evaluate.bootstrap import Ranking, draw_ranking
@@ -81,7 +82,9 @@ def _belongs(name, array, log):
         return array.shape == log.candidates.shape
     fields = [field.name for field in dataclasses.fields(log)]
     kept = getattr(log, name) if name in fields else None
-    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "if":
+    if name == "ids" and array.dtype.kind == "U":
+        kept = kept.astype(str)
+    elif not isinstance(kept, np.ndarray) or kept.dtype.kind not in "iuf":
         return True
     return array.shape == kept.shape and not (array != kept).any()
 
@@ -109,6 +112,9 @@ def read_run_scores(
     if "scores" not in arrays:
         names = ", ".join(arrays) or "none"
         raise wrong("an array named scores", names, where=str(path))
+    if "ids.bytes" in arrays:
+        ids = unpack(arrays["ids.bytes"], arrays["ids.offsets"])
+        arrays["ids"] = np.array(ids, dtype=str)
     for name, array in arrays.items():
         if not _belongs(name, array, log):
             raise wrong(
@@ -141,7 +147,7 @@ def same_impressions(
 # %% ../../nbs/experiments/compare_runs.ipynb #scores-of-run
 def _scores_of_run(folder, split, log):
     "A run's scores of a log, from its file or from its model."
-    path = Path(folder) / "scores.safetensors"
+    path = path_of(folder) / "scores.safetensors"
     if split == "test" and path.exists():
         return read_run_scores(path, log)
     model, data, known = reopen(folder)
@@ -174,7 +180,7 @@ def gather_scores(
     """
     if not folders:
         raise wrong("at least one run", "none", remedy="write newsrex compare RUN …")
-    paths = [Path(folder) / "experiment.json" for folder in folders]
+    paths = [path_of(folder) / "experiment.json" for folder in folders]
     abouts = [hub.read_json(path, "config", "data") for path in paths]
     data = load_data(abouts[0]["config"])
     log = data.split(split)
@@ -334,7 +340,7 @@ def compare_runs(
     cut = tuple(VIEWS) if slices else ()
     tables, figure = comparison_report(scores, data, log, metric, draws, cut)
     if path:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path_of(path), dpi=120)
     plt.close(figure)
     if csv:
         write_csv(csv, tables[0][1])

@@ -44,7 +44,13 @@ def parts():
     loggers = dict(csv=to_csv, tensorboard=to_tensorboard, wandb=to_wandb)
     return dict(
         model=_models_by_name(),
-        data={"toy": data.toy, "mind": data.mind, "custom": data.custom},
+        data=dict(
+            toy=data.toy,
+            mind=data.mind,
+            custom=data.custom,
+            ebnerd=data.ebnerd,
+            adressa=data.adressa,
+        ),
         recipe={"fit": fit},
         logging={"none": nowhere, **loggers},
     )
@@ -220,7 +226,7 @@ def signature_keys(
     -------
     {key: (default, meaning)}
     """
-    reads_files = target in (data.mind, data.custom)
+    reads_files = group == "data" and target is not data.toy
     of_features = arguments(feature_recipe) if reads_files else {}
     return arguments(target, GIVEN[group]) | of_features
 

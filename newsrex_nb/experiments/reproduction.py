@@ -6,12 +6,10 @@
 __all__ = ['difference', 'reproduction_report', 'signed', 'report_text', 'reproduce', 'reproduction_table']
 
 # %% ../../nbs/experiments/reproduction.ipynb #imports
-from pathlib import Path
-
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, fingerprint, wrong
+from ..core import METRICS, fingerprint, path_of, wrong
 from ..evaluate.bootstrap import standard_error, student
 from .departures import departures
 from .overrides import in_grammar, plain_values
@@ -244,7 +242,7 @@ def reproduce(
     stem = name.replace("/", "-")
     if found["departures"]:
         stem += "-" + fingerprint(found["protocol"], found["data"]["key"])[:8]
-    path = Path(folder) / f"{stem}.json"
+    path = path_of(folder) / f"{stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     hub.write_json(path, found)
     say(f"\n{report_text(found)}\n\nReport {path}")
@@ -275,7 +273,7 @@ def _our_cells(whole, found, metric):
 # %% ../../nbs/experiments/reproduction.ipynb #report-of
 def _report_of(folder, name):
     "The report of an experiment, or None if there is none or it departs."
-    path = Path(folder) / f"{name.replace('/', '-')}.json"
+    path = path_of(folder) / f"{name.replace('/', '-')}.json"
     if not path.exists():
         return None
     found = hub.read_json(path, "compared", "ours", "departures")

@@ -8,7 +8,7 @@ __all__ = ['set_values', 'run_key', 'key_of', 'lines_by_key', 'already_run']
 # %% ../../nbs/experiments/run_keys.ipynb #imports
 import json
 
-from ..core import fingerprint
+from ..core import fingerprint, json_text
 from .configuration import arguments, chosen_parts, encoder_class
 from .configuration import parts, signature_keys
 from ..metrics.results import portable, read_results
@@ -16,7 +16,7 @@ from ..metrics.results import portable, read_results
 # %% ../../nbs/experiments/run_keys.ipynb #set-values
 def _as_json(value):
     "A value as it comes back from a file."
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(json_text(value, default=str))
 
 
 def set_values(

@@ -7,12 +7,13 @@ __all__ = ['shown', 'measure', 'about_run', 'kept_validation', 'about_training',
            'Runner']
 
 # %% ../../nbs/experiments/runner.ipynb #imports
-import copy, dataclasses, os, time
+import copy, dataclasses, math, os, time
 
 import numpy as np
 
 from .. import hub
 from ..core import atomic, fingerprint, patch_to
+from ..data.cache import pack
 from ..engine.rankers import ranker_name
 from ..engine.scoring import scores
 from ..evaluate.baselines import baselines
@@ -152,7 +153,7 @@ def kept_validation(
     values = {
         name.removeprefix("val_"): float(by_epoch[at])
         for name, by_epoch in history.history.items()
-        if name.startswith("val_")
+        if name.startswith("val_") and math.isfinite(by_epoch[at])
     }
     return values or None
 
@@ -226,6 +227,14 @@ def trained(
     history = train(model, dataset, seed=seed, callbacks=callbacks, **more)
     return history, history.earlier + time.process_time() - clock
 
+# %% ../../nbs/experiments/runner.ipynb #id-arrays
+def _id_arrays(ids):  # (B,) numbers or texts
+    "Impression ids as arrays that a file of scores can hold."
+    if np.can_cast(ids.dtype, np.int64):
+        return dict(ids=ids.astype(np.int64))
+    texts, ends = pack(ids.astype(str).tolist())
+    return {"ids.bytes": texts, "ids.offsets": ends}
+
 # %% ../../nbs/experiments/runner.ipynb #save-scores
 def save_scores(
     path,  # of the file
@@ -246,7 +255,7 @@ def save_scores(
     from safetensors.numpy import save_file
 
     arrays = dict(
-        ids=log.ids.astype(np.int64),
+        **_id_arrays(log.ids),
         offsets=log.offsets.astype(np.int64),
         scores=found.astype(np.float32),
         labels=log.labels.astype(np.uint8),

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 
 from .. import hub
-from ..core import short_repr, wrong
+from ..core import path_of, short_repr, wrong
 from .building import load_data
 from .configuration import configure
 from .loggers import Printed
@@ -31,7 +31,7 @@ def run_folder(parent, name):  # a new folder, such as runs/nrms-toy-3
     -------
     a new folder, such as runs/nrms-toy-3
     """
-    parent = Path(parent)
+    parent = path_of(parent)
     parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(rf"{re.escape(name)}-(\d+)")
     matches = [pattern.fullmatch(path.name) for path in parent.iterdir()]
@@ -58,7 +58,7 @@ def free_folder(
     key
         of the run
     """
-    path = Path(folder) / "experiment.json"
+    path = path_of(folder) / "experiment.json"
     about = hub.read_json(path, "config") if path.exists() else {"finished": None}
     if about.get("finished", True) and key_of(about) != key:
         raise wrong(
@@ -67,8 +67,8 @@ def free_folder(
             where=str(folder),
             remedy="choose another folder",
         )
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent
 
 # %% ../../nbs/experiments/runs.ipynb #find-runs
 def find_runs(parent):  # a folder of runs, such as runs/

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, patch_to, short_repr
+from ..core import METRICS, patch_to, path_of, short_repr
+from ..core import METRICS, numbers_of, patch_to, short_repr
 from .configuration import configure, preset_line, spread
 from .lists import expand_lists
 from .overrides import in_grammar
@@ -72,11 +73,11 @@ def read(self, folder):  # of a finished run
     folder
         of a finished run
     """
-    self.folder = Path(folder)
+    self.folder = path_of(folder)
     self.about = hub.read_json(self.folder / "experiment.json", "config")
     measured = self.folder / "test_results.json"
     if measured.exists():
-        self.results = hub.read_json(measured, "model")
+        self.results = numbers_of(hub.read_json(measured, "model"))
     self.validation = hub.read_json(self.folder / "history.json").get("validation")
 
 # %% ../../nbs/experiments/sweeps.ipynb #trials
@@ -118,7 +119,7 @@ def find_trial(
         trial.results = line["results"]
         trial.validation = line.get("validation")
         return config["results"]
-    parent = Path(config["folder"]).parent if config["folder"] else "runs"
+    parent = path_of(config["folder"]).parent if config["folder"] else "runs"
     known = find_runs(parent) if many else {}
     folder, finished = known.get(run_key(config), (None, False))
     if finished:

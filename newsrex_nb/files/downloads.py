@@ -13,13 +13,13 @@ import urllib.error, urllib.request
 from pathlib import Path
 
 from .. import __version__
-from ..core import wrong
+from ..core import path_of, wrong
 
 # %% ../../nbs/files/downloads.ipynb #usual-folder
 def usual_folder():
     "The folder that encoded data sets, programs and downloads are kept in."
     home = Path.home() / ".cache" / "newsrex_nb"
-    return Path(os.environ.get("NEWSREX_CACHE") or home)
+    return path_of(os.environ.get("NEWSREX_CACHE") or home)
 
 # %% ../../nbs/files/downloads.ipynb #downloads-folder
 def downloads_folder(cache=True):  # True or False for the usual folder, or a folder
@@ -31,7 +31,7 @@ def downloads_folder(cache=True):  # True or False for the usual folder, or a fo
         True or False for the usual folder, or a folder
     """
     usual = isinstance(cache, bool) or cache is None
-    return (usual_folder() if usual else Path(cache)) / "downloads"
+    return (usual_folder() if usual else path_of(cache)) / "downloads"
 
 # %% ../../nbs/files/downloads.ipynb #unavailable
 class Unavailable(Exception):
@@ -546,7 +546,7 @@ def download(
     """
     from filelock import FileLock
 
-    path = Path(path)
+    path = path_of(path)
     if path.is_file():
         return path
     lock = path.with_name(f".{path.name}.lock")

@@ -257,7 +257,7 @@ def _is_name(vectors):  # as for `find_vectors`
     "Whether something stands for vectors by name, and is no file."
     if not isinstance(vectors, str) or os.path.exists(vectors):
         return False
-    endings = (".txt", ".vec", ".gz", ".zip", ".safetensors")
+    endings = (".txt", ".vec", ".bin", ".gz", ".bz2", ".xz", ".zip", ".safetensors")
     named = re.match(r"(glove|bpemb)\.[^/\\]*$", vectors)
     return bool(named) and not vectors.endswith(endings)
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from .. import __version__, models
 from .card import card
-from ..core import InputError, atomic, one_of, wrong
+from ..core import InputError, atomic, one_of, path_of, wrong
+from ..core import InputError, atomic, json_text, one_of, wrong
 from ..data.features import Features
 from ..data.schema import news_table
 from ..layers.attention import Encoder
@@ -44,7 +45,7 @@ def write_text(
 # %% ../../nbs/hub/folder.ipynb #write-json
 def write_json(
     path,  # of the file
-    value,  # anything that JSON can write; NumPy numbers become plain ones
+    value,  # anything that JSON can write; NumPy numbers become plain ones, NaN null
 ):
     """Writes a JSON file.
 
@@ -53,14 +54,10 @@ def write_json(
     path
         of the file
     value
-        anything that JSON can write; NumPy numbers become plain ones
+        anything that JSON can write; NumPy numbers become plain ones, NaN null
     """
 
-    def plain(number):
-        return number.tolist()
-
-    text = json.dumps(value, indent=1, ensure_ascii=False, default=plain)
-    write_text(path, text + "\n")
+    write_text(path, json_text(value, indent=1, ensure_ascii=False) + "\n")
 
 # %% ../../nbs/hub/folder.ipynb #read-json
 def read_json(
@@ -237,7 +234,7 @@ def save(
     -------
     the folder, a `Path`
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, model, features)
     about = {
@@ -415,7 +412,7 @@ def fetch(handle):  # a folder, "hf://…" or "newsrex://toy"
     if text.startswith("newsrex://"):
         return SHIPPED[one_of("a recommender of the package", text, tuple(SHIPPED))]
     if not text.startswith("hf://"):
-        path = Path(handle)
+        path = path_of(handle)
         return path.parent if path.name == "model.safetensors" else path
     repository, revision, inner = read_handle(handle)
 
@@ -520,7 +517,7 @@ def open_folder(
     -------
     the folder, and its config.json
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     right = (
         "give the folder that save_pretrained wrote, or hf://organisation/repository"
     )

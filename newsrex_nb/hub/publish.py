@@ -16,7 +16,8 @@ import numpy as np
 from .card import THIS
 from .folder import FORMAT, fetch, load, open_folder, read_handle
 from .folder import read_json, save, upload, write_json, write_text
-from ..core import fingerprint, wrong
+from ..core import fingerprint, path_of, wrong
+from ..core import fingerprint, json_text, numbers_of, wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..models.weights import weight_names
 from ..metrics.results import portable
@@ -61,7 +62,7 @@ def _article_line(news, row):
     if news.published is not None and news.published[row] >= 0:
         fields["published"] = int(news.published[row])
     filled = {name: value for name, value in fields.items() if value}
-    return json.dumps({"id": str(news.ids[row]), **filled}, ensure_ascii=False) + "\n"
+    return json_text({"id": str(news.ids[row]), **filled}, ensure_ascii=False) + "\n"
 
 # %% ../../nbs/hub/publish.ipynb #write-articles
 def write_articles(
@@ -216,7 +217,7 @@ def summary_of(run):  # what `fit` returned, or the folder of a run
     """
     if not isinstance(run, (str, Path)):
         return _summary_of_fit(run)
-    run = Path(run)
+    run = path_of(run)
     if (run / "training_run_summary.json").exists():
         return read_json(run / "training_run_summary.json", "history")
     if not (run / "history.json").exists():
@@ -312,7 +313,7 @@ def _runs_by_seed(runs, by):
             raise wrong("every seed once", f"seed {seed} again", where=str(run))
         value, by = validation_of(summary_of(run), str(run), by)
         path = run / "test_results.json"
-        results = read_json(path, "model") if path.exists() else None
+        results = numbers_of(read_json(path, "model")) if path.exists() else None
         table[f"seed_{seed}"] = dict(run=run, validation=value, results=results)
     return table, by
 
@@ -353,7 +354,7 @@ def gather(
     -------
     the folder, a `Path`
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     runs = [fetch(run) for run in runs]
     if not runs:
         raise wrong("the folders of runs", "none")
@@ -462,7 +463,7 @@ def push_to_hub(
     -------
     the handle that loads it
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     parts = [folder, *(p.parent for p in sorted(folder.glob("seed_*/config.json")))]
     for part in parts:
         check_shareable(part, keep_users, keep_articles)

@@ -8,11 +8,12 @@ __all__ = ['heading', 'cell', 'aligned', 'result_table', 'portable', 'append_res
 
 # %% ../../nbs/metrics/results.ipynb #imports
 import json, os
-from pathlib import Path, PureWindowsPath
+from pathlib import PureWindowsPath
 
 import numpy as np
 
-from ..core import METRICS, fingerprint, wrong
+from ..core import METRICS, fingerprint, path_of, wrong
+from ..core import METRICS, fingerprint, json_text, numbers_of, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):  # its name, such as "ndcg@5"
@@ -122,15 +123,22 @@ def append_result(
     results
         the metrics of the model and of what it is compared with
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = path_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     run = {**about, "config": portable(about["config"]), "results": results}
-    line = json.dumps(run, ensure_ascii=False, default=lambda v: v.tolist()) + "\n"
+    line = json_text(run, ensure_ascii=False) + "\n"
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags, 0o644)
     try:
         os.write(handle, line.encode())
     finally:
         os.close(handle)
+
+# %% ../../nbs/metrics/results.ipynb #with-numbers
+def _with_numbers(run):
+    "A run whose metrics are NaN where they could not be measured."
+    known = {"results": numbers_of(run["results"])} if "results" in run else {}
+    return {**run, **known}
 
 # %% ../../nbs/metrics/results.ipynb #read-results
 def read_results(path):  # a file of JSON lines; one that does not exist is empty
@@ -142,16 +150,33 @@ def read_results(path):  # a file of JSON lines; one that does not exist is empt
         a file of JSON lines; one that does not exist is empty
     """
     runs = []
-    if not Path(path).exists():
+    path = path_of(path)
+    if not path.exists():
         return runs
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                runs.append(json.loads(line))
+                run = json.loads(line)
             except json.JSONDecodeError:
                 place = f"{path}, line {number}"
                 raise wrong("a line of JSON", repr(line[:40]), where=place) from None
+            runs.append(_with_numbers(run))
     return runs
+
+# %% ../../nbs/metrics/results.ipynb #folders-with
+def _folders_with(path, file):  # of a folder, and a name
+    "The folders below that hold such a file, each once, links to folders followed."
+    folders, seen = [], set()
+    for folder, names, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back, or a second way
+            names.clear()
+            continue
+        seen.add(real)
+        names.sort()
+        if file in files:
+            folders.append(Path(folder))
+    return sorted(folders)
 
 # %% ../../nbs/metrics/results.ipynb #run-folders
 def run_folders(
@@ -167,7 +192,7 @@ def run_folders(
     least : default 1
         how many there have to be
     """
-    folders = sorted(file.parent for file in Path(path).rglob("experiment.json"))
+    folders = _folders_with(path_of(path), "experiment.json")
     if len(folders) < least:
         raise wrong("a run, or a folder of runs", "none", where=str(path))
     return folders
@@ -189,13 +214,14 @@ def read_runs(
     path
         a file of JSON lines, the folder of a run, or a folder of such folders
     """
-    if Path(path).is_file():
+    if path_of(path).is_file():
         return read_results(path)
     runs = []
     for folder in run_folders(path):
         if (folder / "test_results.json").exists():
             about = _read(folder / "experiment.json") | _read(folder / "history.json")
-            runs.append(about | {"results": _read(folder / "test_results.json")})
+            results = _read(folder / "test_results.json")
+            runs.append(_with_numbers(about | {"results": results}))
     return runs
 
 # %% ../../nbs/metrics/results.ipynb #label

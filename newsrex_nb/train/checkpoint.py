@@ -7,12 +7,12 @@ __all__ = ['device', 'replace', 'SavedEpoch', 'Checkpoint', 'NoCheckpoint', 'che
 
 # %% ../../nbs/train/checkpoint.ipynb #imports
 import dataclasses, json, os, warnings, weakref
-from pathlib import Path
 
 import keras
 import numpy as np
 
-from ..core import atomic, fingerprint, patch_to, short_repr, wrong
+from ..core import atomic, fingerprint, patch_to, path_of, short_repr, wrong
+from ..core import atomic, fingerprint, json_text, patch_to, short_repr, wrong
 from ..models.weights import weight_names
 from .identity import differences, identity
 
@@ -151,7 +151,7 @@ class Checkpoint:
         model,  # the `NewsRecommender` of the run
         run,  # what tells it from others, as `identity` returns it
     ):
-        self.path = Path(folder) / "state.safetensors"
+        self.path = path_of(folder) / "state.safetensors"
         begun = _BEGUN.setdefault(model, {})
         place = str(self.path.resolve())
         if not self.path.exists() or place not in begun:
@@ -159,7 +159,7 @@ class Checkpoint:
             arrays = map(keras.ops.convert_to_numpy, weights.values())
             begun[place] = fingerprint(*weights, *arrays)
         run = {**run, "weights before training": begun[place]}
-        self.run = json.loads(json.dumps(run))
+        self.run = json.loads(json_text(run))
 
 # %% ../../nbs/train/checkpoint.ipynb #content
 def _content(path):
@@ -226,7 +226,7 @@ def write(
     arrays, about = saved.as_file()
     sizes = {name: len(values) for name, values in arrays.items()}
     header = {**about, "state": sizes, "run": self.run, "device": device()}
-    text = json.dumps(header, default=lambda v: v.tolist())
+    text = json_text(header)
     tensors = {
         f"{name}.{i}": np.asarray(v, order="C")
         for name, values in arrays.items()
@@ -299,7 +299,7 @@ def discard(folder):  # of a checkpoint
     folder
         of a checkpoint
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     for name in ("state.safetensors", "state.safetensors.part"):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):

@@ -99,6 +99,8 @@ def update(
     True when training should stop
     """
     value = self.value(measured)
+    if not np.isfinite(value):
+        return False
     if value > self.best:
         self.best = value
         self.epoch = epoch
@@ -115,9 +117,9 @@ def update(
 def state(self):
     "Everything but the arguments and the weights, for a checkpoint."
     return dict(
-        best=self.best,
+        best=None if self.epoch is None else self.best,
         epoch=self.epoch,
-        reference=self.reference,
+        reference=None if self.epoch is None else self.reference,
         waited=self.waited,
     )
 
@@ -137,8 +139,9 @@ def restore(
     weights
         of the best epoch; empty where there is none
     """
-    self.best = state["best"]
+    nothing = state["epoch"] is None
+    self.best = -np.inf if nothing else state["best"]
     self.epoch = state["epoch"]
-    self.reference = state["reference"]
+    self.reference = -np.inf if nothing else state["reference"]
     self.waited = state["waited"]
     self.weights = weights

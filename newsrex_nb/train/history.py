@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..core import atomic, html_table, patch_to
+from ..core import atomic, html_table, numbers_of, patch_to
 
 # %% ../../nbs/train/history.ipynb #run
 class Run(keras.callbacks.History):
@@ -63,7 +63,7 @@ def restore(
     state
         as `state` returns it
     """
-    self.history = state["history"]
+    self.history = numbers_of(state["history"])
     self.epoch = state["epoch"]
     self.seconds = state["seconds"]
     self.plan_seconds = state["plan_seconds"]

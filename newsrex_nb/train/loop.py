@@ -116,7 +116,7 @@ def train_again(
     """
     assign_weights(training.model, training.start)
     both = merge(training.data.train, training.validation)
-    epochs = training.stopping.epoch
+    epochs = training.stopping.epoch or training.recipe.epochs
     train_phase(training, Phase("refit", both, None, epochs, ()), Run(), saved)
     training.history.refitted = epochs
 
@@ -186,7 +186,7 @@ def fit(
     chunk=16,  # steps a dispatch, at most
     memory=BUDGET,  # bytes that article columns may take on the device; larger ones are sent chunk by chunk
     sharing=True,  # False trains by the plain path, a dispatch a step, to compare
-    verbose=1,  # 0 silent, 1 a progress bar, 2 a line per epoch
+    verbose=1,  # 0 silent, 1 a progress bar, 2 a line per epoch; 1 and 2 say first what was left out of the data
 ) -> Run:  # a `Run`
     """Trains a model and keeps its best validation epoch.
 
@@ -252,7 +252,8 @@ def fit(
     sharing : default True
         False trains by the plain path, a dispatch a step, to compare
     verbose : default 1
-        0 silent, 1 a progress bar, 2 a line per epoch
+        0 silent, 1 a progress bar, 2 a line per epoch; 1 and 2 say first what was
+        left out of the data
 
     Returns
     -------
@@ -287,4 +288,6 @@ def fit(
         sharing=sharing,
         verbose=verbose,
     )
-    return run_training(Training(model, data, recipe))
+    training = Training(model, data, recipe)
+    training.tell_data()
+    return run_training(training)

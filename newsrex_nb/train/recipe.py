@@ -265,4 +265,7 @@ def validation_of(
     if log is not None and not len(log):
         remedy = "give another split, or validation=None"
         raise wrong("a validation split with impressions", "an empty one", None, remedy)
+    if log is not None and log.labels is None:
+        remedy = "give another split, or validation=None"
+        raise wrong("a labelled validation split", "one without labels", None, remedy)
     return log

@@ -21,6 +21,7 @@ def _train_in_turn(models, data, recipes):  # one of each per seed
     "A `Run` per seed, by one program; one model evaluates for all."
     stage = models[0]
     trainings = [Training(m, data, r, stage) for m, r in zip(models, recipes)]
+    trainings[0].tell_data()
     seeds = [recipe.seed for recipe in recipes]
     shared = prepare(stage, data, recipes[0], data.train, recipes[0].epochs, seeds)
     runs = []
@@ -124,4 +125,10 @@ def fit_seeds(
     recipes = [dataclasses.replace(recipe, seed=seed) for seed in seeds]
     if shared:
         return _train_in_turn(models, data, recipes)
-    return [run_training(Training(m, data, r)) for m, r in zip(models, recipes)]
+    runs = []
+    for each, one_recipe in zip(models, recipes):
+        training = Training(each, data, one_recipe)
+        if not runs:
+            training.tell_data()
+        runs.append(run_training(training))
+    return runs

@@ -6,19 +6,41 @@
 __all__ = ['Phase', 'Training']
 
 # %% ../../nbs/train/training.ipynb #imports
-import dataclasses, time
+import dataclasses, math, time, warnings
 
 import keras
 
-from ..core import patch_to, short_repr
+from ..core import METRICS, patch_to, short_repr
+from ..data.notices import left_out
+from ..data.report import odd_times
 from ..data.schema import Behaviors
-from ..evaluate.measure import evaluate
+from ..evaluate.measure import evaluate, split_name, unmeasurable
 from .checkpoint import SavedEpoch, checkpoint_of
 from .early_stopping import EarlyStopping
 from .history import Resumable, Run, with_mode
 from .program import prepare
 from .state import restore, set_precision, state_of
 from .state import weights_lent, weights_of
+
+# %% ../../nbs/train/training.ipynb #unmeasured
+def _unmeasured(training):
+    "Whether validation can measure nothing that decides; a warning says so."
+    log = training.validation
+    if log is None:
+        return False
+    recipe, metrics = training.recipe, training.stopping.metrics
+    asked = METRICS if recipe.monitor == "mean" else [recipe.monitor]
+    lost = unmeasurable(log, metrics, split_name(training.data, log))
+    if not lost or not unmeasurable(log, asked):
+        return False
+    then = "keeps the last one"
+    if recipe.refit:
+        then = "trains anew on training and validation for as many"
+    warnings.warn(
+        f"{lost}: training goes through all {recipe.epochs} epochs and {then}; give a "
+        "validation split that shows what was not clicked, or validation=None."
+    )
+    return True
 
 # %% ../../nbs/train/training.ipynb #phase
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +100,7 @@ class Training:
             patience=recipe.patience,
             min_improvement=recipe.min_improvement,
         )
+        self.unmeasured = _unmeasured(self)
         if recipe.precision:
             set_precision(model, recipe.precision)
         self.checkpoint = checkpoint_of(model, data, recipe)
@@ -112,10 +135,20 @@ def validate(
     if phase.validation is None:
         return {}, False
     metrics = self.stopping.metrics
+    if self.unmeasured:
+        return {f"val_{m}": math.nan for m in metrics}, False
     with weights_lent(self.model, self.stage):
         measured = evaluate(self.stage, self.data, phase.validation, metrics=metrics)
     stop = self.stopping.update(self.model, epoch + 1, measured)
     return {f"val_{m}": measured[m] for m in metrics}, stop
+
+# %% ../../nbs/train/training.ipynb #tell-data
+@patch_to(Training)
+def tell_data(self):
+    "Says what was left out of the data, and which of their times cannot be right."
+    if self.recipe.verbose:
+        for sentence in [*left_out(self.data.notes), *odd_times(self.data)]:
+            self.say(sentence)
 
 # %% ../../nbs/train/training.ipynb #begin
 @patch_to(Training)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...core import generator, patch_to, wrong
 from ..schema import Histories, owner, segments, take
+from ..times import second_of
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-times
 def first_times(
@@ -538,19 +539,6 @@ def sample_candidates(
     ends = np.cumsum(np.concatenate([[0], *counts]))
     return np.concatenate(flat), np.concatenate(labels).astype(np.int8), ends
 
-# %% ../../../nbs/data/sources/clicks.ipynb #second-named
-def _second_named(
-    cut,  # as for `cut_time`
-    name,  # as for `cut_time`
-):  # seconds
-    "The second that a cut names."
-    text = str(cut).strip().replace(" ", "T")
-    try:
-        return int(np.datetime64(text, "s").astype(np.int64))
-    except ValueError:
-        expected = "a share such as '10%', or a time such as 2019-11-15 08:00"
-        raise wrong(expected, repr(cut), where=name) from None
-
 # %% ../../../nbs/data/sources/clicks.ipynb #cut-time
 def cut_time(
     cut,  # a share such as .1 or "10%", or a time such as "2019-11-15"
@@ -579,7 +567,10 @@ def cut_time(
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        return _second_named(cut, name)
+        share = None
+    if share is None or share > 100:
+        expected = "a share such as '10%', or a time such as 2019-11-15 08:00"
+        return second_of(cut, name, expected)
     if not 0 < share <= 1:
         raise wrong("a share above 0 and up to 100 %", repr(cut), where=name)
     count = min(max(1, round(share * total)), len(times))

@@ -19,12 +19,14 @@ from .clicks import Alive, FirstClicks, first_times
 from .clicks import growing_histories, sample_candidates
 from .clicks import split_by_time
 from ..features import Features, read_recipe
-from .tables import Table
-from .mind_lines import Rows, read_entities, tidy
+from ..ids import impression_ids
+from .tables import Table, check_zones
+from .mind_lines import Rows, with_history
 from ...files.mirrors import find_vectors
 from ..schema import Behaviors, Dataset, Histories, news_table
 from ..schema import order_users, owner, segments, take
 from ..text import Numbering
+from ..times import stretch_of
 from ..vectors import give_words
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #fields
@@ -49,19 +51,9 @@ def _named_entities(table):  # a `Table` of articles
     "For each article the list of its entities."
     if "entities" not in table:
         return [[]] * len(table)
-    distinct, number = table.lists("entities")
-    named = [list(distinct[n]) for n in number]
-    cells = table.frame["entities"].tolist()
-    bad = np.zeros(len(table), bool)
-    for row, cell in enumerate(cells):
-        if isinstance(cell, str) and cell.lstrip().startswith("[{"):
-            try:
-                named[row] = read_entities(cell.strip().encode())
-            except ValueError:
-                bad[row] = True
     expected = "entities as a JSON list, or their ids"
-    table.reject(bad, expected, lambda row: repr(cells[row][:40]))
-    return named
+    distinct, number = table.lists("entities", expected)
+    return [list(distinct[n]) for n in number]
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #need-ids
 def _need_ids(table, ids):
@@ -79,7 +71,7 @@ def raw_articles(table):  # a `Table`
         a `Table`
     """
     table.need("id")
-    ids = table.texts("id")
+    ids = table.ids("id")
     texts = {field: table.texts(field) for field in FIELDS}
     _need_ids(table, ids)
     published = _published(table)
@@ -164,7 +156,7 @@ def numbered_users(table):  # with a column `user`
         with a column `user`
     """
     numbers = Numbering({"": 0})
-    names = map(numbers.__getitem__, table.texts("user"))
+    names = map(numbers.__getitem__, table.ids("user"))
     user = np.fromiter(names, np.int64, len(table))
     alone = np.where(user > 0, user, len(numbers) + np.arange(len(user)))
     return list(numbers), user, alone
@@ -177,6 +169,10 @@ def _given_histories(
     "The histories of a table."
     distinct, number = table.lists("history")
     flat = np.fromiter((rows[i] for ids in distinct for i in ids), np.int32)
+    if len(flat) and (flat == rows.other).all():
+        first = next(ids[0] for ids in distinct if ids)
+        got = f"{first!r} and others that no article has"
+        raise wrong("clicks in histories that are ids of news", got, where=table.name)
     return Histories(flat, np.cumsum([0, *map(len, distinct)])), number
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #clicked-histories
@@ -258,7 +254,7 @@ def read_impressions(
         )
     ids = np.arange(1, len(table) + 1)
     if "id" in table:
-        ids = tidy([id.encode() for id in table.texts("id")])
+        ids = impression_ids(table.ids("id"))
     log = Behaviors(ids, user, time, number, row[shown], offsets, labels, histories)
     return take(log, table.used), users, {"candidates": "as shown"}
 
@@ -296,18 +292,7 @@ def lifetime(alive):  # such as "36h" or "2 days"
     alive
         such as "36h" or "2 days"
     """
-    import pandas as pd
-
-    seconds = 0
-    try:
-        if isinstance(alive, str):
-            seconds = int(pd.Timedelta(alive).total_seconds())
-    except ValueError:
-        pass
-    if seconds < 1:
-        expected = "a stretch of time such as '36h' or '2 days'"
-        raise wrong(expected, repr(alive), where="alive")
-    return seconds
+    return stretch_of(alive, "alive")
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #article-codes
 def _article_codes(
@@ -343,11 +328,11 @@ def read_clicks(
     (ids of users; user, time and article of each click, unknown from `rows.other` on)
     """
     table.need("user", "time", "article")
-    ids = table.texts("article")
+    ids = table.ids("article")
     time = table.times("time")
     _need_ids(table, ids)
     used = np.flatnonzero(table.used).tolist()
-    names = table.texts("user")
+    names = table.ids("user")
     names = [names[row] for row in used]
     users = sorted({"", *names})
     number = {name: n for n, name in enumerate(users)}
@@ -518,7 +503,9 @@ def _count_log(
         for column in sorted(map(str, table.frame))
         if column not in READ[read]
     ]
-    return {
+    parts = "train", "valid", "test"  # all of them from one file
+    files = {"files": dict.fromkeys(parts, file) for file in tables[1].left_out}
+    return files | {
         "impressions": len(log),
         "impressions with an empty history": int(empty.sum()),
         "empty histories are": {"keep": "kept", "drop": "dropped"}[empty_history],
@@ -530,6 +517,16 @@ def _count_log(
         "rows left out": tables[0].left_out | tables[1].left_out,
         "columns not read": unread,
     }
+
+# %% ../../../nbs/data/sources/custom_log.ipynb #check-log
+def _check_log(
+    log,  # `Behaviors`
+    tables,  # (articles, log), each a `Table`
+):
+    "Raises the sentence about a log that cannot be used as a whole."
+    check_zones(*tables)
+    if not len(log):
+        raise wrong("impressions", "none that can be used", where=tables[1].name)
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #build-custom
 def build_custom(
@@ -591,14 +588,12 @@ def build_custom(
     else:
         how = (alive, candidates, max_history, seed)
         log, users, notes = clicks_as_impressions(tables[1], articles, rows, *how)
-    if not len(log):
-        raise wrong("impressions", "none that can be used", where=tables[1].name)
+    _check_log(log, tables)
     notes |= _count_log(log, rows, tables, kind, empty_history)
-    if empty_history == "drop":
-        log = take(log, log.histories.lengths[log.history] > 0)
-    splits = [None, None, log]
-    if log.labels is not None:
-        splits = split_by_time(log, valid, test)
+    has_labels = log.labels is not None
+    splits = split_by_time(log, valid, test) if has_labels else [None, None, log]
+    if empty_history == "drop":  # a test is always whole
+        splits[:2] = map(with_history, splits, ("training", "validation"))
     users, splits = order_users(users, splits)
     news = news_table(articles, unknown=bool(rows.unknown))
     features = Features(news, recipe)
@@ -651,7 +646,7 @@ def custom(
     alive="36h",  # of a log of clicks: how long a publication or a click keeps an article among the candidates
     candidates=20,  # of a log of clicks: candidates of an impression, the clicked ones among them
     max_history=100,  # clicks kept of a history that is made of earlier clicks; None = all
-    empty_history="keep",  # impressions without clicks before them: "keep" or "drop"
+    empty_history="keep",  # impressions without clicks before them: "keep", or "drop" from training and validation
     malformed="raise",  # rows that cannot be read: "raise", or "skip" to leave them out and count them
     cache=True,  # whether to keep what was read from files in the usual folder, or a folder to keep it in
     seed=42,  # of the drawn candidates and of the vectors of missing words
@@ -685,7 +680,8 @@ def custom(
     max_history : default 100
         clicks kept of a history that is made of earlier clicks; None = all
     empty_history : default 'keep'
-        impressions without clicks before them: "keep" or "drop"
+        impressions without clicks before them: "keep", or "drop" from training and
+        validation
     malformed : default 'raise'
         rows that cannot be read: "raise", or "skip" to leave them out and count
         them

@@ -6,12 +6,13 @@
 __all__ = ['SCALES', 'Oracle', 'ToyData', 'toy']
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #imports
-import dataclasses, datetime, json
+import dataclasses, datetime
 from pathlib import Path
 
 import numpy as np
 
-from ...core import atomic, fingerprint, generator, one_of, patch_to
+from ...core import atomic, fingerprint, generator, one_of, patch_to, path_of
+from ...core import atomic, fingerprint, generator, json_text, one_of, patch_to
 from ...core import short_repr, wrong
 from ..features import Features
 from ..schema import Behaviors, Dataset, Histories, owner, take
@@ -557,7 +558,7 @@ def _news_lines(data, rows):
         named = [_entity(e, data.entity_names[e], title) for e in news.entities[row]]
         kinds = (news.category[row], news.subcategory[row])
         address = f"https://example.org/{id}.html"
-        texts = (title, news.abstract[row], address, json.dumps(named), "[]")
+        texts = (title, news.abstract[row], address, json_text(named), "[]")
         yield "\t".join([id, *kinds, *texts])
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #vector-lines
@@ -626,6 +627,7 @@ def write_mind(
     -------
     the folder, a `Path`
     """
+    folder = path_of(folder)
     parts = dict(train=[s for s in (self.train, self.valid) if s is not None])
     if self.test is not None:
         parts["dev"] = [self.test]
@@ -634,7 +636,7 @@ def write_mind(
     relations = [_vector_line(f"P{i}", ("relation", i)) for i in range(1, 21)]
     for name, logs in parts.items():
         rows = self._article_rows(name, logs)
-        part = Path(folder) / name
+        part = folder / name
         lines = []
         for log in logs:
             lines += _behavior_lines(self, log, name != "test")
@@ -642,7 +644,7 @@ def write_mind(
         _write(part / "news.tsv", _news_lines(self, rows), malformed)
         _write(part / "entity_embedding.vec", _vector_lines(self, rows))
         _write(part / "relation_embedding.vec", relations)
-    return Path(folder)
+    return folder
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #draw-log
 def _draw_log(rng, counts, start, world):

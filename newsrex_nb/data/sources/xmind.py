@@ -10,8 +10,14 @@ import dataclasses
 from pathlib import Path
 
 from ...core import one_of, wrong
-from ...files.archives import members, open_bytes
+from ...files.archives import ARCHIVES, files_below, members
+from ...files.archives import open_lines, plain_name
 from ...files.mirrors import LANGUAGES, UNSPACED, xmind_files
+
+# %% ../../../nbs/data/sources/xmind.ipynb #is-table
+def _is_table(name):  # of a file
+    "Whether a file's name says that it is a table, packed or not."
+    return plain_name(name).lower().endswith(".tsv")
 
 # %% ../../../nbs/data/sources/xmind.ipynb #paths-of
 def _paths_of(
@@ -20,13 +26,17 @@ def _paths_of(
     test,  # whether the large test set is wanted too
     cache,  # True for the usual folder of downloads, or a folder
 ):  # list of paths
-    "The .zip and .tsv files of a language, downloaded where it is a code."
-    root = Path(language)
+    "The archives and .tsv files of a language, downloaded where it is a code."
+    root = Path(language).expanduser()
     if str(language) in LANGUAGES or not root.exists():
         return xmind_files(language, size, test, cache)
     if not root.is_dir():
         return [root]
-    return sorted(p for p in root.rglob("*") if p.suffix in (".zip", ".tsv"))
+    return [
+        path
+        for path in files_below(root)
+        if path.name.lower().endswith(ARCHIVES) or _is_table(path.name)
+    ]
 
 # %% ../../../nbs/data/sources/xmind.ipynb #translation-files
 def translation_files(
@@ -55,10 +65,10 @@ def translation_files(
     packed = []
     plain = []
     for path in _paths_of(language, size, test, cache):
-        if path.suffix != ".zip":
+        if not path.name.lower().endswith(ARCHIVES):
             plain.append(str(path))
             continue
-        tables = [way for way in members(path) if way[-1].endswith(".tsv")]
+        tables = [way for way in members(path) if _is_table(way[-1])]
         packed += [(str(path), *way) for way in tables]
     if not packed + plain:
         raise wrong(
@@ -122,7 +132,7 @@ def read_translations(
     """
     texts = {}
     for file in files:
-        with open_bytes(file) as lines:
+        with open_lines(file) as lines:
             for number, line in enumerate(lines, 1):
                 translation = _translation(line, number, file)
                 if translation:
@@ -176,7 +186,7 @@ def check_language(
     tokenizer
         of the recipe
     """
-    if language and not Path(language).exists():
+    if language and not Path(language).expanduser().exists():
         one_of("language", str(language), tuple(LANGUAGES))
     if str(language) in UNSPACED and tokenizer == "word":
         code = LANGUAGES[str(language)]
