@@ -105,7 +105,7 @@ def test_a_folder_and_new_articles(tmp_path):
     assert rec.add([dict(id=i, vector=vectors[i].tolist()) for i in ids]) == 11
     found = rec.score(ids[:3], ids[3:])
     np.testing.assert_allclose(rec.score(ids[:3], [dict(vector=vectors[i]) for i in ids[3:]]), found, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(Recommender(model, data).score(ids[:3], ids[3:], at=0), found, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(Recommender(model, data).score(ids[:3], ids[3:], at=data.start), found, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match=r"one width \(6\)"): rec.score(ids[:3], [dict(vector=[1.0] * 4)])
 
 
@@ -153,4 +153,4 @@ def test_a_language_model(language_model, tmp_path, monkeypatch):
     rec, rows = Recommender.from_pretrained(tmp_path / "run"), np.flatnonzero(~silent)[:6]
     ids = data.news.ids[rows].tolist()
     rec.add([dict(id=i, title=data.news.title[r], abstract=data.news.abstract[r]) for i, r in zip(ids, rows)])
-    np.testing.assert_allclose(rec.score(ids[:2], ids[2:]), Recommender(model, data).score(ids[:2], ids[2:], at=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(rec.score(ids[:2], ids[2:]), Recommender(model, data).score(ids[:2], ids[2:], at=data.start), rtol=1e-4, atol=1e-4)

@@ -180,7 +180,7 @@ def test_threads():
         for i in range(6):
             rec.add([dict(id=f"T{n}-{i}", title="Somebody adds")])
             if np.abs(rec.score(ids[:4], ids) - expected).max() > 1e-5 * np.abs(expected).max(): wrong.append(n)
-            rec.observe([dict(time=i, article=ids[i])])
+            rec.observe([dict(time=data.start + i, article=ids[i])])
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
     for t in threads: t.start()
     for t in threads: t.join()
@@ -191,7 +191,7 @@ def test_bad_requests():
     data, model, _ = case(models.NRMS)
     rec, ids = Recommender(model, data), data.news.ids[1:].tolist()
     for sentence, call in {"neither": lambda: rec.recommend(None), "one per user": lambda: rec.score([ids[:2], []], ids, user=["U1"]),
-                           "add\\(articles\\)": lambda: rec.observe([dict(time=0, article="no such")]), "a time": lambda: rec.observe([dict(article=ids[0])]),
-                           "clicked": lambda: rec.observe([dict(time=0, clicked=ids[0])])}.items():
+                           "add\\(articles\\)": lambda: rec.observe([dict(time=data.start, article="no such")]), "a time": lambda: rec.observe([dict(article=ids[0])]),
+                           "clicked": lambda: rec.observe([dict(time=data.start, clicked=ids[0])])}.items():
         with pytest.raises(InputError, match=sentence): call()
     assert len(rec.score(ids[:3], [])) == 0 and rec.score([], ids[:2] * 2).shape == (4,) and rec.recommend([[], []], among=[ids[:2], []])[1] == []
