@@ -277,13 +277,44 @@ def evaluate_file(
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #ids
-def _ids(text):  # such as "N1,N2"
+def _ids(text):  # such as "N1,N2", or a list in any spelling of a log
     "The articles of a list, with or without brackets."
-    return [name for name in text.strip("[]").split(",") if name]
+    import pandas as pd
+    from newsrex_nb.data.ids import id_lists
+
+    lists, number, faults = id_lists(pd.Series([text], dtype=object))
+    if faults:
+        got = f"{text!r} ({faults[0]})"
+        raise wrong("a list of ids such as N1,N2", got, where="history or among")
+    return list(lists[number[0]])
+
+# %% ../nbs/cli.ipynb #asked-for
+def _asked_for(
+    keys,  # of `recommend`
+    recommender,  # a `Recommender`
+):  # (history or None, user or None)
+    "Whose articles are asked for; says so where nothing is known of that user."
+    from newsrex_nb.recommend.live import click_counts
+
+    user = keys["user"] or None
+    if keys["history"] is not None:
+        return _ids(keys["history"]), user
+    if not click_counts(recommender.data).any():
+        got = "a log without clicks"
+        raise wrong("history=, or a log that knows clicks", got, remedy="give history=")
+    if user is None:
+        warnings.warn("Neither history= nor user= is given: nobody is asked for.")
+        return [], None
+    if user not in recommender.number:
+        warnings.warn(
+            f"The log of {recommender.data.name!r} knows no user {user!r}, "
+            "and so no clicks: check the id, or give history=."
+        )
+    return None, user
 
 # %% ../nbs/cli.ipynb #recommend
 def recommend_command(arguments):  # of the line behind `recommend`
-    """recommend RUN history=N1,N2 [k=10] [user=… at=… among=N3,N4] [data=… data.path=…]  orders articles for one user
+    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=…]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
 
     Parameters
     ----------
@@ -293,15 +324,16 @@ def recommend_command(arguments):  # of the line behind `recommend`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
 
-    keys = dict(history="", k=10, user=None, at=None, among=None)
-    folder, keys, data = divide(arguments, "newsrex recommend RUN history=N1,N2", keys)
+    keys = dict(history=None, user=None, k=10, at=None, among=None)
+    line = "newsrex recommend RUN history=N1,N2, or user=U1"
+    folder, keys, data = divide(arguments, line, keys)
     if not str(keys["k"]).isdigit():
         raise wrong("a whole number", repr(keys["k"]), where="k")
-    model, dataset, known = reopen(folder, *data)
-    asked = dict(user=keys["user"] if known else None, at=keys["at"])
-    asked["among"] = keys["among"] and _ids(keys["among"])
+    model, dataset, _ = reopen(folder, *data)
     recommender = Recommender(model, dataset)
-    articles = recommender.recommend(_ids(keys["history"]), int(keys["k"]), **asked)
+    history, user = _asked_for(keys, recommender)
+    asked = dict(user=user, at=keys["at"], among=keys["among"] and _ids(keys["among"]))
+    articles = recommender.recommend(history, int(keys["k"]), **asked)
     width = max([len(article.id) for article in articles], default=0)
     for article in articles:
         print(f"{article.id:{width}}  {article.score:8.3f}  {article.title}")

@@ -47,6 +47,10 @@ _COUNTS = {
         "candidate",
         "shown again in the same list: its first place counts",
     ),
+    "impressions left out for lack of clicks": (
+        "impression",
+        "left out of training and validation: no click came before",
+    ),
     "impressions left out for lack of other articles": (
         "impression",
         "left out: no other article was alive to stand among the candidates",
@@ -106,12 +110,8 @@ def _unknown_articles(notes):  # of a data set
 
 # %% ../../nbs/data/notices.ipynb #dropped
 def _dropped(notes):  # of a data set
-    "Sentences about impressions, events and columns that were passed over."
+    "Sentences about events and columns that were passed over."
     sentences = []
-    empty = notes.get("impressions with an empty history")
-    if empty and notes.get("empty histories are") == "dropped":
-        impressions = _counted_were(empty, "impression")
-        sentences.append(f"{impressions} left out: no click came before.")
     if events := notes.get("events not read"):
         kinds = ", ".join(f"{count:,} {kind!r}" for kind, count in events.items())
         sentences.append(f"Events that were not read: {kinds}.")

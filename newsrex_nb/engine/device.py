@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core import patch_to, wrong
 from ..data.features import COLUMNS, PLANNERS
+from .vocabularies import check_vocabulary
 
 # %% ../../nbs/engine/device.ipynb #jitted
 def _jitted(model, function):
@@ -135,6 +136,7 @@ def host_tables(
     -------
     {name: array}
     """
+    check_vocabulary(model, features)
     names = [*model.reads, *model.tables]
     if model.graph and model.graph not in PLANNERS:
         names.append(model.graph)

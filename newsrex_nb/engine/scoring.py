@@ -13,10 +13,10 @@ from ..data.features import PLANNERS
 from ..data.schema import segments, take
 from .calls import Calls, text_groups
 from .device import BUDGET, device_tables, program, values_of
-from .plans import known_users
 from .rankers import Ranker, checked_scores, is_model, ranker_name
 from .rankers import refuse_options
 from .sizes import tree_bytes
+from .vocabularies import model_users
 
 # %% ../../nbs/engine/scoring.ipynb #scorer
 def _unwatched(stage, arrays):
@@ -431,7 +431,7 @@ def scores(
     -------
     flat, as the candidates are
     """
-    user = known_users(behaviors.user, self.model.sizes.users)
+    user = model_users(self.model, self.data, behaviors.user)
     hour = self.data.hour(behaviors.time)
     parts = dict(history=behaviors.history, user=user, hour=hour)
     order = np.lexsort([parts[k] for k in reversed(self.model.state_key)])
@@ -501,7 +501,7 @@ def _direct_inputs(model, data, behaviors, block, rows):
     "What `gather_batch` takes for the impressions `block` with candidates `rows`."
     numbers = behaviors.history[block]
     clicked = behaviors.histories.last(numbers, model.history_length)
-    user = known_users(behaviors.user[block], model.sizes.users)
+    user = model_users(model, data, behaviors.user[block])
     hour = data.hour(behaviors.time[block])
     if model.graph not in PLANNERS:
         return clicked, rows, user, hour, None

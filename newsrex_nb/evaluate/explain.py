@@ -13,6 +13,7 @@ from ..core import wrong
 from ..data.features import COLUMNS, PLANNERS
 from ..data.schema import Behaviors, make_histories
 from ..engine.device import device_tables, program, values_of
+from ..engine.vocabularies import model_users
 from ..layers.attention import seen_weights
 from ..models.forward import columns, forward, gather_batch
 from ..engine.scoring import blocks_of, scores
@@ -70,7 +71,7 @@ def _one_sample(model, data, history, candidates, user, hour):
         device_tables(model, data.features),
         clicked,
         np.array([candidates], np.int32),
-        np.array([user], np.int32),
+        model_users(model, data, [user]),
         np.array([hour], np.int32),
         graph,
     )

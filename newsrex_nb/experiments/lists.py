@@ -78,6 +78,11 @@ def _with_values(overrides, point):
         texts.append(f"{key}={in_grammar(point[key])}" if key in point else text)
     return texts
 
+# %% ../../nbs/experiments/lists.ipynb #within-a-dict
+def _within_a_dict(key):  # such as "data.event.click"
+    "Whether a key is an entry of an argument that is a dict."
+    return key.startswith("data.") and key.count(".") > 1
+
 # %% ../../nbs/experiments/lists.ipynb #lists
 MANY = (
     "model",
@@ -95,6 +100,7 @@ def _lists(values, chosen, encoders):
         key
         for key, value in values.items()
         if key not in (*MANY, *TOP)
+        and not _within_a_dict(key)
         and means_runs(key, value, default_of(key, chosen, encoders))
     ]
 

@@ -18,8 +18,11 @@ from .. import __version__, models
 from .card import card
 from ..core import InputError, atomic, one_of, path_of, wrong
 from ..core import InputError, atomic, json_text, one_of, wrong
+from ..core import InputError, atomic, fingerprint, one_of, wrong
 from ..data.features import Features
 from ..data.schema import news_table
+from ..engine.vocabularies import Learned, check_vocabulary, learned_by
+from ..engine.vocabularies import remember, user_mark
 from ..layers.attention import Encoder
 from ..models.base import NewsRecommender
 from ..models.weights import weight_names
@@ -203,6 +206,47 @@ def _users_held(model):
         return "none"
     return "rows" if model.sizes.users else "unseen"
 
+# %% ../../nbs/hub/folder.ipynb #users-mark
+def _mark_of_users(model, features):
+    "The fingerprint of the users that a model has rows for, None where there is none."
+    count, learned, data = model.sizes.users, learned_by(model), features.dataset
+    if learned is not None:
+        return learned.mark_of(count)
+    if not count or data is None or data.trained_users != count:
+        return None
+    return user_mark(data.users[1 : count + 1])
+
+# %% ../../nbs/hub/folder.ipynb #card-mark
+def _card_mark(text):
+    "The fingerprint of a card, whatever address its example loads."
+    return fingerprint(re.sub(r'from_pretrained\("[^"]*"\)', "", text))
+
+
+def _is_own_text(folder):
+    "Whether a folder has a README that is not the card that was saved there."
+    path, mark = folder / "README.md", None
+    if not path.exists():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    with contextlib.suppress(InputError):  # nothing was saved here, or it is broken
+        mark = read_json(folder / "config.json").get("card")
+    if mark:
+        return _card_mark(text) != mark
+    return "library_name: newsrex_nb" not in text
+
+# %% ../../nbs/hub/folder.ipynb #write-card
+def _write_card(folder, text, keeps_text):
+    "Writes the card of a folder, unless its README is somebody's own."
+    path = folder / "README.md"
+    if not keeps_text:
+        return write_text(path, text)
+    warnings.warn(
+        f"{path} is not the card that was saved there, so it stays as it is: "
+        "it may say of users, articles and results what this model does not hold; "
+        "move it away and save again to have the model's card.",
+        stacklevel=3,
+    )
+
 # %% ../../nbs/hub/folder.ipynb #save
 def save(
     folder,  # made if it is not there
@@ -234,15 +278,20 @@ def save(
     -------
     the folder, a `Path`
     """
+    check_vocabulary(model, features)
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    keeps_text = _is_own_text(folder)
     _write_weights(folder, model, features)
     about = {
         "class": class_name(type(model)),
         "config": {k: v for k, v in model.get_config().items() if k != "name"},
         "data": getattr(features.dataset, "name", None),
     }
-    config = {"format": FORMAT, **about, "versions": versions()}
+    told = {"kind": _users_held(model), **told}
+    text = card(type(model).__name__, about["data"], [*model.reads], results, **told)
+    marks = dict(users=_mark_of_users(model, features), card=_card_mark(text))
+    config = {"format": FORMAT, **about, "versions": versions(), **marks}
     write_json(folder / "config.json", config)
     known = dict(zip(MORE, (results, summary)))
     for name, content in known.items():
@@ -251,9 +300,7 @@ def save(
     unknown = [name for name, content in known.items() if content is None]
     for name in (*ASKED, *unknown):
         (folder / name).unlink(missing_ok=True)
-    told = {"kind": _users_held(model), **told}
-    text = card(type(model).__name__, about["data"], [*model.reads], results, **told)
-    write_text(folder / "README.md", text)
+    _write_card(folder, text, keeps_text)
     return folder
 
 # %% ../../nbs/hub/folder.ipynb #shipped
@@ -640,4 +687,7 @@ def load(
         ) from None
     put_weights(model, arrays, str(path))
     about = read_json(folder / "features.json", "recipe", "vocabulary")
-    return model, Features(news_table([]), about["recipe"], about["vocabulary"])
+    features = Features(news_table([]), about["recipe"], about["vocabulary"])
+    names = config.get("data"), features.vocabulary, features.recipe
+    remember(model, Learned(*names, mark=config.get("users")))
+    return model, features

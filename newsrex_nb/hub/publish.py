@@ -19,6 +19,7 @@ from .folder import read_json, save, upload, write_json, write_text
 from ..core import fingerprint, path_of, wrong
 from ..core import fingerprint, json_text, numbers_of, wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
+from ..engine.vocabularies import learned_by
 from ..models.weights import weight_names
 from ..metrics.results import portable
 
@@ -191,6 +192,8 @@ def from_pretrained(
     articles = read_articles(folder / "articles.jsonl")
     features = features.encode(news_table(articles)) if articles else features
     users = np.array(["", *users])
+    if path.exists():
+        learned_by(model).users = users
     return model, Dataset(name, features.news, users, None, None, None, features)
 
 # %% ../../nbs/hub/publish.ipynb #summary-of-fit

@@ -175,7 +175,7 @@ def _folders_with(path, file):  # of a folder, and a name
         seen.add(real)
         names.sort()
         if file in files:
-            folders.append(Path(folder))
+            folders.append(path_of(folder))
     return sorted(folders)
 
 # %% ../../nbs/metrics/results.ipynb #run-folders

@@ -11,12 +11,14 @@ import dataclasses
 import numpy as np
 
 from ..core import patch_to, wrong
+from ..data.ids import id_text
 from ..hub import publish
 from .catalogue import is_dot
-from .live import extend, impressions, seconds
+from .live import click_counts, extend, impressions, is_named
 from .live import observe as observed
-from .requests import Recommendations, Recommended, best_of
-from .requests import how_many, timely
+from .live import seconds
+from .requests import Recommendations, Recommended, Rows, best_of
+from .requests import how_many, raw_article, timely
 from .service import Service
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender
@@ -124,10 +126,10 @@ def _shares(logits):
 @patch_to(Recommender)
 def score(
     self,
-    history,  # articles the user clicked, oldest first: ids, or dicts; a list of lists for many; None: what is known of `user`
-    candidates,  # articles to compare: ids, or dicts of raw fields; for many users perhaps a list of lists
-    user=None,  # id of the user, or a list; None, or one that the model has not seen: the unseen user
-    at=None,  # time of the request, see `seconds`, or a list; None = the newest hour known
+    history,  # articles the user clicked, oldest first: ids of the log, texts or numbers, or dicts; a list of lists for many; None: what is known of `user`
+    candidates,  # articles to compare: ids of the log, or dicts of raw fields; for many users perhaps a list of lists
+    user=None,  # id of the user, a text or a number, or a list; None, or one that the model has not seen: the unseen user
+    at=None,  # time of the request, see `seconds`, or a list; with a zone it becomes UTC; None = the newest hour known
     as_probability=False,  # whether logits become shares of the candidates
 ):  # (candidates,) float32 logits, aligned with `candidates`; for many users a list of such
     """Scores of candidates for users.
@@ -135,16 +137,17 @@ def score(
     Parameters
     ----------
     history
-        articles the user clicked, oldest first: ids, or dicts; a list of lists for
-        many; None: what is known of `user`
+        articles the user clicked, oldest first: ids of the log, texts or numbers,
+        or dicts; a list of lists for many; None: what is known of `user`
     candidates
-        articles to compare: ids, or dicts of raw fields; for many users perhaps a
-        list of lists
+        articles to compare: ids of the log, or dicts of raw fields; for many users
+        perhaps a list of lists
     user : default None
-        id of the user, or a list; None, or one that the model has not seen: the
-        unseen user
+        id of the user, a text or a number, or a list; None, or one that the model
+        has not seen: the unseen user
     at : default None
-        time of the request, see `seconds`, or a list; None = the newest hour known
+        time of the request, see `seconds`, or a list; with a zone it becomes UTC;
+        None = the newest hour known
     as_probability : default False
         whether logits become shares of the candidates
 
@@ -177,12 +180,38 @@ def _best_unread(logits, shown, read, k, place):  # place: -1 for every row
     logits[seen[seen >= 0]] = -np.inf
     return [i for i in best_of(logits, k).tolist() if logits[i] > -np.inf]
 
+# %% ../../nbs/recommend/recommender.ipynb #most-clicked
+_POPULAR = (
+    "Nothing is known of some users, so the model scores all articles alike: they get "
+    "those with the most clicks in the log, and the clicks as scores; give history=, "
+    "or a user whom the log knows."
+)
+_NOTHING = (
+    "Nothing is known of some users, so the model scores all articles alike, and no "
+    "click is known by which some could be called popular: they get them in the order "
+    "of the catalogue; give history=, or observe clicks."
+)
+
+
+@patch_to(Recommender)
+def _informed(self, asked, n, logits, counts):  # counts: {seconds: (N,) clicks}
+    "The logits of a user, or the clicks of the candidates where logits say nothing."
+    if asked.read[n] or len(logits) < 2 or logits.min() < logits.max():
+        return logits
+    before, shown = asked.before[n], asked.shown[n] if asked.own else asked.shown
+    if before not in counts:
+        counts[before] = click_counts(asked.data, before)
+    clicks = counts[before][shown].astype(np.float32)
+    self.warn(_POPULAR if clicks.any() else _NOTHING, level=5)
+    return clicks if clicks.any() else logits
+
 # %% ../../nbs/recommend/recommender.ipynb #recommend
 @patch_to(Recommender)
 def _best_of_hour(self, asked, users, k, place):  # place: -1 for every row
     "Yields (number of a user, the best unread articles)."
-    news = asked.data.news
+    news, counts = asked.data.news, {}
     for n, logits in self.answers(asked, users):
+        logits = self._informed(asked, n, logits, counts) if k else logits
         shown = asked.shown[n] if asked.own else asked.shown
         places = _best_unread(logits, shown, asked.read[n], k, place)
         best = [(shown[i], float(logits[i])) for i in places]
@@ -220,7 +249,8 @@ def recommend(
     """
     k = how_many(k)
     with self.lock:
-        asked = self.ask(history, self.rows if among is None else among, user, at)
+        among_rows = Rows(self.rows) if among is None else among
+        asked = self.ask(history, among_rows, user, at)
         if not asked.own and not len(asked.shown):
             remedy = "call add(articles) first, or pass them as among="
             raise wrong("articles to choose from", "none", remedy=remedy)
@@ -236,7 +266,7 @@ def recommend(
 @patch_to(Recommender)
 def add(
     self,
-    articles,  # dicts with `id` and raw fields; ids that are known already are left as they are
+    articles,  # dicts with `id`, `title` or `vector`, and other raw fields; ids that are known already are left as they are
     at=None,  # when those without `published` were published; None: when they are first shown or read
 ):  # how many were new
     """Adds articles to the catalogue; each is encoded when it is first needed.
@@ -244,8 +274,8 @@ def add(
     Parameters
     ----------
     articles
-        dicts with `id` and raw fields; ids that are known already are left as they
-        are
+        dicts with `id`, `title` or `vector`, and other raw fields; ids that are
+        known already are left as they are
     at : default None
         when those without `published` were published; None: when they are first
         shown or read
@@ -254,7 +284,9 @@ def add(
     -------
     how many were new
     """
-    nameless = sum(not article.get("id") for article in articles)
+    articles = [articles] if isinstance(articles, dict) else [*articles]
+    articles = [raw_article(article, "add", blank=True) for article in articles]
+    nameless = sum(not article["id"] for article in articles)
     if nameless:
         raise wrong("an id for every article", f"{nameless} articles without one")
     now = {} if at is None else dict(published=seconds(at))
@@ -264,9 +296,6 @@ def add(
             if article["id"] not in self.data.news.row:
                 fields = {k: v for k, v in article.items() if v is not None}
                 new[article["id"]] = now | fields
-        for article in new.values():
-            if article.get("published") is not None:
-                article["published"] = seconds(article["published"], "published")
         if new:
             self.data = extend(self.data, [*new.values()][::-1])
             self.prepared = {}
@@ -283,7 +312,8 @@ def _with_users(data, users):  # a `LiveData`; new ids
 @patch_to(Recommender)
 def _numbered(self, clicks):
     "The numbers of users with those whom the clicks name, and the ids of these."
-    users = [click["user"] for click in clicks if click.get("user")]
+    named = [click["user"] for click in clicks if is_named(click.get("user"))]
+    users = [id_text(user, "user") for user in named]
     newcomers = [user for user in dict.fromkeys(users) if user not in self.number]
     first = 1 + len(self.number)
     return self.number | {u: n for n, u in enumerate(newcomers, first)}, newcomers
@@ -309,6 +339,8 @@ def observe(
     -------
     how many
     """
+    clicks = [clicks] if isinstance(clicks, dict) else [*clicks]
+    until = None if until is None else seconds(until, "until")
     with self.lock:
         number, newcomers = self._numbered(clicks)
         log = impressions(self.data, clicks, number)
@@ -319,7 +351,6 @@ def observe(
             )
         old = self.data
         self.number = number
-        until = None if until is None else seconds(until, "until")
         self.data = observed(_with_users(old, newcomers), [log], until)
         if timely(self.model):
             unchanged = min([old.hours, *self.data.hour(log.time).tolist()])
@@ -360,7 +391,8 @@ def article_vectors(
     need_towers(self.model)
     parts = []
     with self.lock:
-        asked = self.ask([], self.rows if among is None else among, None, None)
+        rows = Rows(self.rows) if among is None else among
+        asked = self.ask([], rows, None, None)
         for _ in self.hours(asked):
             for start in range(0, len(asked.shown), 1024):
                 rows = asked.shown[start : start + 1024]
@@ -395,7 +427,7 @@ def user_vectors(
     need_towers(self.model)
     vectors = {}
     with self.lock:
-        asked = self.ask(history, np.zeros(0, np.int32), user, at)
+        asked = self.ask(history, Rows(np.zeros(0, np.int32)), user, at)
         for users in self.hours(asked):
             for numbers, states, *_ in self.scorer.user_blocks(*asked.of(users)):
                 vectors |= zip(users[numbers].tolist(), np.asarray(states, np.float32))

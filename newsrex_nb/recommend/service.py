@@ -14,13 +14,13 @@ from ..core import patch_to, wrong
 from ..data.features import PLANNERS
 from ..data.schema import UNKNOWN
 from ..engine.device import BUDGET
-from ..engine.plans import known_users
 from ..engine.rankers import is_model
+from ..engine.vocabularies import check_vocabulary, model_users
 from .catalogue import CatalogueScorer
 from .live import LASTING, Moment, extend, live, past, room_for
-from .live import seconds
-from .requests import Request, each, histories_of, last_clicks
-from .requests import row_of, several, stale, timely
+from .live import listed, row_of_user, seconds, several
+from .requests import Request, Rows, each, histories_of
+from .requests import last_clicks, row_of, stale, timely
 
 # %% ../../nbs/recommend/service.ipynb #lacks-log
 def _lacks_log(model, data):  # a `NewsRecommender`, a `Dataset`
@@ -70,6 +70,7 @@ class Service:
         clock=time.time,  # gives the present time in seconds; None: there is no clock
     ):
         self.model = _checked_model(model)
+        check_vocabulary(model, data.features)
         self.data = live(data)
         self.clock = clock
         self.scorer = CatalogueScorer(model, budget)
@@ -77,7 +78,7 @@ class Service:
         self.said = set()
         self.prepared = {}  # `Calls` by hour, of the latest hours
         self.number = {user: n for n, user in enumerate(self.data.users.tolist()) if n}
-        self.trained = len(self.data.users) - 1
+        self.known = model_users(model, data, np.arange(len(data.users)))
         sentence = _lacks_log(model, data)
         if sentence:
             self.warn(sentence)
@@ -119,6 +120,7 @@ class Service:
 def warn(
     self,
     sentence,  # what to say
+    level=4,  # how far away the caller is who is to hear of it
 ):
     """Says a thing once.
 
@@ -126,9 +128,11 @@ def warn(
     ----------
     sentence
         what to say
+    level : default 4
+        how far away the caller is who is to hear of it
     """
     if sentence not in self.said:
-        warnings.warn(sentence, stacklevel=4)
+        warnings.warn(sentence, stacklevel=level)
     self.said.add(sentence)
 
 # %% ../../nbs/recommend/service.ipynb #service-reserve
@@ -152,14 +156,15 @@ def reserve(
 @patch_to(Service)
 def _rows_of(self, articles, where, new):  # as for `row_of`
     "The rows of some articles."
-    return [row_of(article, where, self.data.news, new) for article in articles]
+    news = self.data.news
+    return [row_of(article, where, news, new) for article in listed(articles, where)]
 
 
 @patch_to(Service)
 def _shown(self, candidates, own, new):  # own: whether each user has a list
     "The rows of the candidates: of all, or for each user."
-    if isinstance(candidates, np.ndarray) and candidates.dtype == np.int32:
-        return candidates
+    if isinstance(candidates, Rows):
+        return candidates.rows
     lists = candidates if own else [candidates]
     rows = [
         np.array(self._rows_of(articles, "candidates", new), np.int32)
@@ -190,12 +195,20 @@ def _times(self, at, count):  # as for `ask`
         times = [self.time(at)] * count
     return np.array(times, np.int64)
 
+# %% ../../nbs/recommend/service.ipynb #offered
+def _offered(candidates, many):  # many: whether many users ask
+    "(the candidates, whether each user has a list of them)"
+    if isinstance(candidates, Rows):
+        return candidates, False
+    candidates = listed(candidates, "candidates")
+    return candidates, bool(many and candidates and several(candidates[0]))
+
 # %% ../../nbs/recommend/service.ipynb #ask
 @patch_to(Service)
 def ask(
     self,
     history,  # as for `Recommender.score`
-    candidates,  # as for `Recommender.score`; may be an array of rows
+    candidates,  # as for `Recommender.score`, or `Rows`
     user,  # as for `Recommender.score`
     at,  # as for `Recommender.score`
 ):  # a `Request`
@@ -206,7 +219,7 @@ def ask(
     history
         as for `Recommender.score`
     candidates
-        as for `Recommender.score`; may be an array of rows
+        as for `Recommender.score`, or `Rows`
     user
         as for `Recommender.score`
     at
@@ -221,18 +234,19 @@ def ask(
     count = len(histories)
     users = each(user, count, "user")
     times = self._times(at, count)
-    own = bool(many and len(candidates) and several(candidates[0]))
+    candidates, own = _offered(candidates, many)
     if own:
         each(candidates, count, "candidates")
-    numbers = [self.number.get(u, 0) for u in users]
+    numbers = np.array([row_of_user(u, self.number) for u in users], np.int64)
     if any(h is None and u is None for h, u in zip(histories, users)):
         raise wrong("a history, or the id of a user", "neither")
-    read = self._read(histories, numbers, times, each(at, count, "at"), new)
+    given = each(at, count, "at")
+    read = self._read(histories, numbers, times, given, new)
     shown = self._shown(candidates, own, new)
     if new:
         self.reserve(len(self.data.news) + len(new))
     data = extend(self.data, [*new.values()]) if new else self.data
-    trained = min(self.trained, self.model.sizes.users)
+    seen = np.where(numbers < len(self.known), numbers, 0)  # the others came later
     return Request(
         many=many,
         data=data,
@@ -241,7 +255,8 @@ def ask(
         own=own,
         shown=shown,
         hour=data.hour(times),
-        user=known_users(numbers, trained),
+        user=self.known[seen],
+        before=tuple(None if a is None else t for a, t in zip(given, times.tolist())),
     )
 
 # %% ../../nbs/recommend/service.ipynb #service-hours

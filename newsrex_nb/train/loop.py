@@ -87,7 +87,11 @@ def train_phase(
     for epoch in range(done, done if stop else phase.epochs):
         called.on_epoch_begin(epoch)
         clock = time.perf_counter()
-        logs = {"loss": epoch_loss(engine, epoch, called, training.recipe.verbose)}
+        try:
+            logs = {"loss": epoch_loss(engine, epoch, called, training.recipe.verbose)}
+        except FloatingPointError:
+            assign_weights(training.model, training.stopping.weights or training.start)
+            raise
         run.seconds.append(time.perf_counter() - clock)
         measured, stop = training.validate(phase, epoch)
         logs |= measured

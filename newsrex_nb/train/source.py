@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.features import COLUMNS, PLANNERS
 from ..data.samples import Samples, training_samples
-from ..engine.plans import known_users
+from ..engine.vocabularies import model_users
 from ..core import short_repr
 
 # %% ../../nbs/train/source.ipynb #source
@@ -134,7 +134,7 @@ def read_source(
         behaviors=behaviors,
         samples=samples,
         hours=data.hour(behaviors.time),
-        users=known_users(behaviors.user, model.sizes.users),
+        users=model_users(model, data, behaviors.user),
         planner=planner,
         counted=counted,
         texts=texts,

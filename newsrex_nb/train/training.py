@@ -15,6 +15,8 @@ from ..data.notices import left_out
 from ..data.report import odd_times
 from ..data.schema import Behaviors
 from ..evaluate.measure import evaluate, split_name, unmeasurable
+from ..engine.vocabularies import Learned, check_vocabulary, remember
+from ..evaluate.measure import evaluate
 from .checkpoint import SavedEpoch, checkpoint_of
 from .early_stopping import EarlyStopping
 from .history import Resumable, Run, with_mode
@@ -93,6 +95,7 @@ class Training:
     ):
         self.clock = time.process_time()
         self.model, self.data, self.recipe = model, data, recipe
+        check_vocabulary(model, data.features)
         self.stage = model if stage is None else stage
         self.validation = recipe.validation_of(data)
         self.stopping = EarlyStopping(
@@ -176,6 +179,7 @@ def begin(
     if prepared is None:
         work = phase.behaviors, phase.epochs
         prepared = prepare(self.model, self.data, self.recipe, *work)
+    remember(self.model, Learned.of(self.data))
     run.batches, run.samples = prepared.batches, len(prepared.batches.samples)
     run.plan_seconds = prepared.plan_seconds
     run.compile_seconds = prepared.compile_seconds
