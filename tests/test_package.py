@@ -115,10 +115,10 @@ def test_public_functions_say_what_they_return():
     "So that an editor completes `toy().` without running anything."
     import inspect
 
-    from newsrex_nb.data import Dataset, custom, mind, toy
+    from newsrex_nb.data import Dataset, adressa, custom, ebnerd, mind, toy
     from newsrex_nb.metrics import ranking_metrics
 
-    assert all(issubclass(inspect.signature(source).return_annotation, Dataset) for source in (toy, mind, custom))
+    assert all(issubclass(inspect.signature(source).return_annotation, Dataset) for source in (toy, mind, custom, ebnerd, adressa))
     assert inspect.signature(ranking_metrics).return_annotation is dict
 
 
