@@ -42,6 +42,7 @@ def logs(draw, shape=None):
     for second in sorted(seconds):
         shown = draw(st.permutations(articles))[: draw(st.integers(2, len(articles)))]
         clicked = [a for a in shown if draw(st.booleans())] or shown[:1]
+        if not impressions: clicked = clicked[: len(shown) - 1]  # rows that all say yes are a log of clicks
         impressions.append((START + second, draw(st.sampled_from(users)), list(shown), clicked))
     return dict(kind=kind, articles=list(articles), impressions=impressions)
 
