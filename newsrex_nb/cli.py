@@ -647,3 +647,8 @@ def main(argv=None):  # words of the command line; None = those of the process
             print("newsrex: stopped", file=sys.stderr)
             return 130
     return 0
+
+# %% ../nbs/cli.ipynb #as-module
+#| eval: false
+if __name__ == "__main__":
+    sys.exit(main())

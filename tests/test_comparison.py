@@ -54,7 +54,7 @@ def test_compare(runs, capsys):
     assert main(["compare", "runs", "baselines=true", "slices=true", "path=ranks.png", "csv=table.csv", "draws=50"]) == 0
     said = capsys.readouterr().out
     rows = [*csv.reader(open("table.csv"))]
-    assert [row[1] for row in rows if row[0].startswith("NRMS")] in (["2", "1"], ["1", "2"]) and len(rows) == 6
+    assert [row[1] for row in rows if row[0].startswith("NRMS")] in (["2", "1"], ["1", "2"]) and len(rows) == 7
     assert "smallest that could be shown" in said and "| history |" in said and "population sd" in said
     assert re.search(r"not known and the interval is of users only: NRMS recipe.learning_rate=0.01\.", said)
     assert open("ranks.png", "rb").read(4) == b"\x89PNG"

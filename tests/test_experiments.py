@@ -146,7 +146,7 @@ def test_classes_of_another_package(tmp_path):
     assert config["class"] == "my_package:MyModel" and config["config"]["boldness"] == 3
     assert config["config"]["news_encoder"]["config"]["filters"] == 6
     saved = json.loads((tmp_path / "mine/test_results.json").read_text())["model"]["auc"]
-    assert f"MyModel         {saved:.4f}" in newsrex("evaluate", "mine").stdout
+    assert re.search(rf"^MyModel +{saved:.4f} ", newsrex("evaluate", "mine").stdout, re.M)
     wrong = newsrex("train", "model=my_package.MyModel", "model.coldness=3", *own)
     assert wrong.returncode == 2 and "perhaps boldness is meant" in wrong.stderr and wrong.stderr.count("\n") == 1
 

@@ -152,7 +152,7 @@ def test_checkpoint_of_another_run(runs, data, change, sentence):
     folder = runs[0] / "killed"
     before = (folder / "state.safetensors").read_bytes()
     other = toy(**WORLD, **change.pop("data")) if "data" in change else data
-    model, factor = make(data, **change.pop("model", {})), change.pop("weights", 1)
+    model, factor = make(other, **change.pop("model", {})), change.pop("weights", 1)
     for v in model.trainable_variables: v.assign(factor * v.value)
     with pytest.raises(InputError, match=sentence) as e: fit(model, other, checkpoint=folder, **{**RUN, **change})
     assert str(e.value).count("\n") == 0 and "remove this one to start anew" in str(e.value)

@@ -339,7 +339,9 @@ def _table_kind(
         raise wrong(expected, repr(str(path)), where=role)
     if not path.is_file():
         got = "a link that leads nowhere" if path.is_symlink() else "nothing"
-        raise wrong("a file", got, where=path, remedy="check the path")
+        several = "*" in path.name
+        remedy = "name the folder of the files" if several else "check the path"
+        raise wrong("a file", got, where=path, remedy=remedy)
     return ending[1]
 
 # %% ../../../nbs/data/sources/frames.ipynb #read-file

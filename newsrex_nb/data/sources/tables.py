@@ -98,13 +98,15 @@ def reject(
         for the message: a function of the row
     """
     rows = np.flatnonzero(bad & self.used)
-    if len(rows) and self.malformed == "raise":
+    every = 1 < len(rows) == self.used.sum()
+    if len(rows) and (every or self.malformed == "raise"):
+        left_out = "pass malformed='skip' to leave such rows out and count them"
+        whole = f"all {len(rows):,} rows are like that, so mend the whole column"
         raise wrong(
             expected,
             got(rows[0]),
             where=f"{self.name}, row {rows[0] + 1}",
-            remedy="mend the row, or pass malformed='skip' to leave such rows out "
-            "and count them",
+            remedy=whole if every else f"mend the row, or {left_out}",
         )
     self.used[rows] = False
 
@@ -274,7 +276,7 @@ def clock_of(
             "times with a zone in every column, or in none",
             f"times without one in {local}",
             where=columns["zoned"],
-            remedy="write all times in UTC, with a Z behind them",
+            remedy="give each time its zone, such as +01:00, or Z where it is UTC",
         )
     if not columns:
         return "in the zone of the log, as written", []
