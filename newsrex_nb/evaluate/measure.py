@@ -14,10 +14,8 @@ import numpy as np
 from ..core import METRICS, one_of, wrong
 from ..data.schema import owner
 from ..engine.scoring import scores
-from .predictions import RANKED, SCORED, write_predictions
-from .predictions import warn_of_unread, write_scores
 from .predictions import RANKED, SCORED, member_of
-from .predictions import write_predictions
+from .predictions import warn_of_unread, write_predictions
 from .predictions import write_scores
 from .rankers import ranker_of
 from ..metrics.ranking import ranking_metrics
@@ -70,13 +68,24 @@ def split_name(data, log):  # a `Dataset`; `Behaviors`
     named = (name for name, known in data.splits.items() if known is log)
     return f"{next(named, 'given')} split"
 
+# %% ../../nbs/evaluate/measure.ipynb #ranked
+def _ranked(
+    model,  # as for `evaluate`
+    data,  # a `Dataset`
+    behaviors,  # `Behaviors` of it
+    budget,  # as for `evaluate`
+):  # (candidates,) scores
+    "What a ranker says of some impressions."
+    options = {} if budget is None else {"budget": budget}
+    return scores(ranker_of(model, data, **options), data, behaviors)
+
 # %% ../../nbs/evaluate/measure.ipynb #evaluate
 def evaluate(
     model,  # a `NewsRecommender`, or anything that `ranker_of` takes, such as a baseline
     data,  # a `Dataset`
     split="test",  # "train", "valid", "test", or `Behaviors` of this data set
     metrics=METRICS,  # see `metrics.ranking`
-    **options,  # of `Scorer`
+    budget=None,  # bytes that the caches of a model may take; None: as `Scorer` says
 ) -> dict:  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     """Measures a model on a split as MIND does: per impression, then the mean.
 
@@ -90,8 +99,8 @@ def evaluate(
         "train", "valid", "test", or `Behaviors` of this data set
     metrics : default METRICS
         see `metrics.ranking`
-    **options
-        of `Scorer`
+    budget : default None
+        bytes that the caches of a model may take; None: as `Scorer` says
 
     Returns
     -------
@@ -108,7 +117,7 @@ def evaluate(
     name = split_name(data, behaviors)
     if lost := unmeasurable(behaviors, metrics, name):
         warnings.warn(f"{lost}: give impressions that show what was not clicked, too.")
-    flat = scores(ranker_of(model, data, **options), data, behaviors)
+    flat = _ranked(model, data, behaviors, budget)
     return ranking_metrics(flat, behaviors.labels, behaviors.offsets, metrics)
 
 # %% ../../nbs/evaluate/measure.ipynb #predict
@@ -117,7 +126,7 @@ def predict(
     data,  # a `Dataset`
     path,  # of the file: .zip or .txt for ranks, .tsv or .parquet for scores
     split="test",  # a split, labelled or not
-    **options,  # of `Scorer`
+    budget=None,  # as for `evaluate`
 ):
     """Scores a split and writes ranks or scores; returns the scores.
 
@@ -131,13 +140,13 @@ def predict(
         of the file: .zip or .txt for ranks, .tsv or .parquet for scores
     split : default 'test'
         a split, labelled or not
-    **options
-        of `Scorer`
+    budget : default None
+        as for `evaluate`
     """
     name = "the suffix of a prediction file"
     suffix = one_of(name, Path(path).suffix, (*RANKED, *SCORED))
     behaviors = data.split(split) if isinstance(split, str) else split
-    flat = scores(ranker_of(model, data, **options), data, behaviors)
+    flat = _ranked(model, data, behaviors, budget)
     if suffix in RANKED:
         write_predictions(path, behaviors, flat, member_of(data))
     else:

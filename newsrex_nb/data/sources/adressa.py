@@ -15,6 +15,7 @@ from ... import __version__
 from ...core import fingerprint, one_of, patch_to, wrong
 from ..cache import cache_folder, cached, content_hash, hash_of
 from ..features import read_recipe
+from ..notices import counted, rows_left_out
 from ..schema import Dataset
 from .custom_log import custom
 from ..text import Numbering
@@ -298,8 +299,14 @@ def frames(
     return pd.DataFrame(dict(id=[*events.articles], **columns)), pd.DataFrame(clicks)
 
 # %% ../../../nbs/data/sources/adressa.ipynb #event-notes
-def _event_notes(events):
+def _event_notes(
+    events,  # `Events`
+    remarks,  # sentences that are known already
+):
     "The notes about files of events."
+    views = counted(events.front, "view")
+    if events.front:
+        remarks = [*remarks, f"{views} of pages that are no article."]
     untitled = sum("title" not in fields for fields in events.articles.values())
     return {
         "views of articles": len(events.time),
@@ -307,6 +314,7 @@ def _event_notes(events):
         "articles without a title": untitled,
         "articles with several titles, of which the first counts": len(events.retitled),
         "malformed lines": events.skipped,
+        "remarks": remarks,
     }
 
 # %% ../../../nbs/data/sources/adressa.ipynb #adressa
@@ -384,11 +392,10 @@ def adressa(
         events = Events(malformed)
         events.read(files)
         data = custom(*frames(events), vectors=vectors, cache=False, **options)
-        return dataclasses.replace(data, notes=data.notes | _event_notes(events))
+        notes = _event_notes(events, data.notes.get("remarks", []))
+        return dataclasses.replace(data, notes=data.notes | notes)
 
     data = cached(cache_folder(cache), "adressa", key, build)
-    for file, lines in data.notes["malformed lines"].items():
-        first = ", ".join(map(str, lines[:5]))
-        sentence = f"{len(lines)} lines of {file} were left out, the first: {first}."
+    for sentence in rows_left_out(data.notes):
         warnings.warn(sentence, stacklevel=2)
     return data

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ...core import wrong
+from ...core import short_repr, wrong
 from ..schema import Behaviors, take
 from .clicks import Alive, FirstClicks, first_times
 from .clicks import growing_histories, sample_candidates
@@ -38,6 +38,7 @@ class Clicks:
     user: list  # ids of users, "" = nobody
     time: np.ndarray  # (clicks,) seconds
     article: list  # ids of articles
+    __repr__ = short_repr
 
     def __len__(self):
         return len(self.time)

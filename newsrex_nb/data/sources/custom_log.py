@@ -30,7 +30,7 @@ from .event_log import clicks_of_events, other_events
 from .event_log import read_event, read_events
 from .long_form import read_long_form
 from .shown_lists import behaviors_of
-from .tables import check_zones
+from .tables import clock_of
 from ...files.mirrors import find_vectors
 from ..schema import Dataset, news_table, order_users
 from ..text import Numbering
@@ -369,8 +369,8 @@ def _read_tables(
     logs = [*tables.values()]
     shape = _one_shape(tables, columns, kinds)
     parts, users, notes = _read_log(shape, logs, kinds, articles, rows, drawing)
-    check_zones(news, *logs)
-    notes["remarks"] += text_remarks(news, articles)
+    notes["times"], remarks = clock_of(news, *logs)
+    notes["remarks"] += remarks + text_remarks(news, articles)
     for table in logs:
         notes["remarks"] += table.alike_remarks(OF_SHAPES[shape])
     notes |= _count_log(parts, rows, [news, *logs], shape, empty_history)

@@ -16,6 +16,7 @@ from ...core import fingerprint, one_of, wrong
 from ..bpe import check_pieces
 from ..cache import cache_folder, cached, hash_of
 from ..features import Features, read_recipe
+from ..notices import rows_left_out
 from ..schema import Behaviors, Dataset, Histories, news_table
 from ..schema import order_users, owner, segments, take
 from .ebnerd_files import LOGS, BadRows, batches, find_ebnerd
@@ -452,9 +453,12 @@ def _unread(
     parts = [*articles, *(part for files in splits.values() for part in files.values())]
     names = {name for part in parts for name in need_columns(part, ())}
     names -= {"article_id", *FIELDS.values(), *NEEDED, CLICKS, *FIXED}
+    future = sorted(names & {*LEAKS})
+    about = "Columns that know the future were not read"
     return {
-        "columns not read, since they know the future": sorted(names & {*LEAKS}),
+        "columns not read, since they know the future": future,
         "columns not read": sorted(names - {*LEAKS}),
+        "remarks": [f"{about}: {', '.join(future)}."] if future else [],
     }
 
 # %% ../../../nbs/data/sources/ebnerd.ipynb #files-of
@@ -529,14 +533,6 @@ def build_ebnerd(
         notes["words with a vector"] = give_words(features, vectors, seed)
     return Dataset(name, news, users, *logs, features, notes, key)
 
-# %% ../../../nbs/data/sources/ebnerd.ipynb #warn-of-rows
-def _warn_of_rows(notes):  # of a data set
-    "Warns about rows that were left out, for the caller of the caller."
-    for file, rows in notes["rows left out"].items():
-        first = ", ".join(map(str, rows["first"]))
-        sentence = f"{rows['rows']} rows of {file} were left out, the first: {first}."
-        warnings.warn(sentence, stacklevel=3)
-
 # %% ../../../nbs/data/sources/ebnerd.ipynb #ebnerd
 def ebnerd(
     path=None,  # folder with articles.parquet, and with behaviors.parquet and history.parquet in train/, validation/ or test/, at any depth
@@ -598,5 +594,6 @@ def ebnerd(
         return build_ebnerd(articles, splits, vectors, *options, key)
 
     data = cached(cache_folder(cache), "ebnerd", key, build)
-    _warn_of_rows(data.notes)
+    for sentence in rows_left_out(data.notes):
+        warnings.warn(sentence, stacklevel=2)
     return data

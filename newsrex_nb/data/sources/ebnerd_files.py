@@ -356,5 +356,5 @@ def refuse(
             remedy="mend the row, or pass malformed='skip' to leave such rows out "
             "and count them",
         )
-    known = self.rows.setdefault(part.name, [])
-    known += [row for row in rows if row not in known]
+    known = self.rows.get(part.name, [])
+    self.rows[part.name] = sorted({*known, *rows})

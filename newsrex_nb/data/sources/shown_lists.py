@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from ...core import short_repr
 from ..ids import impression_ids
 from ..schema import Behaviors, Histories, owner, segments
 from .clicks import first_times, growing_histories
@@ -39,6 +40,8 @@ class Shown:
         (candidates,) 1 = clicked; None where nothing is known
     clicks : default ((), (), ())
         (users, seconds, numbers of articles) of all clicks
+    history : default None
+        (distinct tuples of ids, (n,) numbers), None: not there
     notes : default dataclasses.field(default_factory=dict)
         what was left out
     """
@@ -51,10 +54,9 @@ class Shown:
     offsets: np.ndarray  # (n + 1,) where each list begins
     labels: np.ndarray  # (candidates,) 1 = clicked; None where nothing is known
     clicks: tuple = ((), (), ())  # (users, seconds, numbers of articles) of all clicks
-    history: tuple = (
-        None  # (distinct tuples of ids, (n,) numbers); None: not in the log
-    )
+    history: tuple = None  # (distinct tuples of ids, (n,) numbers), None: not there
     notes: dict = dataclasses.field(default_factory=dict)  # what was left out
+    __repr__ = short_repr
 
     def __len__(self):
         return len(self.offsets) - 1

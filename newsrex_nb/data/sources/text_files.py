@@ -8,7 +8,7 @@ __all__ = ['PACKINGS', 'unpacked', 'decoded', 'tidy_names', 'read_text', 'read_j
 # %% ../../../nbs/data/sources/text_files.ipynb #imports
 import codecs, csv, dataclasses, io, itertools, json, re
 
-from ...core import wrong
+from ...core import short_repr, wrong
 from ...files.archives import PACKED, begin_text, members, open_bytes
 from ...files.archives import readable, refuse_stand_in
 
@@ -178,6 +178,7 @@ class _Reading:
     first: list  # the line in which each row begins, counted from 1
     last: list  # the line in which it ends
     fault: tuple = None  # (line, what was expected there, what came), or None
+    __repr__ = short_repr
 
     def __post_init__(self):
         width = len(self.rows[0]) if self.rows else 0
