@@ -135,6 +135,8 @@ def test_opening(path):
     assert source(hidden).startswith("#| hide\nimport newsrex_nb")
     assert source(imports).startswith("#| export\n")
     for cell in (hidden, imports): assert all(isinstance(node, IMPORTS) for node in ast.parse(code(cell)).body), cell["id"]
+    names = [(getattr(node, "module", None), alias.name) for node in ast.parse(code(imports)).body for alias in node.names]
+    assert len(names) == len(set(names)), "a name is imported twice, as after a merge"
 
 
 def test_titles_are_words():
