@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import atomic, fingerprint, path_of, wrong
-from ..core import atomic, fingerprint, json_text, wrong
+from ..core import atomic, fingerprint, json_text, path_of, wrong
 from .cache import cache_folder
 from .features import Features, column
 from .schema import UNKNOWN

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['ARTICLE_COLUMNS', 'TEXTS', 'LOG', 'pack', 'unpack', 'to_arrays', 'from_arrays', 'cache_folder', 'content_hash',
-           'hash_of', 'cached']
+           'hash_of', 'reading_hashes', 'cached']
 
 # %% ../../nbs/data/cache.ipynb #imports
 import dataclasses, json, os, warnings, zipfile
 
 import numpy as np
 
-from ..core import atomic, fingerprint, path_of
-from ..core import atomic, fingerprint, json_text
+from ..core import atomic, fingerprint, json_text, path_of
 from ..files.downloads import usual_folder
 from .features import Features
 from .schema import Behaviors, Dataset, Histories, News
@@ -253,6 +252,33 @@ def hash_of(file):  # what `open_bytes` takes, or a folder
             pass  # says it if there is none
     with readable(path):
         return content_hash(path)
+
+# %% ../../nbs/data/cache.ipynb #reading-hashes
+def reading_hashes(
+    vectors,  # of words, as `find_vectors` gives them, or None
+    recipe,  # a whole one, of `read_recipe`
+):  # a list for each file: which member of an archive or with which ending, and its hash
+    """What lies in the files that articles are read with.
+
+    Parameters
+    ----------
+    vectors
+        of words, as `find_vectors` gives them, or None
+    recipe
+        a whole one, of `read_recipe`
+
+    Returns
+    -------
+    a list for each file: which member of an archive or with which ending, and its hash
+    """
+    files = [] if vectors is None else [vectors]
+    if recipe["tokenizer"].endswith(".model"):
+        files.append(recipe["tokenizer"])
+    hashes = []
+    for file in files:
+        way = file[1:] if isinstance(file, tuple) else [path_of(file).suffix]
+        hashes.append([*way, hash_of(file)])
+    return hashes
 
 # %% ../../nbs/data/cache.ipynb #cached
 def cached(

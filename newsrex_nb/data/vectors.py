@@ -11,10 +11,9 @@ import contextlib, functools, io, json, os, re
 
 import numpy as np
 
-from ..core import InputError, atomic, generator, one_of, wrong
+from ..core import InputError, atomic, generator, json_text, one_of, path_of
+from ..core import wrong
 from ..files.archives import begin_text, open_bytes, place
-from ..core import atomic, generator, json_text, one_of, wrong
-from ..files.archives import open_bytes, place
 from ..files.mirrors import find_vectors
 
 # %% ../../nbs/data/vectors.ipynb #numbers
@@ -62,7 +61,7 @@ def _open_slice(path):
     "The words of a slice and its matrix, a row per word."
     from safetensors import safe_open
 
-    with safe_open(os.path.expanduser(path), framework="np") as file:
+    with safe_open(path_of(path), framework="np") as file:
         words = json.loads((file.metadata() or {}).get("words", "null"))
         vectors = file.get_tensor("vectors")
     is_list = isinstance(words, list)

@@ -184,7 +184,7 @@ VIEWS = dict(
 # %% ../../nbs/evaluate/slices.ipynb #slices
 def slices(
     data,  # a `Dataset`
-    log,  # labelled `Behaviors` of it
+    log,  # the name of a split, or labelled `Behaviors`
     views=tuple(VIEWS),  # names of views
     least=1,  # impressions of a slice
 ):  # {view: {slice: (B,) bool}}
@@ -195,7 +195,7 @@ def slices(
     data
         a `Dataset`
     log
-        labelled `Behaviors` of it
+        the name of a split, or labelled `Behaviors`
     views : default tuple(VIEWS)
         names of views
     least : default 1
@@ -205,6 +205,7 @@ def slices(
     -------
     {view: {slice: (B,) bool}}
     """
+    log = data.split(log) if isinstance(log, str) else log
     cut = {}
     for name in views:
         masks = VIEWS[one_of("view", name, tuple(VIEWS))](data, log)

@@ -13,8 +13,7 @@ import numpy as np
 
 import newsrex_nb.models
 from . import timing
-from ..core import atomic, path_of, wrong
-from ..core import atomic, json_text, wrong
+from ..core import atomic, json_text, path_of, wrong
 from ..data import toy
 from ..recommend.recommender import Recommender
 

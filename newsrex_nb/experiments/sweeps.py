@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, patch_to, path_of, short_repr
-from ..core import METRICS, numbers_of, patch_to, short_repr
+from ..core import METRICS, numbers_of, patch_to, path_of, short_repr
 from .configuration import configure, preset_line, spread
 from .lists import expand_lists
 from .overrides import in_grammar

@@ -10,7 +10,7 @@ __all__ = ['BOM', 'TARS', 'ARCHIVES', 'PACKED', 'place', 'readable', 'refuse_sta
 import contextlib, os, re, zipfile, zlib
 from pathlib import Path
 
-from ..core import wrong
+from ..core import path_of, wrong
 
 # %% ../../nbs/files/archives.ipynb #place
 def place(path):  # a path or a tuple (archive, member, …)
@@ -285,7 +285,7 @@ def open_bytes(
     """
     first, *inner = path if isinstance(path, tuple) else (path,)
     with readable(path), contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(os.path.expanduser(first), "rb"))
+        file = stack.enter_context(open(path_of(first), "rb"))
         yield enter(stack, file, str(first), tuple(inner))
 
 # %% ../../nbs/files/archives.ipynb #no-text

@@ -16,9 +16,8 @@ import numpy as np
 
 from .. import __version__, models
 from .card import card
-from ..core import InputError, atomic, one_of, path_of, wrong
-from ..core import InputError, atomic, json_text, one_of, wrong
-from ..core import InputError, atomic, fingerprint, one_of, wrong
+from ..core import InputError, atomic, fingerprint, json_text, one_of, path_of
+from ..core import wrong
 from ..data.features import Features
 from ..data.schema import news_table
 from ..engine.vocabularies import Learned, check_vocabulary, learned_by

@@ -16,8 +16,7 @@ import numpy as np
 from .card import THIS
 from .folder import FORMAT, fetch, load, open_folder, read_handle
 from .folder import read_json, save, upload, write_json, write_text
-from ..core import fingerprint, path_of, wrong
-from ..core import fingerprint, json_text, numbers_of, wrong
+from ..core import fingerprint, json_text, numbers_of, path_of, wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..engine.vocabularies import learned_by
 from ..models.weights import weight_names

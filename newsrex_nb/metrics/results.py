@@ -12,8 +12,7 @@ from pathlib import PureWindowsPath
 
 import numpy as np
 
-from ..core import METRICS, fingerprint, path_of, wrong
-from ..core import METRICS, fingerprint, json_text, numbers_of, wrong
+from ..core import METRICS, fingerprint, json_text, numbers_of, path_of, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):  # its name, such as "ndcg@5"
@@ -57,8 +56,10 @@ def aligned(lines):  # lists of texts of one length
 def _rows(results):  # of several seeds
     "What each line of the table is made of: {name: its metrics, one dict per seed}."
     first = results[0]
+    names = dict.fromkeys(name for r in results for name in r["baselines"])
     rows = {
-        name: [r["baselines"][name] for r in results] for name in first["baselines"]
+        name: [r["baselines"][name] for r in results if name in r["baselines"]]
+        for name in names
     }
     oracle = rows.pop("oracle", None)
     rows[first["name"]] = [r["model"] for r in results]
@@ -238,15 +239,26 @@ def label(run):  # a line of `read_results`
     return " ".join([run["results"]["name"], *changed])
 
 # %% ../../nbs/metrics/results.ipynb #one-data-set
-def _data_set(run):  # a line of `read_results`
-    "The same text for runs that were tested on the same impressions."
-    return fingerprint(run["results"]["baselines"])
+def _same_data(one, other):  # the baselines of two runs
+    "Whether the baselines that both have measured the same."
+    shared = [name for name in one if name in other]
+    if not shared:
+        return not one and not other
+    both = [
+        (name, metric)
+        for name in shared
+        for metric in one[name]
+        if metric in other[name]
+    ]
+    values = [[rows[name][metric] for name, metric in both] for rows in (one, other)]
+    return bool(both) and fingerprint(values[0]) == fingerprint(values[1])
 
 
 def one_data_set(
     runs,  # of `read_results` or `read_runs`
 ):  # lists of runs
-    """Puts runs that were tested on the same impressions together, first come first.
+    """Puts runs that were tested on the same impressions together, first come first:
+    those whose common baselines agree, whatever baselines came later.
 
     Parameters
     ----------
@@ -257,10 +269,26 @@ def one_data_set(
     -------
     lists of runs
     """
-    groups = {}
+    groups = []
     for run in runs:
-        groups.setdefault(_data_set(run), []).append(run)
-    return list(groups.values())
+        measured = run["results"]["baselines"]
+        for known, group in groups:
+            if _same_data(known, measured):
+                group.append(run)
+                known.update({n: v for n, v in measured.items() if n not in known})
+                break
+        else:
+            groups.append(({**measured}, [run]))
+    return [group for _, group in groups]
+
+# %% ../../nbs/metrics/results.ipynb #baselines-of-runs
+def _baselines(runs):  # of one data set
+    "Every baseline that one of the runs has, as its first run measured it."
+    measured = {}
+    for run in runs:
+        for name, values in run["results"]["baselines"].items():
+            measured.setdefault(name, values)
+    return measured
 
 # %% ../../nbs/metrics/results.ipynb #add-values
 def _add(rows, name, values):
@@ -281,12 +309,12 @@ def comparison(runs):  # of `read_results`
     """
     if not runs:
         raise wrong("at least one run", "none")
-    kinds = len({_data_set(run) for run in runs})
+    kinds = len(one_data_set(runs))
     if kinds > 1:
         remedy = "keep a file of results for each data set"
         raise wrong("runs of one data set", f"{kinds}", remedy=remedy)
     rows = {}
-    for name, measured in runs[0]["results"]["baselines"].items():
+    for name, measured in _baselines(runs).items():
         _add(rows, name, measured)
     for run in runs:
         trained = dict(seconds=run["seconds"]["processor"], seeds=run["config"]["seed"])

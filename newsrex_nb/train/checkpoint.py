@@ -11,8 +11,8 @@ import dataclasses, json, os, warnings, weakref
 import keras
 import numpy as np
 
-from ..core import atomic, fingerprint, patch_to, path_of, short_repr, wrong
-from ..core import atomic, fingerprint, json_text, patch_to, short_repr, wrong
+from ..core import atomic, fingerprint, json_text, patch_to, path_of
+from ..core import short_repr, wrong
 from ..models.weights import weight_names
 from .identity import differences, identity
 

@@ -16,7 +16,6 @@ from ..data.report import odd_times
 from ..data.schema import Behaviors
 from ..evaluate.measure import evaluate, split_name, unmeasurable
 from ..engine.vocabularies import Learned, check_vocabulary, remember
-from ..evaluate.measure import evaluate
 from .checkpoint import SavedEpoch, checkpoint_of
 from .early_stopping import EarlyStopping
 from .history import Resumable, Run, with_mode

@@ -12,8 +12,8 @@ from array import array
 from pathlib import Path
 
 from ... import __version__
-from ...core import fingerprint, one_of, patch_to, wrong
-from ..cache import cache_folder, cached, content_hash, hash_of
+from ...core import fingerprint, one_of, patch_to, path_of, wrong
+from ..cache import cache_folder, cached, content_hash, reading_hashes
 from ..features import read_recipe
 from ..notices import counted, rows_left_out
 from ..schema import Dataset
@@ -55,7 +55,7 @@ def event_files(
     """
     if path is None:
         raise wrong("path=, the folder with Adressa's files", "nothing")
-    root = Path(path).expanduser()
+    root = path_of(path)
     if not root.exists():
         raise wrong("a folder or archive", "nothing", where=str(root))
     files = [root] if root.is_file() else files_below(root)
@@ -377,15 +377,14 @@ def adressa(
     a `Dataset`
     """
     one_of("malformed", malformed, ("raise", "skip"))
+    recipe = read_recipe(recipe)
     files = event_files(path)
     vectors = find_vectors(vectors, cache)
-    drawing = dict(
-        alive=alive, candidates=candidates, max_history=max_history, seed=seed
-    )
     options = dict(valid=valid, test=test, empty_history=empty_history, name=name)
-    options |= dict(malformed=malformed, **drawing, **read_recipe(recipe))
+    options |= dict(alive=alive, candidates=candidates, max_history=max_history)
+    options |= dict(malformed=malformed, seed=seed, **recipe)
     made_of = [content_hash(file) for file in files]
-    made_of += [hash_of(vectors)] if vectors is not None else []
+    made_of += reading_hashes(vectors, recipe)
     key = fingerprint(__version__, "adressa", made_of, options)
 
     def build():

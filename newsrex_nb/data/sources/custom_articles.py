@@ -74,6 +74,25 @@ def raw_articles(table):  # a `NamedTable`
         articles.setdefault(ids[row], article)
     return list(articles.values())
 
+# %% ../../../nbs/data/sources/custom_articles.ipynb #differing
+def _differing(table):  # a `NamedTable` of articles
+    "A sentence about ids of which later rows have other texts, [] if none have."
+    fields = [table.texts(field) for field in ("title", "abstract")]
+    ids, rows = table.ids("id"), np.flatnonzero(table.used).tolist()
+    first, differing = {}, {}
+    for row in rows:
+        texts = [field[row] for field in fields]
+        if first.setdefault(ids[row], texts) != texts:
+            differing[ids[row]] = row
+    if not differing:
+        return []
+    example = next(iter(differing))
+    return [
+        f"{counted(len(differing), 'id')} of {table.name} came again with another title "
+        f"or abstract, such as {example!r} in row {differing[example] + 1}: the first "
+        "row of each was read."
+    ]
+
 # %% ../../../nbs/data/sources/custom_articles.ipynb #text-remarks
 def text_remarks(
     table,  # the `NamedTable` of articles
@@ -92,7 +111,7 @@ def text_remarks(
     -------
     sentences
     """
-    remarks = table.alike_remarks(table.legal)
+    remarks = table.alike_remarks(table.legal) + _differing(table)
     if any(article["title"] for article in articles):
         return remarks
     if alike := table.look_alikes(table.legal, ["title"]):

@@ -7,14 +7,16 @@ __all__ = ['is_table', 'usual_cuts', 'log_tables', 'content_key', 'build_custom'
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #imports
 import datetime, inspect, os, re, warnings
+from collections import Counter
+import datetime, inspect, numbers, os, re, warnings
 from pathlib import Path
 
 import numpy as np
 
 from ... import __version__
-from ...core import fingerprint, one_of, wrong
+from ...core import fingerprint, one_of, path_of, wrong
 from ..bpe import check_pieces
-from ..cache import cache_folder, cached, hash_of
+from ..cache import cache_folder, cached, hash_of, reading_hashes
 from ..notices import counted, rows_left_out
 from .clicks import split_by_time
 from ..features import Features, read_recipe
@@ -157,6 +159,10 @@ def _open_tables(
     check_there(columns, OF_LOGS, [*tables.values()])
     for table in (articles, *tables.values()):
         table.rename(columns)
+    files = Counter(table.file for table in tables.values())
+    for role, table in tables.items():
+        if files[table.file] > 1:
+            table.file += f" ({role})"
     return articles, tables
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #one-shape
@@ -348,10 +354,10 @@ def _damaged_files(tables):  # {role: `NamedTable`}
     '{"files": {split: name}} of files with rows that were left out, {} without any.'
     files = {}
     for role, table in tables.items():
-        # one table is cut into all three
-        splits = ("train", "valid", "test") if role == "behaviors" else (role,)
+        # one table is cut into all that have none of their own
+        cut = [split for split in ("train", "valid", "test") if split not in tables]
         for file in table.left_out:
-            files |= dict.fromkeys(splits, file)
+            files |= dict.fromkeys(cut if role == "behaviors" else [role], file)
     return {"files": files} if files else {}
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #read-tables
@@ -453,18 +459,18 @@ def _check_options(
     one_of("malformed", malformed, ("raise", "skip"))
     limits = (("candidates", candidates, 2), ("max_history", max_history, 1))
     for name, value, least in limits:
-        if value is not None and (isinstance(value, bool) or value < least):
+        if value is None:
+            continue
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole:
+            raise wrong(f"{name} to be a whole number", repr(value))
+        if value < least:
             raise wrong(f"{name} to be at least {least}", value)
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #file-hash
-def _file_hash(file):  # a path, a pair (archive, member), or None
-    "What a file holds and how it is read, in a form that tells files apart."
-    if file is None or isinstance(file, tuple):
-        return None if file is None else hash_of(file)
-    path = Path(os.path.expanduser(file))
-    if path.is_dir():
-        parts = sorted(part for part in path.rglob("*") if part.is_file())
-        return [[str(part.relative_to(path)), hash_of(part)] for part in parts]
+def _table_hash(file):  # a path
+    "What a table holds and how it is read, in a form that tells tables apart."
+    path = path_of(file)
     return ["".join(path.suffixes[-2:]), hash_of(path)]
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #made-of
@@ -476,9 +482,7 @@ def _made_of(
     "What all files hold; None where a table is no file."
     if not all(isinstance(table, (str, os.PathLike)) for table in tables):
         return None
-    tokenizer = recipe["tokenizer"]
-    pieces = tokenizer if tokenizer.endswith(".model") else None
-    return [_file_hash(file) for file in (*tables, vectors, pieces)]
+    return [*map(_table_hash, tables), *reading_hashes(vectors, recipe)]
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #warn-of
 def _warn_of(notes):  # of a data set

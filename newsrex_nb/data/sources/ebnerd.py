@@ -14,7 +14,7 @@ import numpy as np
 from ... import __version__
 from ...core import fingerprint, one_of, wrong
 from ..bpe import check_pieces
-from ..cache import cache_folder, cached, hash_of
+from ..cache import cache_folder, cached, hash_of, reading_hashes
 from ..features import Features, read_recipe
 from ..notices import rows_left_out
 from ..schema import Behaviors, Dataset, Histories, news_table
@@ -584,9 +584,7 @@ def ebnerd(
     vectors = find_vectors(vectors, cache)
     parts = [*articles, *(part for files in splits.values() for part in files.values())]
     made_of = [(part.name, hash_of(part.path)) for part in parts]
-    made_of += [hash_of(vectors)] if vectors is not None else []
-    if recipe["tokenizer"].endswith(".model"):
-        made_of.append(hash_of(recipe["tokenizer"]))
+    made_of += reading_hashes(vectors, recipe)
     options = (validation, malformed, seed, name, recipe)
     key = fingerprint(__version__, made_of, *options)
 

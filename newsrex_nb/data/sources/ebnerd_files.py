@@ -8,11 +8,10 @@ __all__ = ['SPLITS', 'LOGS', 'Part', 'find_ebnerd', 'open_parquet', 'need_column
 
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #imports
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
-from ...core import patch_to, short_repr, wrong
+from ...core import patch_to, path_of, short_repr, wrong
 from ...files.archives import files_below
 
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #part
@@ -104,7 +103,7 @@ def find_ebnerd(
     """
     if path is None:
         raise wrong("path=, the folder with EB-NeRD's files", "nothing")
-    root = Path(path).expanduser()
+    root = path_of(path)
     if not root.is_dir():
         got = "a file" if root.exists() else "nothing"
         raise wrong("a folder with EB-NeRD's files", got, where=str(root))

@@ -11,12 +11,13 @@ import dataclasses, os, re, warnings
 from pathlib import Path
 
 from ... import __version__
-from ...core import fingerprint, generator, one_of, short_repr, wrong
+from ...core import fingerprint, generator, one_of, path_of, short_repr, wrong
 from ...files.archives import ARCHIVES, PACKED, files_below, members
 from ...files.archives import place, plain_name
 from ..bpe import check_pieces
-from ..cache import cache_folder, cached, hash_of
+from ..cache import cache_folder, cached, hash_of, reading_hashes
 from ..features import Features, read_recipe
+from ..notices import rows_left_out
 from .mind_lines import Codes, Lines, Rows, parse_histories
 from .mind_lines import read_behaviors, read_news
 from .mind_lines import with_history
@@ -109,7 +110,7 @@ def sources(path):  # a folder, or one archive
     path
         a folder, or one archive
     """
-    root = Path(path).expanduser()
+    root = path_of(path)
     if not root.exists():
         raise wrong(
             "a folder with MIND's files",
@@ -526,12 +527,8 @@ def made_of(
     for split, split_files in files.items():
         for source in split_files.values():
             parts.append((split, source.name, hash_of(source.file)))
-    if vectors is not None:
-        parts += [place(vectors), hash_of(vectors)]
     parts += [hash_of(file) for file in texts]
-    if recipe["tokenizer"].endswith(".model"):
-        parts.append(hash_of(recipe["tokenizer"]))
-    return parts
+    return parts + reading_hashes(vectors, recipe)
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #check-options
 def _check_options(
@@ -552,17 +549,6 @@ def _check_options(
     one_of("empty_history", empty_history, ("keep", "drop"))
     one_of("malformed", malformed, ("raise", "skip"))
 
-# %% ../../../nbs/data/sources/mind_files.ipynb #warn-skipped
-def _warn_of_skipped(notes):  # of a data set
-    "Warns about lines that were left out, for the caller of the caller."
-    for file, numbers in notes["malformed lines"].items():
-        first = ", ".join(map(str, numbers[:5]))
-        more = " …" if len(numbers) > 5 else ""
-        sentence = (
-            f"{len(numbers)} malformed lines of {file} were left out: {first}{more}."
-        )
-        warnings.warn(sentence, stacklevel=3)
-
 # %% ../../../nbs/data/sources/mind_files.ipynb #mind
 def mind(
     size=None,  # "demo", "small" or "large", downloaded once; None = what lies at `path`
@@ -571,7 +557,7 @@ def mind(
     language=None,  # of titles and abstracts: one of xMIND's codes such as "jpn", or a folder with xMIND's files
     vectors=None,  # of words: a file, a slice (`save_vectors`), a pair (archive, member), or a name such as "glove.6B.100d"
     validation="last_day",  # held out of train/: "last_day", "random" (5 %) or None; "dev": dev/ validates, test/ tests
-    empty_history="keep",  # impressions without clicks before them: "keep", or "drop" from training and validation; a test is always whole
+    empty_history="keep",  # impressions without clicks before them: "keep", or "drop" from training and validation, not from the test
     malformed="raise",  # lines that cannot be read: "raise", or "skip" to leave them out and count them
     cache=True,  # whether to keep the result in the usual folder, or a folder to keep it and downloads in
     seed=42,  # of the random validation split and of the vectors of missing words
@@ -598,7 +584,7 @@ def mind(
         validates, test/ tests
     empty_history : default 'keep'
         impressions without clicks before them: "keep", or "drop" from training and
-        validation; a test is always whole
+        validation, not from the test
     malformed : default 'raise'
         lines that cannot be read: "raise", or "skip" to leave them out and count
         them
@@ -634,5 +620,6 @@ def mind(
         return build_mind(files, texts, vectors, *options, key)
 
     data = cached(cache_folder(cache), "mind", key, build)
-    _warn_of_skipped(data.notes)
+    for sentence in rows_left_out(data.notes):
+        warnings.warn(sentence, stacklevel=2)
     return data

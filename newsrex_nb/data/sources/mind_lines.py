@@ -416,8 +416,6 @@ def add(
     if fields[1].isdigit() and re.fullmatch(rb"U\d+", fields[0]):
         raise ValueError("an impression, then its user", _short(fields[0]))
     time = mind_seconds(fields[2])
-    time = mind_seconds(fields[2])
-    time = mind_seconds(fields[2])
     history = _history_field(fields[3], self.codes.rows)
     shown = [self.codes[candidate] for candidate in candidates]
     self.time.append(time)

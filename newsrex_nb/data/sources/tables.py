@@ -36,6 +36,7 @@ class Table:
         malformed,  # "raise" or "skip"
     ):
         self.frame, self.name = read_frame(source, role)
+        self.file = os.path.basename(self.name)  # what notes call it
         self.malformed = malformed
         self.used = np.ones(len(self.frame), bool)
         self.forms = {}  # of the times in columns that were read
@@ -55,28 +56,7 @@ class Table:
         if not len(rows):
             return {}
         record = dict(rows=len(rows), first=rows[:5].tolist())
-        return {os.path.basename(self.name): record}
-
-# %% ../../../nbs/data/sources/tables.ipynb #table-need
-@patch_to(Table)
-def need(self, *columns):  # names
-    """Raises the sentence that names the columns there are unless `columns` are there.
-
-    Parameters
-    ----------
-    *columns
-        names
-    """
-    lack = [column for column in columns if column not in self]
-    if not lack:
-        return
-    present = ", ".join(map(str, self.frame))[:120]
-    raise wrong(
-        f"the column{'s' * (len(columns) > 1)} {', '.join(columns)}",
-        f"no {lack[0]} among {present}",
-        where=self.name,
-        remedy="rename the columns; a folder in MIND's format is read by mind(path=…)",
-    )
+        return {self.file: record}
 
 # %% ../../../nbs/data/sources/tables.ipynb #table-reject
 @patch_to(Table)

@@ -147,18 +147,18 @@ def _separator_of(
     "What stands between the fields of a file."
     names = re.sub('"[^"]*"', "", header)
     present = [separator for separator in _SEPARATORS if separator in names]
-    if kind == "tsv" and (present == ["\t"] or not present):
-        return "\t"
-    if kind != "tsv" and len(present) < 2:
-        return present[0] if present else ","
-    if kind == "tsv" and "\t" in present:
-        return "\t"
-    got = " and ".join(_SEPARATORS[separator] for separator in present)
-    legal = "tabs" if kind == "tsv" else "commas, semicolons, tabs or bars"
-    where = f"the first line of {path}"
-    remedy = "save the file with one separator"
+    legal, remedy = (
+        "commas, semicolons, tabs or bars",
+        "save the file with one separator",
+    )
     if kind == "tsv":
-        remedy = "give the file the ending .csv"
+        if "\t" in present or not present:
+            return "\t"
+        legal, remedy = "tabs", "give the file the ending .csv"
+    elif len(present) < 2:
+        return present[0] if present else ","
+    got = " and ".join(_SEPARATORS[separator] for separator in present)
+    where = f"the first line of {path}"
     raise wrong(f"{legal} between the names of columns", got, where, remedy)
 
 # %% ../../../nbs/data/sources/text_files.ipynb #told-separator

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core import atomic, fingerprint, generator, one_of, patch_to, path_of
 from ...core import atomic, fingerprint, generator, json_text, one_of, patch_to
-from ...core import short_repr, wrong
+from ...core import path_of, short_repr, wrong
 from ..features import Features
 from ..schema import Behaviors, Dataset, Histories, owner, take
 from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
@@ -62,6 +61,24 @@ SCALES = {
     ),
 }
 
+# %% ../../../nbs/data/sources/toy_world.ipynb #check-counts
+def _check_counts(sizes, usual):
+    "Raises where a count is no whole number, or no day is left for training."
+    for name, count in sizes.items():
+        is_whole = isinstance(count, (int, np.integer)) and count >= 0
+        if isinstance(usual[name], int) and not is_whole:
+            raise wrong(f"a whole number {name}, 0 or more", repr(count))
+    if sizes["users"] < 1:
+        raise wrong("at least 1 user", sizes["users"])
+    least = 2 + (sizes["valid"] > 0)
+    if sizes["days"] < least:
+        parts = (
+            "training, validation and test" if sizes["valid"] else "training and test"
+        )
+        remedy = "more days, or valid=0" if sizes["days"] == 2 else ""
+        what = f"at least {least} days, one each for {parts}"
+        raise wrong(what, sizes["days"], remedy=remedy)
+
 # %% ../../../nbs/data/sources/toy_world.ipynb #sizes
 def _sizes(scale, changes):
     "The sizes of a scale with some of them changed."
@@ -69,6 +86,7 @@ def _sizes(scale, changes):
     for name in changes:
         one_of("a size of the toy world", name, tuple(sizes))
     sizes.update(changes)
+    _check_counts(sizes, SCALES[scale])
     if not 2 <= sizes["topics"] <= len(CATEGORIES):
         raise wrong(f"between 2 and {len(CATEGORIES)} topics", sizes["topics"])
     least = 4 * sizes["topics"] * sizes["subtopics"]

@@ -7,9 +7,8 @@ __all__ = ['translation_files', 'unquote', 'read_translations', 'translate', 'ch
 
 # %% ../../../nbs/data/sources/xmind.ipynb #imports
 import dataclasses
-from pathlib import Path
 
-from ...core import one_of, wrong
+from ...core import one_of, path_of, wrong
 from ...files.archives import ARCHIVES, files_below, members
 from ...files.archives import open_lines, plain_name
 from ...files.mirrors import LANGUAGES, UNSPACED, xmind_files
@@ -27,7 +26,7 @@ def _paths_of(
     cache,  # True for the usual folder of downloads, or a folder
 ):  # list of paths
     "The archives and .tsv files of a language, downloaded where it is a code."
-    root = Path(language).expanduser()
+    root = path_of(language)
     if str(language) in LANGUAGES or not root.exists():
         return xmind_files(language, size, test, cache)
     if not root.is_dir():
@@ -186,7 +185,7 @@ def check_language(
     tokenizer
         of the recipe
     """
-    if language and not Path(language).expanduser().exists():
+    if language and not path_of(language).exists():
         one_of("language", str(language), tuple(LANGUAGES))
     if str(language) in UNSPACED and tokenizer == "word":
         code = LANGUAGES[str(language)]
