@@ -6,10 +6,8 @@
 __all__ = ['is_table', 'usual_cuts', 'log_tables', 'content_key', 'build_custom', 'custom']
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #imports
-import datetime, inspect, os, re, warnings
-from collections import Counter
 import datetime, inspect, numbers, os, re, warnings
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 
