@@ -222,7 +222,7 @@ def _best_of_hour(self, asked, users, k, place):  # place: -1 for every row
 @patch_to(Recommender)
 def recommend(
     self,
-    history,  # as for `score`
+    history=None,  # as for `score`
     k=10,  # how many, at most
     user=None,  # as for `score`
     at=None,  # as for `score`
@@ -232,7 +232,7 @@ def recommend(
 
     Parameters
     ----------
-    history
+    history : default None
         as for `score`
     k : default 10
         how many, at most
