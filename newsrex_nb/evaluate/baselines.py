@@ -30,6 +30,14 @@ class RandomScores:
         number = len(behaviors.candidates)
         return generator(self.seed, "random").random(number, dtype=np.float32)
 
+# %% ../../nbs/evaluate/baselines.ipynb #event-key
+def _event_key(
+    rows,  # of articles
+    moments,  # hours, or places of times
+):  # int64, ordered by article and then by moment
+    "One number for an article at a moment."
+    return np.asarray(rows, np.int64) << 32 | np.asarray(moments, np.int64)
+
 # %% ../../nbs/evaluate/baselines.ipynb #popularity
 class ClicksSoFar:
     """The number of clicks a candidate had in the hours before the impression's own.
@@ -48,15 +56,8 @@ class ClicksSoFar:
                 continue
             clicked = np.flatnonzero(log.labels > 0)
             hours = data.hour(log.time)[owner(log.offsets)[clicked]]
-            keys.append(self.key(log.candidates[clicked], hours))
+            keys.append(_event_key(log.candidates[clicked], hours))
         self.events = np.sort(np.concatenate(keys))
-
-    def key(
-        self,
-        rows,  # of articles
-        hours,  # since the log's first
-    ):  # int64, ordered by article and then by hour
-        return rows.astype(np.int64) << 32 | np.asarray(hours, np.int64)
 
 # %% ../../nbs/evaluate/baselines.ipynb #popularity-scores
 @patch_to(ClicksSoFar)
@@ -73,8 +74,8 @@ def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
     (candidates,) float32
     """
     hours = self.data.hour(behaviors.time)[owner(behaviors.offsets)]
-    now = self.key(behaviors.candidates, hours)
-    begin = self.key(behaviors.candidates, np.zeros_like(hours))
+    now = _event_key(behaviors.candidates, hours)
+    begin = _event_key(behaviors.candidates, np.zeros_like(hours))
     before = np.searchsorted(self.events, now)
     start = np.searchsorted(self.events, begin)
     return (before - start).astype(np.float32)
@@ -96,7 +97,7 @@ class RecentClicks:
         data,  # a `Dataset`
         hours=24,  # in which clicks are counted
     ):
-        self.data, self.hours = data, hours
+        self.hours = hours
         rows, times, self.known = [], [], None
         logs = data.splits.values()
         for log in logs:
@@ -107,16 +108,9 @@ class RecentClicks:
         rows = np.concatenate([np.zeros(0, np.int64), *rows])
         times = np.concatenate([np.zeros(0, np.int64), *times])
         self.order = np.unique(times)  # a click's time is its place here
-        self.events = np.sort(self.key(rows, np.searchsorted(self.order, times)))
+        self.events = np.sort(_event_key(rows, np.searchsorted(self.order, times)))
         if len(times) and any(log.labels is None for log in logs):
             self.known = self.order[-1] + 1  # behind it nothing is known
-
-    def key(
-        self,
-        rows,  # of articles
-        places,  # of times
-    ):  # int64, ordered by article and then by time
-        return np.asarray(rows, np.int64) << 32 | np.asarray(places, np.int64)
 
 # %% ../../nbs/evaluate/baselines.ipynb #recent-scores
 @patch_to(RecentClicks)
@@ -138,7 +132,7 @@ def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
     ends = [np.searchsorted(self.order, now - 3600 * h) for h in (self.hours, 0)]
     impression = owner(behaviors.offsets)
     before, until = [
-        np.searchsorted(self.events, self.key(behaviors.candidates, end[impression]))
+        np.searchsorted(self.events, _event_key(behaviors.candidates, end[impression]))
         for end in ends
     ]
     return (until - before).astype(np.float32)
