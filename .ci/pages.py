@@ -3,6 +3,7 @@ code it exports, tables and diagrams stand as Quarto draws them without another 
 comments, without links, which would be shown as text, and without types guessed from defaults. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
 PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
 import ast
+import functools
 import re
 import sys
 import textwrap
@@ -32,9 +33,17 @@ def defined(tree, name):
     return next((node for node in nodes if getattr(node, "name", None) == name), None)
 
 
-def signature(source, name):
+@functools.cache
+def read(path):
+    "The text of a module and its syntax tree, which all signatures of its page need."
+    source = Path(path).read_text(encoding="utf-8")
+    return source, ast.parse(source)
+
+
+def signature(path, name):
     "How a function or the making of a class is written: its lines up to the body, without `def` and `self`; None where there are none."
-    node, title = defined(ast.parse(source), name), name
+    source, tree = read(path)
+    node, title = defined(tree, name), name
     if isinstance(node, ast.ClassDef): node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if not isinstance(node, ast.FunctionDef): return None
     text = textwrap.dedent("\n".join(source.split("\n")[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
@@ -79,7 +88,7 @@ class changed(Processor):
         "The documentation of a name: its source is this page's, and code holds no links."
         _, path, source = self.symbols[self.module][f"{self.module}.{name}"]
         text = re.sub(r"\[source\]\([^)]*\)", f"[source]({source}#L{_lineno(name, path)})", text)
-        written = signature(Path(path).read_text(encoding="utf-8"), name)
+        written = signature(path, name)
         if written is None: return re.sub(r"```python\n.*?\n```", lambda m: re.sub(r"\[(`[^`]+`)\]\([^)]*\)", r"\1", m[0]), text, flags=re.S)
         return re.sub(r"```python\n.*?\n```", lambda m: f"```python\n{written}\n```", text, flags=re.S)
 
