@@ -1,4 +1,5 @@
 """Every test runs on the CPU and on the JAX backend, unless the shell says otherwise, compiles quickly, and starts from the same global seeds."""
+import gc
 import os
 import runpy
 import sys
@@ -11,6 +12,8 @@ if "NEWSREX_QUICK" not in os.environ:
 import random
 
 import pytest
+
+gc.set_threshold(50_000, 20, 50)  # a trace makes many small objects and no rubbish: a tenth of the time went into looking for some
 
 
 @pytest.fixture(autouse=True)

@@ -132,8 +132,7 @@ def test_data_are_opened_by_name(aborted, tmp_path):
 def test_classes_of_another_package(tmp_path):
     "A model and an encoder that lie beside the runs: trained by one process, opened by another."
     (tmp_path / "my_package.py").write_text(OUTSIDE)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs"),
-           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     def newsrex(*words):
         command = [sys.executable, "-c", "import sys; sys.path = [p for p in sys.path if p]; "
                    "from newsrex_nb.cli import main; sys.exit(main())", *words] # as the installed command: without the folder
