@@ -1,6 +1,7 @@
-"""What nbdev does to a notebook before Quarto renders it, with six changes: the module's name stands under the title, a page shows the
-code it exports, tables and diagrams stand as Quarto draws them without another host, a name that several modules have links to the one that is meant, a method to its class, and signatures stand as the code has them, with `*` and
-comments, without links, which would be shown as text, and without types guessed from defaults. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
+"""What nbdev does to a notebook before Quarto renders it, with nine changes: the module's name stands under the title, a page shows the
+code it exports, tables and diagrams stand as Quarto draws them without another host, a name that several modules have links to the one that is meant, a method to its class, a name that the author
+linked to where the author says, signatures stand as the code has them, with `*` and comments, without links, which would be shown as text, and without types guessed from defaults, a heading such as `__repr__` is not
+read as bold, and long sentences of an output are wrapped. settings.ini names `changed` under `procs`, so whatever processes pages needs this folder in
 PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
 import ast
 import functools
@@ -56,6 +57,18 @@ def badge(text):
     return re.sub(r"\A\[!\[([^\]]+)\]\(([^)]+)\)\]\(([^)]+)\)\Z", r'<p><a href="\3"><img src="\2" alt="\1"></a></p>', text.strip()) if text.startswith("[![") else text
 
 
+def legible(text):
+    "Markdown with headings of `__names__` as they are written, which would else be bold."
+    return re.sub(r"^(#+ )__(\w+)__", r"\1\_\_\2\_\_", text, flags=re.M)
+
+
+def has_sentences(cell):
+    "Whether what a cell printed is longer than a line of code and prose, in which nothing is aligned."
+    shown = [out for out in cell.get("outputs", []) if not {"text/markdown", "text/html", "image/png"} & {*out.get("data", ())}]
+    printed = "\n".join("".join(out.get("text") or out.get("data", {}).get("text/plain", "")) for out in shown)
+    return any(len(line) > 88 for line in printed.split("\n")) and not re.search(r"\S {2,}\S", printed)
+
+
 class changed(Processor):
     "Source under its documentation, and links of ambiguous names mended."
     def begin(self):
@@ -65,6 +78,9 @@ class changed(Processor):
         self.symbols = NbdevLookup().entries["newsrex_nb"]["syms"] # {module: {qualified name: (page, file, source)}}
         self.nb.cells[:] = [c for c in self.nb.cells if not (c.get("source") is not None and is_setup(c))]
         cells = self.nb.cells
+        for cell in cells:  # a cell of the name of a function would have the address of the function's heading
+            if cell.get("id"): cell["id"] = f"cell-{cell['id']}"
+            if cell.cell_type == "code" and has_sentences(cell): cell["source"] = "#| classes: sentences\n" + cell.source
         if self.module != "newsrex_nb.": cells.insert(1, mk_cell(f"`{self.module}`", "markdown"))
         for at in reversed(range(len(cells))):
             if cells[at].cell_type != "code" or "export" not in cells[at].directives_: continue
@@ -74,13 +90,13 @@ class changed(Processor):
             cells.insert(behind - 1, cells.pop(at))
 
     def cell(self, cell):
-        if cell.cell_type == "markdown": cell["source"] = badge(self.linked(cell.source)).replace("```mermaid\n", "```{mermaid}\n")
+        if cell.cell_type == "markdown": cell["source"] = badge(self.linked(legible(cell.source))).replace("```mermaid\n", "```{mermaid}\n")
         for out in cell.get("outputs", []):
             data = out.get("data", {})
             if "text/html" in data:  # as Markdown, since Quarto lets a page with HTML outputs ask another host for scripts
                 data["text/markdown"] = f"```{{=html}}\n{''.join(data.pop('text/html'))}\n```"
             if "text/markdown" not in data: continue
-            lines = [self.linked(line) for line in ([data["text/markdown"]] if isinstance(data["text/markdown"], str) else data["text/markdown"])]
+            lines = [self.linked(legible(line)) for line in ([data["text/markdown"]] if isinstance(data["text/markdown"], str) else data["text/markdown"])]
             if getattr(cell, "has_sd", 0): lines = [self.sourced("".join(lines), cell.source.rpartition("show_doc(")[2].rstrip(")"))]
             data["text/markdown"] = "".join(lines)
 
@@ -94,11 +110,12 @@ class changed(Processor):
 
     def linked(self, text):
         """A link of a name that several modules have goes to this page, if it is one of them, and else nowhere; that of a method goes to its
-        class, since a method has no heading of that name."""
+        class, since a method has no heading of that name; a name inside a link of the author's has no second one."""
         def mended(match):
             homes = [m for m, names in self.symbols.items() if f"{m}.{match[2]}" in names]
             if len(homes) < 2: return match[0]
             return f"[{match[1]}]({self.symbols[self.module][f'{self.module}.{match[2]}'][0]})" if self.module in homes else match[1]
+        text = re.sub(rf"\[\[(`[^`\n]+`)\]\({self.site}/[^)]*\)\]\(", r"[\1](", text)
         text = re.sub(rf"(\]\({self.site}/[^)#\s]*#\w+)\.\w+\)", r"\1)", text)
         return re.sub(rf"\[(`(\w+)(?:\(\))?`)\]\({self.site}/[^)]*\)", mended, text)
 

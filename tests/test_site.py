@@ -71,6 +71,9 @@ def test_pages_are_processed(processed):
         head = yaml.safe_load(joined(cells[0]["source"]).strip().strip("-"))
         assert cells[0]["cell_type"] == "raw" and head["title"] and head["description"], page
         assert not any("\n" in value for value in head.values()), f"{page}: the title cell holds more than a title and a line"
+        assert not anchors(cells) & {cell.get("id") for cell in cells}, f"{page}: a cell has the address of a heading"
+        for text in prose(cells):
+            assert not (match := re.search(r"\[\[`|^#+ +__\w+__", text, re.M)), f"{page}: {match[0]} is a link in a link, or read as bold"
         for cell in cells:
             text = joined(cell["source"])
             assert not (match := NBDEV.search(text)), f"{page}: {match[0]} is shown"
@@ -88,6 +91,57 @@ def test_pages_ask_no_other_host(processed):
             assert not kinds & {"text/html", "application/javascript"}, page
             assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:img|script|link)[^>]+(?:src|href)=.?https?:", joined(cell["source"])), page
             assert "```mermaid" not in joined(cell["source"]), page
+
+
+def test_long_sentences_are_wrapped(processed):
+    "What a cell printed is not cut on the right where it is prose, and keeps its columns where it has some."
+    asked = {cell["id"]: joined(cell["source"]).startswith("#| classes: sentences\n") for page in ("core.ipynb", "evaluate/slices.ipynb") for cell in processed[page] if cell["cell_type"] == "code"}
+    assert asked["cell-wrong-test"] and not all(asked.values())
+    cells = [cell for page in PAGES for cell in processed[page] if joined(cell["source"]).startswith("#| classes: sentences\n")]
+    printed = ["".join(joined(out.get("text") or out.get("data", {}).get("text/plain", "")) for out in cell["outputs"]) for cell in cells]
+    assert len(cells) > 50 and not [text for text in printed if re.search(r"^\S+ {3,}\S+ {3,}\S", text, re.M)]
+
+
+LABEL = re.compile(r'"([^"\n]+)"|\[([^\]"\n]+)\]|\|([^|"\n]+)\|')
+
+
+def hard_to_read(diagram):
+    "What makes the letters of a diagram small, or the label unread: a row of boxes beside each other, a long line, a label that Markdown takes for a list."
+    lines = [line for match in LABEL.findall(diagram) for line in "".join(match).split("<br>")]
+    return [*re.findall(r"^(?:flowchart|graph) (?:LR|RL)", diagram), *(line for line in lines if len(line) > 36 or re.match(r"[-+*#] |\d+\. ", line))]
+
+
+def test_diagrams_are_legible():
+    for page in PAGES:
+        for cell in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"]:
+            for diagram in re.findall(r"```mermaid\n(.*?)```", joined(cell["source"]), re.S) if cell["cell_type"] == "markdown" else ():
+                assert not hard_to_read(diagram), page
+    assert not hard_to_read('flowchart BT\n  A["words,<br>entities"] -->|clicked| B["user (B, D)"]')
+    assert hard_to_read("flowchart LR\n  A --> B") and hard_to_read('flowchart BT\n  A["+ noise"]') and hard_to_read(f'flowchart BT\n  A["{"word " * 9}"]')
+
+
+def contrast(one, other):
+    "The ratio of two colours, as WCAG 2 defines it."
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), parts))
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_can_be_told_apart(theme):
+    "Letters against what they stand on, at least 4.5 to one, in both themes."
+    assert round(contrast("#ffffff", "#000000"), 6) == 21 and round(contrast("#767676", "#ffffff"), 2) == 4.54
+    text = (NBS / f"{theme}.scss").read_text(encoding="utf-8")
+    colour = {**dict(re.findall(r"^\$([\w-]+): (#\w{6})", text, re.M)), **dict(re.findall(r"(--nr-\w+): (#\w{6})", text))}
+    grounds = {"body-bg": ["body-color", "link-color", "--nr-quiet"], "code-bg": ["code-color"], "code-block-bg": ["code-color"], "navbar-bg": ["navbar-fg"], "sidebar-bg": ["body-color", "link-color"],
+               "--nr-output": ["body-color"], "mermaid-node-bg-color": ["mermaid-label-fg-color"], "mermaid-label-bg-color": ["mermaid-label-fg-color"], "mermaid-fg-color--lightest": ["mermaid-label-fg-color"]}
+    for ground, letters in grounds.items():
+        for letter in letters: assert contrast(colour[ground], colour[letter]) >= 4.5, (theme, ground, letter)
+    if theme == "light": return
+    path, written = re.search(r"^(\.breadcrumb [^{]*)\{ color: (#\w{6})", text, re.M).groups()
+    assert contrast(colour["body-bg"], written) >= 4.5 and "li.breadcrumb-item:last-of-type a" in path, "Bootstrap dims the last link of the path above a title"
 
 
 DIRECTIVES = re.compile(r"(?:#\|[^\n]*\n)+")  # Quarto reads them at the top of a cell only
@@ -219,6 +273,7 @@ def test_configuration():
     assert SETTINGS["git_url"] in links and config["website"]["search"] and html["html-math-method"] == "mathml"
     assert "run: .ci/site\n" in (ROOT / ".github/workflows/site.yml").read_text(), "which says where .ci/pages.py is found"
     assert all((NBS / config["website"][name]).is_file() for name in ("favicon", "image")) and config["website"]["description"]
+    assert html["code-overflow"] == "wrap" and "svg.mermaid-js" in html["include-after-body"]["text"], "which gives a diagram the width at which it can be read"
     # a file of ours with the name of one of Bootstrap's would be read in its place
     partials = {"alert", "badge", "card", "close", "code", "dropdown", "forms", "grid", "images", "mixins", "modal", "nav", "navbar", "tables", "type", "utilities", "variables"}
     assert not partials & {path.stem.lstrip("_") for path in NBS.rglob("*.scss")}
