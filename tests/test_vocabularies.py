@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import json
+import re
 import warnings
 
 import numpy as np
@@ -9,11 +10,13 @@ import pandas as pd
 import pytest
 
 from newsrex_nb import hub
+from newsrex_nb.cli import main
 from newsrex_nb.core import InputError
 from newsrex_nb.data import custom
 from newsrex_nb.engine.scoring import direct_scores, scores
-from newsrex_nb.engine.vocabularies import learned_by, reread
+from newsrex_nb.engine.vocabularies import learned_by, model_users, reread
 from newsrex_nb.evaluate import evaluate
+from newsrex_nb.experiments.runs import reopen
 from newsrex_nb.hub import publish
 from newsrex_nb.models import LSTUR
 from newsrex_nb.recommend import Recommender
@@ -23,15 +26,20 @@ SMALL = dict(views=("title", "category"), category_dim=4, filters=8, word_dim=8,
 USERS = [f"U{n}" for n in range(1, 9)]
 
 
-def log(name, words="abcdefgh", users=USERS, categories="xyz"):
-    "A click log of twelve articles: ids are numbers, and titles say which words there are."
+def frames(words="abcdefgh", users=USERS, categories="xyz"):
+    "Tables of twelve articles and their clicks: ids are numbers, and titles say which words there are."
     rng = np.random.default_rng(len(words))
     news = pd.DataFrame(dict(id=range(9001, 9013), title=[" ".join(w * 3 for w in rng.permutation([*words])[:4]) for _ in range(12)],
                              category=[categories[n % 3] for n in range(12)]))
     shown = [rng.permutation(news.id)[:4].tolist() for _ in range(40)]
     rows = dict(user=[users[n % len(users)] for n in range(40)], time=pd.date_range("2024-03-01", periods=40, freq="3h"),
                 candidates=shown, clicks=[ids[:1] for ids in shown])
-    return custom(news, pd.DataFrame(rows), name=name, min_count=1)
+    return news, pd.DataFrame(rows)
+
+
+def log(name, *about, **more):
+    "Its data set."
+    return custom(*frames(*about, **more), name=name, min_count=1)
 
 
 @functools.cache
@@ -55,7 +63,11 @@ def test_other_words_are_refused_everywhere(tmp_path):
         for name, call in ask.items():
             with pytest.raises(InputError, match=rf"vocabulary of 'mine'.*{other.name}.*words.*reread") as refusal: call()
             assert str(refusal.value).count("\n") == 0, name
-        again = reread(model, other)
+        unknown = len({*other.features.vocabulary["words"]} - {*mine.features.vocabulary["words"]})
+        with warnings.catch_warnings(record=True) as notices:
+            warnings.simplefilter("always")
+            again = reread(model, other)
+        assert [re.search(r"not learned ([\d,]+) of the", str(notice.message))[1] for notice in notices] == [str(unknown)] * (unknown > 0)
         assert again.features.vocabulary is mine.features.vocabulary
         assert np.isfinite(scores(model, again)).all() and Recommender(model, again).recommend([9001], k=2)
     assert not (tmp_path / "run").exists()
@@ -176,3 +188,39 @@ def test_a_readme_of_ones_own_stays(tmp_path):
         path.write_text(text)
         with pytest.warns(UserWarning, match="stays"): rec.save_pretrained(tmp_path)
         assert path.read_text() == text
+
+
+@pytest.mark.filterwarnings("always:::newsrex_nb")
+def test_the_shell_says_what_a_run_does_not_know(tmp_path, monkeypatch, capsys):
+    "A run on other logs: names that it has not learned and users without a vector are counted; equal ids in the same order keep theirs, but in a toy world."
+    monkeypatch.chdir(tmp_path)
+    news, rows = frames()
+    worlds = dict(mine=(news, rows), corrected=(news.assign(category="x"), rows), words=(news.assign(title=news.title.str.replace("a", "q")), rows),
+                  users=(news, rows.assign(user="x" + rows.user)))
+    for name, tables in worlds.items():
+        for table, frame in zip(("news", "rows"), tables): frame.to_json(f"{name}-{table}.jsonl", orient="records", lines=True, date_format="iso")
+    given = [f"model.{key}={[*value] if isinstance(value, tuple) else value}".replace(" ", "").replace("'", "") for key, value in SMALL.items()]
+    place = lambda name: [f"data.news={name}-news.jsonl", f"data.behaviors={name}-rows.jsonl"]
+    assert main(["train", "model=lstur", "data=custom", *place("mine"), "data.min_count=1", "recipe.epochs=1", "recipe.verbose=0", "folder=run", *given]) == 0
+
+    def users_of(*overrides):
+        "What is said, whether the users are known, and their numbers."
+        with warnings.catch_warnings(record=True) as notices:
+            warnings.simplefilter("always")
+            model, data, known = reopen("run", *overrides)
+            numbers = model_users(model, data, [1, 2]).tolist()
+        return [str(n.message) for n in notices if n.category is UserWarning], known, numbers
+
+    assert users_of() == ([], True, [1, 2])
+    assert users_of(*place("corrected")) == ([], True, [1, 2])
+    assert users_of(*place("words")) == (["LSTUR, trained on 'custom', has not learned 1 of the 8 words of 'custom': each counts as unknown."], True, [1, 2])
+    for overrides in (place("users"), ["data=toy", "data.articles=128", "data.users=8", "data.impressions=40"]):
+        said, *unknown = users_of(*overrides)
+        assert re.search(r"no vectors for \d of \d users of the training split", said[-1]) and unknown == [False, [0, 0]]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    hub.write_json(tmp_path / "run" / "config.json", {k: v for k, v in config.items() if k not in ("users", "card")})
+    assert users_of() == ([], True, [1, 2])
+    assert "no vectors for 8 of 8" in users_of(*place("corrected"))[0][0]  # without a fingerprint other data have other users
+    capsys.readouterr()
+    assert main(["evaluate", "run", *place("users")]) == 0
+    assert "no vectors for 8 of 8 users" in capsys.readouterr().err
