@@ -1,0 +1,62 @@
+"""The notebooks' tests in two processes, as `nbdev_test` runs them; those that take long begin first, so that both processes end together, and
+what importing leaves in memory is not searched for garbage again and again. `python .ci/notebooks.py [FLAG …] [PATH …]` also runs cells so
+marked; paths are of notebooks or folders under nbs/, all where there is none."""
+import gc
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import test_nb
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG = """index train/loop models/digat models/pprec models/tccm experiments/probe models/caum models/glory experiments/timing tutorials/06_
+    models/crown layers/attention layers/candidate_clicks tutorials/02_ recommend/recommender viz/attention experiments/bench models/
+    tutorials/ experiments/ train/ layers/""".split()  # beginnings of paths, the longest first
+
+
+def rank(path):
+    "Place of a notebook's first match in LONG, then its path."
+    name = path.relative_to(ROOT / "nbs").as_posix()
+    return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG)), name
+
+
+def start():
+    "Imports what every notebook imports, and leaves it out of later searches for garbage."
+    sys.path.insert(0, str(ROOT))
+    import newsrex_nb.train  # noqa: F401
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def tested(path, flags):
+    "Whether a notebook passes, and its seconds."
+    began = time.time()
+    passed = test_nb(path, skip_flags=get_config().tst_flags.split(), force_flags=flags, basepath=ROOT)[0]
+    return passed, time.time() - began
+
+
+def main(arguments):
+    "Tests notebooks: the sentence at the end, and the exit status."
+    wanted = [ROOT / "nbs" / name for name in arguments if (ROOT / "nbs" / name).exists()]
+    flags = [name for name in arguments if not (ROOT / "nbs" / name).exists()]
+    if unknown := set(flags) - {*get_config().tst_flags.split()}:
+        sys.exit(f"Expected paths under nbs/ or some of {get_config().tst_flags}, got {', '.join(sorted(unknown))}.")
+    paths = [Path(p).absolute() for p in nbglob(None, as_path=True)]
+    paths = sorted((p for p in paths if not wanted or {p, *p.parents} & {*wanted}), key=rank)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=start) as pool:
+        futures = [pool.submit(tested, path, flags) for path in paths]
+        results = {path: future.result() for path, future in zip(paths, futures)}
+    longest = sorted(results, key=lambda path: -results[path][1])[:10]
+    print("The longest:", ", ".join(f"{p.relative_to(ROOT / 'nbs')} {results[p][1]:.0f} s" for p in longest))
+    failed = [str(path.relative_to(ROOT)) for path, (passed, _) in results.items() if not passed]
+    print(f"{len(paths)} notebooks, {len(failed)} failed{': ' * bool(failed)}{', '.join(failed)}")
+    return len(failed) > 0
+
+
+if __name__ == "__main__":
+    import notebooks  # a notebook's shell takes the place of the module `__main__`, in which a worker would look for `tested`
+    sys.exit(notebooks.main(sys.argv[1:]))
