@@ -8,5 +8,5 @@ from .schema import Behaviors, Dataset, News
 from .sources.adressa import adressa
 from .sources.custom_log import custom
 from .sources.ebnerd import ebnerd
-from .sources.mind_files import mind
+from .sources.mind_log import mind
 from .sources.toy_world import toy
