@@ -465,7 +465,7 @@ def ablate_command(arguments):  # of the line behind `ablate`
 # %% ../nbs/cli.ipynb #gathered
 def _gathered(folder):  # of `gather`
     "What lies in a folder that was gathered, each seed with its validation."
-    from newsrex_nb.hub.folder import read_json
+    from newsrex_nb.core import read_json
 
     about = read_json(folder / "training_run_summary.json", "best", "by", "seeds")
     lines = []

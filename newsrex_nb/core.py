@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'InputError', 'wrong', 'one_of', 'Sizes', 'generator', 'Seeds', 'fingerprint', 'json_text', 'numbers_of',
-           'path_of', 'atomic', 'short_repr', 'html_table', 'patch_to', 'register', 'need_jax']
+           'read_json', 'path_of', 'atomic', 'short_repr', 'html_table', 'patch_to', 'register', 'need_jax', 'needs']
 
 # %% ../nbs/core.ipynb #imports
 import contextlib, dataclasses, html, json, math, os, reprlib, zlib
@@ -224,6 +224,36 @@ def numbers_of(
         return [numbers_of(part) for part in value]
     return math.nan if value is None else value
 
+# %% ../nbs/core.ipynb #read-json
+def read_json(
+    path,  # a `Path`
+    *keys,  # that must be there
+):
+    """The content of a JSON file, or the sentence that says what is wrong with it.
+
+    Parameters
+    ----------
+    path
+        a `Path`
+    *keys
+        that must be there
+    """
+    again = "save or copy the folder again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as e:
+        got = f"something else ({e})"
+        raise wrong("JSON", got, where=str(path), remedy=again) from None
+    lack = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if lack:
+        raise wrong(
+            f"the keys {', '.join(keys)}",
+            f"none named {lack[0]}",
+            where=str(path),
+            remedy=again,
+        )
+    return content
+
 # %% ../nbs/core.ipynb #path-of
 def path_of(path):  # a text or any `os.PathLike`; `~` is the home folder
     """The `Path` that a user means.
@@ -364,3 +394,31 @@ def need_jax(purpose):  # what is to be done, for the message
             remedy="set the environment variable KERAS_BACKEND=jax before Python "
             "starts; other backends can score, not train",
         )
+
+# %% ../nbs/core.ipynb #needs
+@contextlib.contextmanager
+def needs(
+    package,  # as pip calls it
+    purpose,  # what it does, such as "which reads Parquet"
+    where=None,  # for the message: the file, or the argument
+    otherwise="",  # what can be done without it, as an imperative
+):
+    """An import error in the block becomes the sentence about the package.
+
+    Parameters
+    ----------
+    package
+        as pip calls it
+    purpose
+        what it does, such as "which reads Parquet"
+    where : default None
+        for the message: the file, or the argument
+    otherwise : default ''
+        what can be done without it, as an imperative
+    """
+    try:
+        yield
+    except ImportError:
+        remedy = ", or ".join(filter(None, [f"run pip install {package}", otherwise]))
+        expected = f"the package {package}, {purpose}"
+        raise wrong(expected, "none", where, remedy) from None

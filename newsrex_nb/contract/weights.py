@@ -13,13 +13,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from safetensors.numpy import load_file
 
-from ..core import json_text
+from ..core import json_text, read_json
 from .invariance import RUNS
 from .report import Measured, promise
 from .watched import compiled, watched_scores
-from ..hub.folder import load, put_weights, read_json, save
+from ..hub.folder import load, put_weights, read_arrays, save
 from ..models.weights import is_random_state, walk, weight_names
 
 # %% ../../nbs/contract/weights.ipynb #at-once
@@ -270,7 +269,7 @@ def _in_this_process(cls, folder):
     "The same here, for a class that no other process finds."
     config = read_json(folder / "model/config.json", "config")["config"]
     model = cls.from_config(config)
-    put_weights(model, load_file(folder / "model/model.safetensors"), str(folder))
+    put_weights(model, read_arrays(folder / "model/model.safetensors"), str(folder))
     np.save(folder / "answer.npy", _answer(model, folder))
 
 # %% ../../nbs/contract/weights.ipynb #saving

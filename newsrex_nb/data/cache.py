@@ -11,10 +11,10 @@ import dataclasses, json, os, warnings, zipfile
 
 import numpy as np
 
-from ..core import atomic, fingerprint, json_text, path_of
+from ..core import atomic, fingerprint, json_text, path_of, wrong
 from ..files.downloads import usual_folder
 from .features import Features
-from .schema import Behaviors, Dataset, Histories, News
+from .schema import Behaviors, Dataset, Histories, News, offsets_of
 from ..files.archives import files_below, open_bytes, readable
 
 # %% ../../nbs/data/cache.ipynb #pack
@@ -27,7 +27,7 @@ def pack(strings):  # any number of strings
         any number of strings
     """
     parts = [s.encode() for s in strings]
-    return np.frombuffer(b"".join(parts), np.uint8), np.cumsum([0, *map(len, parts)])
+    return np.frombuffer(b"".join(parts), np.uint8), offsets_of([*map(len, parts)])
 
 # %% ../../nbs/data/cache.ipynb #unpack
 def unpack(
@@ -202,7 +202,11 @@ def cache_folder(
     """
     if cache is False or cache is None:
         return None
-    return usual_folder() if cache is True else path_of(cache)
+    if cache is True:
+        return usual_folder()
+    if not isinstance(cache, (str, os.PathLike)) or not str(cache).strip():
+        raise wrong("cache= to be True, False or a folder", repr(cache))
+    return path_of(cache)
 
 # %% ../../nbs/data/cache.ipynb #content-hash
 def content_hash(
@@ -309,9 +313,9 @@ def cached(
     path = folder / f"{name}-{key}.npz"
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return from_arrays(dict(arrays))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # a broken file is built anew
     data = build()
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core import generator, one_of, wrong
 from .features import COLUMNS, PLANNERS, TABLES
-from .schema import owner, segments, take
+from .schema import offsets_of, owner, segments, take
 
 # %% ../../nbs/data/causal.ipynb #reading-functions
 def _at_hour(built, hour):
@@ -97,7 +97,7 @@ def other_histories(
     return dataclasses.replace(
         histories,
         rows=histories.rows[flat],
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        offsets=offsets_of(lengths),
         clicked_at=None if times is None else times[flat],
     )
 

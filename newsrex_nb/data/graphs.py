@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core import patch_to, wrong
 from .features import column, planner, table
-from .schema import UNKNOWN, segments
+from .schema import UNKNOWN, offsets_of, segments
 from .text import Tokens
 from .vectors import sentence_vectors
 
@@ -423,7 +423,7 @@ class ClickGraph:
         received = np.bincount(target, minlength=rows)
         self.sources = source[order].astype(np.int32)
         self.weights = weight[order].astype(np.int32)
-        self.offsets = np.concatenate([[0], np.cumsum(received)])
+        self.offsets = offsets_of(received)
 
     @property
     def targets(self):

@@ -9,6 +9,7 @@ __all__ = ['EXACT', 'NOTHING', 'WHOLE', 'ROUNDED', 'QUOTED', 'PRINTED', 'COLUMN'
 # %% ../../nbs/data/ids.ipynb #imports
 import ast, functools, json, operator, re, warnings
 from collections.abc import Iterable, Mapping, Set
+from decimal import Decimal
 
 import numpy as np
 
@@ -81,10 +82,13 @@ def _id_of(value):  # of any type
         return _written_id(value.decode(errors="backslashreplace"))
     if isinstance(value, (bool, np.bool_)):
         raise ValueError("a truth value")
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, (float, np.floating, Decimal)):
         if value != value:
             raise ValueError("nothing, or a word for it")
-        return _written_id(str(float(value)))
+        text = _written_id(str(value if isinstance(value, Decimal) else float(value)))
+        if "." in text:
+            raise ValueError("a fraction")
+        return text
     try:
         return str(operator.index(value))
     except TypeError:
@@ -114,15 +118,12 @@ def id_text(
     if isinstance(value, str):
         return str(value)
     try:
-        text = _id_of(value)
-        if isinstance(value, (float, np.floating)) and "." in text:
-            raise ValueError("a fraction")
+        return _id_of(value)
     except ValueError as why:
         got = f"{why} ({str(value)[:40]})"
         expected = "an id, a text or a whole number"
         remedy = "pass the id as the log writes it"
         raise wrong(expected, got, where=where, remedy=remedy) from None
-    return text
 
 # %% ../../nbs/data/ids.ipynb #impression-ids
 def impression_ids(texts):  # of one log, in its order
@@ -333,7 +334,7 @@ def _cut(
 def _in_json(text):  # in brackets
     "What a text in JSON or with Python's objects holds, None where it is neither."
     try:
-        return json.loads(text, parse_float=str)
+        return json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError):
         pass
     items = _literal(text) if "{" in text[1:] else None
@@ -382,8 +383,32 @@ def _list_in_cell(cell):  # of any type
     ids = _ids_of(items if isinstance(items, list) else [items])
     return tuple(sorted(ids)) if isinstance(cell, Set) else ids
 
+# %% ../../nbs/data/ids.ipynb #separated
+_SIGNS = "/|;:>+&~"
+
+
+def _separated(
+    text,  # of one cell
+    is_known,  # function of a text: whether it is the id of an article
+):  # a tuple, None where the text is no such list
+    "The pieces of a text that are known ids between another sign than blanks or commas."
+    text = text.strip("[](){} ")
+    if "://" in text or is_known(text):
+        return None
+    for sign in filter(text.__contains__, _SIGNS):
+        pieces = [piece.strip() for piece in text.strip(f"{sign} ").split(sign)]
+        known = [*map(is_known, pieces)]
+        if all(known):
+            return tuple(pieces)
+        if any(known) and len(known) > 1:
+            raise ValueError(f"ids between {sign}, some of them unknown")
+    return None
+
 # %% ../../nbs/data/ids.ipynb #id-lists
-def id_lists(column):  # a pandas Series
+def id_lists(
+    column,  # a pandas Series
+    is_known=None,  # function of a text: whether it is the id of an article
+):
     """Distinct lists of ids, the empty one first; the number of each cell's list; and
     {place: why a cell cannot be read}, the number 0 in these places.
 
@@ -391,11 +416,16 @@ def id_lists(column):  # a pandas Series
     ----------
     column
         a pandas Series
+    is_known : default None
+        function of a text: whether it is the id of an article
     """
     distinct = Numbering({(): 0})
 
     def number_of(cell):
-        return distinct[_list_in_cell(cell)]
+        pieces = None
+        if is_known is not None and isinstance(cell, str):
+            pieces = _separated(cell, is_known)
+        return distinct[_list_in_cell(cell) if pieces is None else pieces]
 
     numbers, faults = _each_once(column, number_of, 0)
     return list(distinct), np.array(numbers, np.int64), faults

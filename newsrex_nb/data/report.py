@@ -12,7 +12,8 @@ import dataclasses, functools
 import numpy as np
 
 from ..core import generator, one_of, patch_to, wrong
-from .schema import Dataset, UNKNOWN, merge, owner, segments, take
+from .schema import Dataset, UNKNOWN, merge, owner
+from .schema import segments, take
 
 # %% ../../nbs/data/report.ipynb #unknown-rows
 def unknown_rows(news):  # a `News`
@@ -502,7 +503,8 @@ class Report(dict):
         articles = ", ".join(f"{_shown(n)} {kind}" for kind, n in counts.items())
         candidates = self["candidates"]
         drawn = f"; candidates: {candidates}" if candidates else ""
-        return f"{self['name']}: {articles}{drawn}"
+        times = f"; times {self['times']}" if self.get("times") else ""
+        return f"{self['name']}: {articles}{drawn}{times}"
 
     @property
     def tail(self):
@@ -562,6 +564,7 @@ def report(
     return Report(
         name=data.name,
         candidates=data.notes.get("candidates"),
+        times=data.notes.get("times"),
         articles=articles,
         splits=splits,
         release=released and dict(name=released, counts=compared),

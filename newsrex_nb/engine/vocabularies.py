@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'NAMELESS', 'kinds_read', 'user_mark', 'Learned', 'remember', 'learned_by', 'check_vocabulary', 'reread',
-           'model_users']
+           'forget_users', 'model_users']
 
 # %% ../../nbs/engine/vocabularies.ipynb #imports
 import dataclasses, warnings, weakref
@@ -220,6 +220,22 @@ def check_vocabulary(
         "or in the shell by newsrex evaluate RUN data.path=…",
     )
 
+# %% ../../nbs/engine/vocabularies.ipynb #say-unlearned
+def _say_unlearned(model, learned, data):
+    "Says how many names of a data set a model has not learned."
+    own = data.features
+    cuts_alike = own.recipe["tokenizer"] == learned.recipe["tokenizer"]
+    for kind in kinds_read(model, ["words", "categories", "subcategories", "entities"]):
+        names = {*own.vocabulary.get(kind, [])}
+        unknown = len(names - {*learned.vocabulary.get(kind, [])})
+        if unknown and (cuts_alike or kind != "words"):
+            warnings.warn(
+                f"{type(model).__name__}, trained on {learned.data!r}, has not learned "
+                f"{unknown:,} of the {len(names):,} {kind} of {data.name!r}: "
+                "each counts as unknown.",
+                stacklevel=3,
+            )
+
 # %% ../../nbs/engine/vocabularies.ipynb #reread
 def reread(
     model,  # a `NewsRecommender` that was trained or loaded
@@ -243,9 +259,11 @@ def reread(
         remedy = "train it, or load it with newsrex_nb.hub.load"
         got = f"an untrained {type(model).__name__}"
         raise wrong("a model with a vocabulary", got, remedy=remedy)
-    # vectors belong to articles, and so to the data
-    recipe = learned.recipe | {"article_vectors": own.recipe["article_vectors"]}
-    vectors = dict(article_vectors=own.article_vectors)
+    _say_unlearned(model, learned, data)
+    recipe, vectors = dict(learned.recipe), dict(article_vectors=own.article_vectors)
+    place = own.recipe["article_vectors"]
+    if place or own.article_vectors:  # they belong to articles, and so to the data
+        recipe["article_vectors"] = place
     features = Features(data.news, recipe, learned.vocabulary, **vectors)
     return dataclasses.replace(data, features=features)
 
@@ -276,6 +294,18 @@ def knows(
     self.users = data.users if same else None
     return same
 
+# %% ../../nbs/engine/vocabularies.ipynb #forget-users
+def forget_users(model):  # a `NewsRecommender` that was trained or loaded
+    """Has a model take every user for an unseen one.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender` that was trained or loaded
+    """
+    learned = learned_by(model)
+    learned.users, learned.mark = None, "none"
+
 # %% ../../nbs/engine/vocabularies.ipynb #rows-of-users
 def _table_rows(learned, users, count):  # (U,) ids by number
     "The row of each user in a model's table, 0 where it has none."
@@ -285,13 +315,16 @@ def _table_rows(learned, users, count):  # (U,) ids by number
     return np.array([row.get(user, 0) for user in users.tolist()], np.int32)
 
 # %% ../../nbs/engine/vocabularies.ipynb #say-unseen
-def _say_unseen(model, data, lost):  # lost: users of the training split without a row
+def _say_unseen(model, data, unseen):  # (U,) which users have no row
     "Says how many users a model does not know that it should."
+    several = data.trained_users or len(data.users) - 1
+    lost = np.count_nonzero(unseen[1 : several + 1])
     if not lost or not model.sizes.users or "user" not in model.state_key:
         return
+    which = "users of the training split" if data.trained_users else "users"
     warnings.warn(
-        f"{type(model).__name__} has no vectors for {lost:,} of {data.trained_users:,} "
-        f"users of the training split of {data.name!r}: each counts as the unseen user.",
+        f"{type(model).__name__} has no vectors for {lost:,} of {several:,} "
+        f"{which} of {data.name!r}: each counts as the unseen user.",
         stacklevel=4,
     )
 
@@ -317,10 +350,10 @@ def model_users(
     (n,) int32, 0 = the unseen user
     """
     count, learned = model.sizes.users, learned_by(model)
-    trained = data.trained_users
     if not count or learned is None or learned.knows(data, count):
-        _say_unseen(model, data, max(trained - count, 0))
+        trained = data.trained_users
+        _say_unseen(model, data, np.arange(trained + 1) > count)
         return known_users(users, count)
     rows = _table_rows(learned, data.users, count)
-    _say_unseen(model, data, np.count_nonzero(rows[1 : trained + 1] == 0))
+    _say_unseen(model, data, rows == 0)
     return rows[users]

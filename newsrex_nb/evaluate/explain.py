@@ -41,7 +41,7 @@ class Steps:
         def step(*arguments, **named):
             with seen_weights() as arrays:
                 result = value(*arguments, **named)
-            self.seen.append((name, [np.asarray(w, np.float32) for w in arrays]))
+            self.seen.append((name, arrays))
             return result
 
         return step
@@ -76,7 +76,22 @@ def _one_sample(model, data, history, candidates, user, hour):
         graph,
     )
 
+# %% ../../nbs/evaluate/explain.ipynb #weights-of
+def _weights(model, batch):
+    "The attention weights of every part of a plain batch."
+    watched = Steps(model)
+    forward(watched, batch)
+    encoded = iter([p for p in ("clicked", "candidates", "neighbours") if p in batch])
+    names = dict(encode_candidate="candidate", encode_user="user", score="score")
+    return {
+        next(encoded) if step == "encode_news" else names[step]: arrays
+        for step, arrays in watched.seen
+    }
+
 # %% ../../nbs/evaluate/explain.ipynb #attention
+_PARTS = "clicked", "candidates", "neighbours", "candidate", "user", "score"
+
+
 def attention(
     model,  # a `NewsRecommender`
     data,  # the `Dataset` that rows are of
@@ -108,15 +123,12 @@ def attention(
     """
     hour = newest_hour(data) if hour is None else hour
     batch = _one_sample(model, data, history, candidates, user, hour)
-    watched = Steps(model)
-    forward(watched, batch)
-    encoded = iter([p for p in ("clicked", "candidates", "neighbours") if p in batch])
-    names = dict(encode_candidate="candidate", encode_user="user", score="score")
-    weights = {}
-    for step, arrays in watched.seen:
-        part = next(encoded) if step == "encode_news" else names[step]
-        weights[part] = arrays
-    return weights
+    weights = program(model, "attention", _weights)(values_of(model), batch)
+    return {
+        part: [np.asarray(w, np.float32) for w in weights[part]]
+        for part in _PARTS
+        if part in weights
+    }
 
 # %% ../../nbs/evaluate/explain.ipynb #pooled
 def pooled(

@@ -7,12 +7,13 @@ __all__ = ['TIES', 'PROTOCOLS', 'Protocol', 'placed', 'gained', 'area_of_ranks',
            'under_protocols', 'protocol_table']
 
 # %% ../../nbs/evaluate/protocols.ipynb #imports
-import dataclasses
+import dataclasses, warnings
 
 import numpy as np
 
 from ..core import METRICS, one_of, wrong
 from ..data.schema import owner
+from .measure import unmeasurable
 from ..metrics.ranking import sort_key
 
 # %% ../../nbs/evaluate/protocols.ipynb #ties
@@ -169,7 +170,7 @@ def area_of_ranks(
     other = np.bincount(who, labels == 0, size)
     clicked = np.bincount(who, labels > 0, size)
     total = np.bincount(who, np.where(labels == 0, middle, 0), size)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         return (total - other * (other + 1) / 2) / (clicked * other)
 
 # %% ../../nbs/evaluate/protocols.ipynb #squashed
@@ -185,6 +186,11 @@ def squashed(scores):  # (candidates,)
     if len(scores) and (scores.min() < 0 or scores.max() > 1):
         scores = 1 / (1 + np.exp(-np.clip(scores, -30, 30)))
     return scores.astype(np.float16).astype(np.float32)
+
+# %% ../../nbs/evaluate/protocols.ipynb #mean-of
+def _mean_of(values):  # perhaps with NaN
+    "The mean of the numbers among values, NaN where there are none."
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
 # %% ../../nbs/evaluate/protocols.ipynb #mean-area
 def mean_area(
@@ -215,7 +221,7 @@ def mean_area(
     rank, first, last = placed(flat, labels, offsets, "earlier")
     middle = rank if protocol.auc == "earlier" else (first + last) / 2
     areas = area_of_ranks(middle, labels, offsets)
-    return float(np.nanmean(areas if protocol.auc == "pooled" else areas[use]))
+    return _mean_of(areas if protocol.auc == "pooled" else areas[use])
 
 # %% ../../nbs/evaluate/protocols.ipynb #click-gains
 def _click_gains(gain, ranks, log, ties):
@@ -284,10 +290,10 @@ def protocol_metrics(
     count = use & (((clicks > 0) & (clicks < log.lengths)) | protocol.one_class)
     ranks = placed(scores, labels, log.offsets, protocol.ties)
     table = dict(auc=mean_area(scores, log, protocol, use))
-    table["mrr"] = float(_reciprocal_ranks(ranks, log, protocol)[count].mean())
+    table["mrr"] = _mean_of(_reciprocal_ranks(ranks, log, protocol)[count])
     for k in (5, 10):
         gains = _discounted_gains(ranks, log, protocol, k)
-        table[f"ndcg@{k}"] = float(gains[count].mean())
+        table[f"ndcg@{k}"] = _mean_of(gains[count])
     return table | {"impressions": int(count.sum())}
 
 # %% ../../nbs/evaluate/protocols.ipynb #under-protocols
@@ -311,6 +317,8 @@ def under_protocols(
     -------
     {protocol: {model: {metric: value}}}
     """
+    if lost := unmeasurable(log):
+        warnings.warn(f"{lost}: give impressions that show what was not clicked, too.")
     return {
         name: {
             model: protocol_metrics(flat, log, protocol)

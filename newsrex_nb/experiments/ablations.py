@@ -18,6 +18,7 @@ from ..core import one_of, path_of, wrong
 from ..data.sources.toy_world import toy
 from .run_keys import run_key, set_values
 from .runner import Runner, about_run, about_training, tested
+from ..hub.folder import read_arrays
 from ..layers import variants
 from ..metrics.ranking import per_impression
 from .presets import SETS
@@ -148,13 +149,11 @@ def train_variant(
 # %% ../../nbs/experiments/ablations.ipynb #variant-values
 def _variant_values(lines, folder, metric):
     "({variant: {seed: metric of every impression}}, users), from the scores kept."
-    from safetensors.numpy import load_file
-
     values = {}
     for label, of_variant in lines.items():
         values[label] = {}
         for line in of_variant:
-            kept = load_file(Path(folder) / f"{line['run']}.safetensors")
+            kept = read_arrays(Path(folder) / f"{line['run']}.safetensors")
             arrays = kept["scores"], kept["labels"], kept["offsets"]
             of_run = per_impression(*arrays, metric)[metric]
             values[label][line["config"]["seed"]] = of_run

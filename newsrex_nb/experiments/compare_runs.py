@@ -28,6 +28,7 @@ from .comparison_tables import impression_metrics, overview
 from .comparison_tables import slice_table, write_csv
 from .runner import shown
 from .runs import reopen
+from ..hub.folder import read_arrays
 from ..metrics.results import heading, run_folders
 
 # %% ../../nbs/experiments/compare_runs.ipynb #settings
@@ -106,9 +107,7 @@ def read_run_scores(
     -------
     (candidates,) float32
     """
-    from safetensors.numpy import load_file
-
-    arrays = load_file(path)
+    arrays = read_arrays(path)
     if "scores" not in arrays:
         names = ", ".join(arrays) or "none"
         raise wrong("an array named scores", names, where=str(path))

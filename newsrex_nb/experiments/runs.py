@@ -6,13 +6,15 @@
 __all__ = ['run_folder', 'free_folder', 'find_runs', 'Log', 'ShowsTheTest', 'learn', 'Outcome', 'run', 'reopen']
 
 # %% ../../nbs/experiments/runs.ipynb #imports
-import copy, dataclasses, datetime, re, typing
+import copy, dataclasses, datetime, re, typing, warnings
 from pathlib import Path
 
 import keras
 
 from .. import hub
 from ..core import path_of, short_repr, wrong
+from ..engine.vocabularies import forget_users, learned_by, reread
+from ..evaluate.measure import unmeasurable
 from .building import load_data
 from .configuration import configure
 from .loggers import Printed
@@ -237,9 +239,12 @@ def run(
     folder = free_folder(folder, key) if folder else run_folder("runs", config["name"])
     run_file = {**about_run(config, model, dataset), "run": key, "finished": None}
     hub.write_json(folder / "experiment.json", run_file)
+    labelled = dataset.test is not None and dataset.test.labels is not None
+    if labelled and (lost := unmeasurable(dataset.test, name="test split")):
+        warnings.warn(f"{lost}: give a test split that shows what was not clicked.")
     history, about, waiting = learn(config, model, dataset, folder)
     results = None
-    if dataset.test is not None and dataset.test.labels is not None:
+    if labelled:
         path = folder / "scores.safetensors"
         results, run_file["scores"] = tested(model, dataset, path)
     for log in waiting:
@@ -255,7 +260,9 @@ def _about_saved(folder):
     names = ("experiment.json", "training_run_summary.json")
     paths = [hub.fetch(folder) / name for name in names]
     about = next((hub.read_json(path) for path in paths if path.exists()), {})
-    if not {"config", "data"} <= set(about):
+    told = about if isinstance(about, dict) else {}
+    config, data = (told.get(key) or {} for key in ("config", "data"))
+    if not {"data", "parts"} <= set(config) or "key" not in data:
         raise wrong(
             names[0],
             "a model without it",
@@ -290,7 +297,7 @@ def reopen(
     folder,  # of a run, or the handle of a shared one
     *overrides,  # of its data: "data=mind", "data.path=…"
 ):  # (model, `Dataset`, whether the model was trained on its users)
-    """The model of a run, and data to use it on.
+    """The model of a run, and data to use it on; what it does not know of them is said.
 
     Parameters
     ----------
@@ -303,13 +310,12 @@ def reopen(
     -------
     (model, `Dataset`, whether the model was trained on its users)
     """
-    model, features = hub.load(folder)
-    about = _about_saved(folder)
+    model, _ = hub.load(folder)
+    about, learned = _about_saved(folder), learned_by(model)
     dataset = load_data(_data_settings(about["config"], overrides))
-    known = dataset.key == about["data"]["key"]
-    if not known:
-        if place := dataset.features.recipe.get("article_vectors"):
-            features.recipe |= {"article_vectors": place}
-        encoded = features.encode(dataset.news)
-        dataset = dataclasses.replace(dataset, features=encoded)
-    return model, dataset, known
+    if dataset.key == about["data"]["key"]:
+        return model, dataset, True
+    if learned.mark is None or dataset.oracle is not None:
+        forget_users(model)  # an older folder has no fingerprint; toy ids are counted
+    known = learned.knows(dataset, model.sizes.users)
+    return model, reread(model, dataset), known

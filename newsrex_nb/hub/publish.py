@@ -15,8 +15,15 @@ import numpy as np
 
 from .card import THIS
 from .folder import FORMAT, fetch, load, open_folder, read_handle
-from .folder import read_json, save, upload, write_json, write_text
-from ..core import fingerprint, json_text, numbers_of, path_of, wrong
+from .folder import save, upload, write_json, write_text
+from newsrex_nb.core import (
+    fingerprint,
+    json_text,
+    numbers_of,
+    path_of,
+    read_json,
+    wrong,
+)
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..engine.vocabularies import learned_by
 from ..models.weights import weight_names
@@ -267,9 +274,12 @@ def validation_of(
     if by == "mean":
         names = ["val_auc", "val_mrr", "val_ndcg@5", "val_ndcg@10"]
     if not summary.get("best_epoch") or set(names) - set(history):
+        values = ", ".join(history) or "nothing"
+        if not set(names) - set(history):
+            values = "a validation split on which they could not be measured"
         raise wrong(
             f"{' and '.join(names)} of every run, by which the best is chosen",
-            ", ".join(history) or "nothing",
+            values,
             where=where,
             remedy="train with a validation split; "
             "the test split is not there for choosing",

@@ -12,7 +12,8 @@ from pathlib import PureWindowsPath
 
 import numpy as np
 
-from ..core import METRICS, fingerprint, json_text, numbers_of, path_of, wrong
+from ..core import METRICS, fingerprint, json_text, numbers_of, path_of
+from ..core import read_json, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):  # its name, such as "ndcg@5"
@@ -198,11 +199,6 @@ def run_folders(
         raise wrong("a run, or a folder of runs", "none", where=str(path))
     return folders
 
-# %% ../../nbs/metrics/results.ipynb #read-json
-def _read(file):  # `Path`
-    "A file of JSON."
-    return json.loads(file.read_text(encoding="utf-8"))
-
 # %% ../../nbs/metrics/results.ipynb #read-runs
 def read_runs(
     path,  # a file of JSON lines, the folder of a run, or a folder of such folders
@@ -220,9 +216,10 @@ def read_runs(
     runs = []
     for folder in run_folders(path):
         if (folder / "test_results.json").exists():
-            about = _read(folder / "experiment.json") | _read(folder / "history.json")
-            results = _read(folder / "test_results.json")
-            runs.append(_with_numbers(about | {"results": results}))
+            about = read_json(folder / "experiment.json", "config")
+            history = read_json(folder / "history.json", "best_epoch")
+            results = read_json(folder / "test_results.json", "model", "baselines")
+            runs.append(_with_numbers({**about, **history, "results": results}))
     return runs
 
 # %% ../../nbs/metrics/results.ipynb #label

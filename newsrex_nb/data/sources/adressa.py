@@ -7,17 +7,19 @@ __all__ = ['DAY', 'TAR', 'NAMED', 'day_of', 'event_files', 'day_lines', 'entitie
            'frames', 'adressa']
 
 # %% ../../../nbs/data/sources/adressa.ipynb #imports
-import dataclasses, gzip, json, re, tarfile, warnings
+import gzip, json, re, tarfile
 from array import array
 from pathlib import Path
 
 from ... import __version__
-from ...core import fingerprint, one_of, patch_to, path_of, wrong
+from ...core import fingerprint, patch_to, path_of, wrong
+from ..bpe import check_pieces
 from ..cache import cache_folder, cached, content_hash, reading_hashes
 from ..features import read_recipe
-from ..notices import counted, rows_left_out
 from ..schema import Dataset
-from .custom_log import custom
+from .assembly import tell
+from .custom_log import build_custom, check_options
+from .custom_log import log_tables, usual_cuts
 from ..text import Numbering
 from ...files.archives import files_below
 from ...files.mirrors import find_vectors
@@ -53,7 +55,7 @@ def event_files(
     -------
     list of `Path`, in the order of their names
     """
-    if path is None:
+    if path is None or not str(path).strip():
         raise wrong("path=, the folder with Adressa's files", "nothing")
     root = path_of(path)
     if not root.exists():
@@ -301,12 +303,8 @@ def frames(
 # %% ../../../nbs/data/sources/adressa.ipynb #event-notes
 def _event_notes(
     events,  # `Events`
-    remarks,  # sentences that are known already
 ):
     "The notes about files of events."
-    views = counted(events.front, "view")
-    if events.front:
-        remarks = [*remarks, f"{views} of pages that are no article."]
     untitled = sum("title" not in fields for fields in events.articles.values())
     return {
         "views of articles": len(events.time),
@@ -314,7 +312,6 @@ def _event_notes(
         "articles without a title": untitled,
         "articles with several titles, of which the first counts": len(events.retitled),
         "malformed lines": events.skipped,
-        "remarks": remarks,
     }
 
 # %% ../../../nbs/data/sources/adressa.ipynb #adressa
@@ -376,25 +373,26 @@ def adressa(
     -------
     a `Dataset`
     """
-    one_of("malformed", malformed, ("raise", "skip"))
-    recipe = read_recipe(recipe)
     files = event_files(path)
+    check_options(files, candidates, max_history, empty_history, malformed, cache)
+    recipe = read_recipe(recipe)
+    check_pieces(recipe["tokenizer"], vectors)
     vectors = find_vectors(vectors, cache)
-    options = dict(valid=valid, test=test, empty_history=empty_history, name=name)
-    options |= dict(alive=alive, candidates=candidates, max_history=max_history)
-    options |= dict(malformed=malformed, seed=seed, **recipe)
+    drawing = (alive, candidates, max_history, seed)
+    options = (drawing, empty_history, malformed, name, recipe)
     made_of = [content_hash(file) for file in files]
     made_of += reading_hashes(vectors, recipe)
-    key = fingerprint(__version__, "adressa", made_of, options)
+    key = fingerprint(__version__, "adressa", made_of, valid, test, *options)
 
     def build():
         events = Events(malformed)
         events.read(files)
-        data = custom(*frames(events), vectors=vectors, cache=False, **options)
-        notes = _event_notes(events, data.notes.get("remarks", []))
-        return dataclasses.replace(data, notes=data.notes | notes)
+        articles, clicks = frames(events)
+        log = log_tables(clicks, None, valid, test, usual_cuts(adressa))
+        data = build_custom(articles, *log, vectors, {}, {}, *options)
+        data.notes |= _event_notes(events)
+        return data
 
     data = cached(cache_folder(cache), "adressa", key, build)
-    for sentence in rows_left_out(data.notes):
-        warnings.warn(sentence, stacklevel=2)
+    tell(data.notes)
     return data

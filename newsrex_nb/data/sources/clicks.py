@@ -10,7 +10,7 @@ __all__ = ['first_times', 'growing_histories', 'intervals', 'Alive', 'chances', 
 import numpy as np
 
 from ...core import generator, patch_to, wrong
-from ..schema import Histories, owner, segments, take
+from ..schema import Histories, offsets_of, owner, segments, take
 from ..times import second_of
 
 # %% ../../../nbs/data/sources/clicks.ipynb #first-times
@@ -536,7 +536,7 @@ def sample_candidates(
         flat.append(both[both > 0])
         labels.append((order >= tries)[both > 0])
         counts.append((both > 0).sum(1))
-    ends = np.cumsum(np.concatenate([[0], *counts]))
+    ends = offsets_of(np.concatenate(counts))
     return np.concatenate(flat), np.concatenate(labels).astype(np.int8), ends
 
 # %% ../../../nbs/data/sources/clicks.ipynb #cut-time

@@ -6,11 +6,14 @@
 __all__ = ['need_ids', 'raw_articles', 'text_remarks', 'unknown_remarks']
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #imports
+from collections.abc import Iterable
+
 import numpy as np
 
 from ...core import wrong
 from ..notices import counted
 from .custom_columns import ARTICLE_TEXTS
+from .assembly import came_again
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #published
 def _published(table):  # a `Table` of articles
@@ -48,6 +51,23 @@ def need_ids(
     missing = np.array([not id for id in ids]) & wanted
     table.reject(missing, "the id of an article", lambda row: "nothing")
 
+# %% ../../../nbs/data/sources/custom_articles.ipynb #texts-of
+def _texts_of(
+    table,  # a `Table` of articles
+    field,  # one of `ARTICLE_TEXTS`
+):  # (n,) texts
+    "A column of texts; rows with something else are rejected."
+    if field not in table:
+        return [""] * len(table)
+    cells = table.frame[field].tolist()
+    bad = np.array([isinstance(c, Iterable) and not isinstance(c, str) for c in cells])
+
+    def got(row):
+        return f"{str(cells[row])[:40]!r}, a {type(cells[row]).__name__}"
+
+    table.reject(bad, f"a text in column {field}", got)
+    return table.texts(field)
+
 # %% ../../../nbs/data/sources/custom_articles.ipynb #read-articles
 def raw_articles(table):  # a `NamedTable`
     """A dict of raw fields per article; of an id that occurs twice the first row counts.
@@ -59,7 +79,7 @@ def raw_articles(table):  # a `NamedTable`
     """
     table.need("id")
     ids = table.ids("id")
-    texts = {field: table.texts(field) for field in ARTICLE_TEXTS}
+    texts = {field: _texts_of(table, field) for field in ARTICLE_TEXTS}
     need_ids(table, ids)
     published = _published(table)
     named = _named_entities(table)
@@ -83,15 +103,8 @@ def _differing(table):  # a `NamedTable` of articles
     for row in rows:
         texts = [field[row] for field in fields]
         if first.setdefault(ids[row], texts) != texts:
-            differing[ids[row]] = row
-    if not differing:
-        return []
-    example = next(iter(differing))
-    return [
-        f"{counted(len(differing), 'id')} of {table.name} came again with another title "
-        f"or abstract, such as {example!r} in row {differing[example] + 1}: the first "
-        "row of each was read."
-    ]
+            differing[ids[row]] = row + 1
+    return came_again(differing, table.name, "row")
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #text-remarks
 def text_remarks(

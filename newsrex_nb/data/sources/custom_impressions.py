@@ -11,9 +11,10 @@ import re
 import numpy as np
 
 from ...core import wrong
-from ..schema import owner, segments
+from ..schema import offsets_of, owner, segments
 from .custom_columns import OF_SHAPES
 from .shown_lists import Shown, flat_lists, labelled_clicks
+from .shown_lists import labels_of
 from ..text import Numbering
 
 # %% ../../../nbs/data/sources/custom_impressions.ipynb #clicks-among
@@ -36,20 +37,17 @@ def clicks_among(
     numbers
         `Numbering` of ids
     """
-    clicked, ends = flat_lists(table, "clicks", numbers)
-    size = len(numbers)
-    row = owner(ends)
-    pair = owner(offsets) * size + shown
-    clicked_pair = row * size + clicked
-    lost = np.flatnonzero(~np.isin(clicked_pair, pair))
-    bad = np.bincount(row[lost], minlength=len(table)) > 0
+    clicked, ends = flat_lists(table, "clicks", numbers, {*numbers}.__contains__)
+    labels, bad = labels_of(shown, offsets, clicked, ends)
     ids = list(numbers)
 
-    def first_lost(at_row):
-        return repr(ids[clicked[lost[np.searchsorted(row[lost], at_row)]]])
+    def first_lost(row):
+        clicks = clicked[ends[row] : ends[row + 1]]
+        lost = ~np.isin(clicks, shown[offsets[row] : offsets[row + 1]])
+        return repr(ids[clicks[lost][0]])
 
     table.reject(bad, "clicks to be among the candidates", first_lost)
-    return np.isin(pair, clicked_pair).astype(np.int8)
+    return labels
 
 # %% ../../../nbs/data/sources/custom_impressions.ipynb #flags
 FLAGS = {word: 1 for word in ("1", "1.0", "true", "yes", "t", "y")}
@@ -94,7 +92,7 @@ def labels_beside(
     number = np.fromiter((distinct[labels] for labels in cells), np.int64, len(table))
     distinct = [*distinct]
     flags = as_flags([label for labels in distinct for label in labels])
-    ends = np.cumsum([0, *map(len, distinct)])
+    ends = offsets_of([*map(len, distinct)])
     known = np.array([(flags[a:b] >= 0).all() for a, b in zip(ends, ends[1:])])
     count = np.diff(offsets)
     table.reject(
@@ -221,7 +219,11 @@ def _candidates_of(
     "The candidates of each row, and what was clicked of them."
     in_columns = "clicks" in table or "labels" in table
     tokens = Numbering()
-    shown, offsets = flat_lists(table, "candidates", tokens)
+
+    def is_known(token):
+        return token in rows or token[-2:] in ("-0", "-1") and token[:-2] in rows
+
+    shown, offsets = flat_lists(table, "candidates", tokens, is_known)
     table.reject(np.diff(offsets) == 0, "candidates", lambda row: "none")
     if not in_columns and have_labels([*tokens], rows, table.name):
         shown, labels = split_labels(table, shown, offsets, tokens, numbers)
@@ -277,7 +279,7 @@ def read_impressions(
     arrays = (time[used], shown[flat], offsets)
     history = None
     if "history" in table:
-        distinct, number = table.lists("history")
+        distinct, number = table.lists("history", is_known=rows.__contains__)
         history = (distinct, number[used])
     return Shown(
         table.name,

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from ...core import patch_to, path_of, short_repr, wrong
+from ...core import needs, patch_to, path_of, short_repr, wrong
 from ...files.archives import files_below
 
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #part
@@ -101,7 +101,7 @@ def find_ebnerd(
     -------
     (list of `Part` with articles, {split: {file name: `Part`}})
     """
-    if path is None:
+    if path is None or not str(path).strip():
         raise wrong("path=, the folder with EB-NeRD's files", "nothing")
     root = path_of(path)
     if not root.is_dir():
@@ -122,16 +122,9 @@ def find_ebnerd(
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #arrow
 def _arrow(part):  # the file that is to be read
     "The package that reads Parquet, or the sentence that names it."
-    try:
+    with needs("pyarrow", "which reads Parquet", str(part)):
         import pyarrow.compute
         import pyarrow.parquet
-    except ImportError:
-        raise wrong(
-            "the package pyarrow, which reads Parquet,",
-            "none",
-            where=str(part),
-            remedy="run pip install pyarrow",
-        ) from None
     return pyarrow
 
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #open-parquet

@@ -9,6 +9,7 @@ __all__ = ['list_numbers', 'lists_of_rows', 'need_several', 'read_long_form']
 import numpy as np
 
 from ...core import wrong
+from ..schema import offsets_of
 from .custom_articles import need_ids
 from .custom_impressions import as_flags
 from .shown_lists import Shown, labelled_clicks
@@ -163,7 +164,7 @@ def lists_of_rows(
         user=[names[row] for row in first.tolist()],
         time=begin,
         shown=article[kept],
-        offsets=np.cumsum([0, *counts]),
+        offsets=offsets_of(counts),
         labels=labels,
         history=history,
         notes={"repeated candidates left out": len(rows) - len(kept)},

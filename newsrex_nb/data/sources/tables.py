@@ -13,7 +13,7 @@ import numpy as np
 from ...core import patch_to, wrong
 from ..ids import as_texts, id_lists, read_ids
 from .frames import read_frame
-from ..times import A_TIME, seconds_of
+from ..times import A_TIME, LOCAL, UTC, seconds_of
 
 # %% ../../../nbs/data/sources/tables.ipynb #table
 class Table:
@@ -174,6 +174,7 @@ def lists(
     self,
     column,  # name of the column
     expected='a list of ids, such as ["N1", "N2"] or N1 N2',  # for the message
+    is_known=None,  # function of a text: whether it is the id of an article
 ):  # (distinct lists, the empty one first; (n,) the number of each row's)
     """A column of lists of ids.
 
@@ -183,13 +184,15 @@ def lists(
         name of the column
     expected : default 'a list of ids, such as ["N1", "N2"] or N1 N2'
         for the message
+    is_known : default None
+        function of a text: whether it is the id of an article
 
     Returns
     -------
     (distinct lists, the empty one first; (n,) the number of each row's)
     """
     cells = self.frame[column]
-    distinct, number, faults = id_lists(cells)
+    distinct, number, faults = id_lists(cells, is_known)
     self.reject_faults(column, faults, expected)
     if cells.dtype == object and any(isinstance(c, (set, frozenset)) for c in cells):
         sentence = (
@@ -250,7 +253,7 @@ def clock_of(
     }
     local = columns.pop("local", None)
     if local is None:
-        return "in UTC", []
+        return UTC, []
     if "zoned" in columns:
         raise wrong(
             "times with a zone in every column, or in none",
@@ -259,7 +262,7 @@ def clock_of(
             remedy="give each time its zone, such as +01:00, or Z where it is UTC",
         )
     if not columns:
-        return "in the zone of the log, as written", []
+        return LOCAL, []
     form, place = next(iter(columns.items()))
     remark = f"The {form} since 1970 in {place} are in UTC, so times without a zone in"
-    return "in UTC", [f"{remark} {local} are taken as UTC too."]
+    return UTC, [f"{remark} {local} are taken as UTC too."]

@@ -8,7 +8,7 @@ __all__ = ['PACKINGS', 'unpacked', 'decoded', 'tidy_names', 'read_text', 'read_j
 # %% ../../../nbs/data/sources/text_files.ipynb #imports
 import codecs, csv, dataclasses, io, itertools, json, re
 
-from ...core import short_repr, wrong
+from ...core import needs, short_repr, wrong
 from ...files.archives import PACKED, begin_text, members, open_bytes
 from ...files.archives import readable, refuse_stand_in
 
@@ -27,15 +27,8 @@ def _from_zstd(
     path,  # of that file
 ):  # bytes
     "What a file holds that zstd has packed."
-    try:
+    with needs("zstandard", "which unpacks .zst", path, "unpack the file"):
         import zstandard
-    except ImportError:
-        raise wrong(
-            "the package zstandard, which unpacks .zst",
-            "none",
-            where=path,
-            remedy="run pip install zstandard, or unpack the file",
-        ) from None
     try:
         return zstandard.ZstdDecompressor().stream_reader(content).read()
     except Exception as e:  # of the package's own kind
@@ -129,7 +122,8 @@ def tidy_names(
     """
     names = [n.strip(" \t\r\n\ufeff") if isinstance(n, str) else n for n in names]
     names = [f"Unnamed: {i}" if name == "" else name for i, name in enumerate(names)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    texts = [*map(str, names)]  # 1 and "1" are one name
+    twice = next((name for name in texts if texts.count(name) > 1), None)
     if twice is not None:
         remedy = "give each column a name of its own"
         raise wrong("columns of different names", f"{twice!r} twice", where, remedy)
@@ -146,6 +140,7 @@ def _separator_of(
 ):  # a character
     "What stands between the fields of a file."
     names = re.sub('"[^"]*"', "", header)
+    odd = re.search(r"\w(::|[~^¦\x01\x1f])\w", names)
     present = [separator for separator in _SEPARATORS if separator in names]
     legal, remedy = (
         "commas, semicolons, tabs or bars",
@@ -155,6 +150,12 @@ def _separator_of(
         if "\t" in present or not present:
             return "\t"
         legal, remedy = "tabs", "give the file the ending .csv"
+    elif odd and not present:
+        remedy = "write commas, and the names of columns in the first line"
+        if odd[1] in "~^":
+            remedy += f", or begin the file with a line sep={odd[1]}"
+        where = f"the first line of {path}"
+        raise wrong(f"{legal} between fields", repr(odd[1]), where, remedy)
     elif len(present) < 2:
         return present[0] if present else ","
     got = " and ".join(_SEPARATORS[separator] for separator in present)
@@ -326,6 +327,9 @@ def _text_rows(
     return reading.rows
 
 # %% ../../../nbs/data/sources/text_files.ipynb #read-text
+_TYPED = re.compile(r"[^:]+:(token|float)(_seq)?")  # a name and a type of RecBole's
+
+
 def read_text(
     path,  # of the file, a `Path`
     kind,  # "csv", "tsv" or "txt"
@@ -347,6 +351,8 @@ def read_text(
 
     text = decoded(unpacked(path), path)
     names, *rows = _text_rows(text, kind, path)
+    if all(_TYPED.fullmatch(name) for name in names):
+        names = [name.rpartition(":")[0] for name in names]
     columns = zip(*rows) if rows else ((),) * len(names)
     series = [pd.Series(list(cells), dtype=str) for cells in columns]
     frame = pd.concat(series, axis=1)

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from ...core import patch_to, short_repr
-from ..schema import News, owner
+from ..schema import News, offsets_of, owner
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #categories
 CATEGORIES = (
@@ -192,7 +192,7 @@ def sentences(
     shift
         (texts,) where the grammar of each starts
     """
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = offsets_of(lengths)
     text = owner(offsets)
     kinds = list(COMMON)
     place = np.arange(len(text)) - offsets[text] + shift[text]

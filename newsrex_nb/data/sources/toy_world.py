@@ -14,7 +14,8 @@ import numpy as np
 from ...core import atomic, fingerprint, generator, json_text, one_of, patch_to
 from ...core import path_of, short_repr, wrong
 from ..features import Features
-from ..schema import Behaviors, Dataset, Histories, owner, take
+from ..schema import Behaviors, Dataset, Histories, offsets_of
+from ..schema import owner, take
 from .toy_text import CATEGORIES, Lexicon, text_lengths, toy_news
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #scales
@@ -447,7 +448,7 @@ def _past(rng, oracle, sizes, start, time, user):
     is_empty = rng.random(users + 1) < sizes["empty"]
     base = np.where(is_empty, 0, text_lengths(rng, users + 1, *sizes["history"]))
     length = np.where(base > 0, base + (steps - 1) * sizes["daily"], 0)
-    offsets = np.concatenate([[0], np.cumsum(length)])
+    offsets = offsets_of(length)
     who = owner(offsets)
     place = np.arange(len(who)) - offsets[who]
     when = _past_times(rng, sizes, start, base, who, place)
