@@ -13,6 +13,7 @@ import numpy as np
 from ..core import patch_to, wrong
 from ..data.features import PLANNERS
 from ..data.schema import UNKNOWN
+from ..data.times import zone_remark
 from ..engine.device import BUDGET
 from ..engine.rankers import is_model
 from ..engine.vocabularies import check_vocabulary, model_users
@@ -94,6 +95,7 @@ class Service:
         newest = self.data.newest
         now = None if self.clock is None else int(self.clock())
         asked = seconds(at) if at is not None else now
+        self._tell_zone(at)
         told = (newest, "stale")
         if timely(self.model) and asked is not None and told not in self.said:
             sentence = stale(newest, asked)
@@ -134,6 +136,18 @@ def warn(
     if sentence not in self.said:
         warnings.warn(sentence, stacklevel=level)
     self.said.add(sentence)
+
+# %% ../../nbs/recommend/service.ipynb #service-zone
+@patch_to(Service)
+def _tell_zone(self, at):  # as for `Recommender.score`
+    "Says once what is taken for granted of a time whose zone is not the log's."
+    clock = self.data.notes.get("times")
+    written = ("zone", type(at), len(str(at)))
+    if at is None or clock is None or written in self.said:
+        return
+    self.said.add(written)
+    for sentence in zone_remark("at", at, clock):
+        self.warn(sentence, level=6)
 
 # %% ../../nbs/recommend/service.ipynb #service-reserve
 @patch_to(Service)
