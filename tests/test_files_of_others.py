@@ -130,7 +130,7 @@ def test_folders_behind_links(mind_folder, tmp_path):
     linked, plain = mind(path=tmp_path / "log", cache=False), mind(path=mind_folder, cache=False)
     assert len(linked.train) == len(plain.train) and (linked.test.candidates == plain.test.candidates).all()
     (tmp_path / "log" / "train").unlink()
-    with pytest.raises(InputError, match="named train beside validation, got validation alone"): mind(path=tmp_path / "log", cache=False)
+    with pytest.raises(InputError, match="train beside validation .*validation alone"): mind(path=tmp_path / "log", cache=False)
     (tmp_path / "log" / "train").symlink_to(tmp_path / "unmounted")
     with pytest.raises(InputError, match="a link to nothing"): mind(path=tmp_path / "log", cache=False)
     (tmp_path / "log" / "train").unlink()
