@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from IPython.core.interactiveshell import InteractiveShell
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
@@ -24,10 +25,17 @@ def rank(path):
     return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG)), name
 
 
+def forget_shells():
+    """A notebook's shell goes with its notebook. IPython keeps each until the process ends, with all that the notebook made, and then searches
+    the whole memory for garbage once for every shell: minutes for a hundred notebooks."""
+    InteractiveShell.atexit_operations = staticmethod(lambda: None)
+
+
 def start():
     "Imports what every notebook imports, and leaves it out of later searches for garbage."
     sys.path.insert(0, str(ROOT))
     import newsrex_nb.train  # noqa: F401
+    forget_shells()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
