@@ -391,7 +391,9 @@ def _separated(
     text,  # of one cell
     is_known,  # function of a text: whether it is the id of an article
 ):  # a tuple, None where the text is no such list
-    "The pieces of a text that are known ids between another sign than blanks or commas."
+    "One known id, or known ids between another sign than blanks or commas."
+    if is_known(text):
+        return (text,)
     text = text.strip("[](){} ")
     if "://" in text or is_known(text):
         return None

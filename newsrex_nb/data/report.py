@@ -86,6 +86,7 @@ def _list_codes(log):
 def repeated(
     log,  # `Behaviors`
     unknown=(),  # rows that match nothing, as `unknown_rows` gives them
+    ids=None,  # (B,) what has to agree, too; None = nothing
 ):
     """(B,) whether an impression has the user, the second and the list of candidates of
     an earlier one.
@@ -96,10 +97,13 @@ def repeated(
         `Behaviors`
     unknown : default ()
         rows that match nothing, as `unknown_rows` gives them
+    ids : default None
+        (B,) what has to agree, too; None = nothing
     """
-    code = _list_codes(log)
-    order = np.lexsort((code, log.time, log.user))
-    keys = code, log.time, log.user, log.lengths
+    keys = [_list_codes(log), log.time, log.user, log.lengths]
+    if ids is not None:
+        keys.append(np.unique(ids, return_inverse=True)[1])
+    order = np.lexsort(keys)
     same = np.all([np.diff(key[order]) == 0 for key in keys], axis=0)
     again = np.zeros(len(log), bool)
     again[order[1:]] = same

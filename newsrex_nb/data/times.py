@@ -149,7 +149,12 @@ def _written_times(texts):  # a Series of texts that are no numbers
     stamps = pd.to_datetime(texts[dated], format="ISO8601", utc=True, errors="coerce")
     seconds[dated], known = _stamp_seconds(stamps)
     spans = _span_faults(seconds[dated])
-    faults[dated] = np.where(known, spans, "no date of the calendar, or no clock")
+    lettered = (
+        texts[dated].str.fullmatch(r".*:.*\d\s*\[?[A-Za-z]{2}[\w/]*\]?").to_numpy(bool)
+    )
+    named = "letters after the clock, where Z or an offset such as +01:00 is read"
+    other = np.where(lettered, named, "no date of the calendar, or no clock")
+    faults[dated] = np.where(known, spans, other)
     forms = np.where(faults == "", np.where(zoned, "zoned", "local"), "")
     return seconds, forms.astype(object), faults
 

@@ -43,7 +43,7 @@ VERDICTS += " sentiment preference opinion relevance judgment judgement grade po
 
 def _says_events(texts):  # of cells
     "Whether a column holds words for clicks and for views, or signs for and against."
-    words = {text.strip().lower() for text in texts[:10_000]}
+    words = {text.strip().lower() for text in texts}
     signs = {word.removesuffix(".0") for word in words}
     against = {"1", "-1"} <= signs <= {"1", "0", "-1", ""}
     return against or bool(words & CLICK_WORDS and words & VIEW_WORDS)
@@ -51,17 +51,29 @@ def _says_events(texts):  # of cells
 
 def _is_verdict(column):  # its name
     "Whether a column is called as verdicts are."
-    last = re.split(r"[\W_]+", str(column))[-1]
-    return bool({bare_name(column), bare_name(last)} & {*VERDICTS.split()})
+    last = bare_name(re.split(r"[\W_]+", str(column))[-1])
+    words = {*VERDICTS.split()}
+    return bare_name(column) in words or last in words - {"rate"}  # not a scroll_rate
+
+# %% ../../../nbs/data/sources/custom_shapes.ipynb #values-in
+def _values_in(table, column):  # a `NamedTable`, its name
+    "The first 10,000 different cells of a column as texts."
+    cells = table.frame[column]
+    try:
+        cells = cells.drop_duplicates()
+    except TypeError:  # lists, in older versions of pandas
+        pass
+    return as_texts(cells.head(10_000))
 
 # %% ../../../nbs/data/sources/custom_shapes.ipynb #likeliest
 def _likeliest(counts):  # a dict {value: how often it occurs}
-    "The value that is most probably a click."
-    clicks = [value for value in counts if value.strip().lower() in CLICK_WORDS]
-    numbers = [v for v in counts if re.fullmatch(r"-?\d+(\.\d+)?", v.strip())]
-    if len(numbers) == len(counts):
+    "The value that is most probably a click, None where all are views."
+    values = [v for v in counts if v.strip().lower() not in VIEW_WORDS]
+    clicks = [value for value in values if value.strip().lower() in CLICK_WORDS]
+    numbers = [v for v in values if re.fullmatch(r"-?\d+(\.\d+)?", v.strip())]
+    if values and len(numbers) == len(counts):
         clicks = [max(numbers, key=float)]
-    return (clicks or [*counts])[0]
+    return next(iter(clicks or values), None)
 
 # %% ../../../nbs/data/sources/custom_shapes.ipynb #refuse-events
 def _refuse_events(table):  # a `NamedTable` of what seem to be clicks
@@ -72,20 +84,22 @@ def _refuse_events(table):  # a `NamedTable` of what seem to be clicks
         if column in ("user", "time", "article"):
             continue
         named = looks_like("event", [column])
-        begin = as_texts(table.frame[column].head(10_000))
-        if not (named or _is_verdict(column) or _says_events(begin)):
+        if not (
+            named or _is_verdict(column) or _says_events(_values_in(table, column))
+        ):
             continue
         counts = value_counts(as_texts(table.frame[column]))
-        if len(counts) == 1 and not {*counts} & VIEW_WORDS:
+        if len(counts) == 1 and not {v.strip().lower() for v in counts} & VIEW_WORDS:
             continue
         naming = "" if named else f"columns={ {'event': column} } and "
+        click = _likeliest(counts)
+        asking = f"{naming}event={click!r}, event={{'click': …, 'view': …}} or another "
+        asking = f"{asking}value, or " if click else ""
         raise wrong(
             f"event=, which says what of the column {column} is a click",
             shown_counts(counts),
             where=table.name,
-            remedy=f"pass {naming}event={_likeliest(counts)!r}, event={{'click': …, "
-            f"'view': …}} or another value, or columns={ {'event': None} } if every "
-            "row is a click",
+            remedy=f"pass {asking}columns={ {'event': None} } if every row is a click",
         )
 
 # %% ../../../nbs/data/sources/custom_shapes.ipynb #flag-columns

@@ -156,12 +156,14 @@ def _alone(
     if split == "train" or split_of(f"{given}/") == split:
         return {"train": files}
     if split == "dev":
+        way = next(iter(files.values())).name
+        name = _SPLIT.search(way.lower())[1]
         raise wrong(
-            "a folder or archive named train beside dev",
-            "dev alone",
+            f"a folder or archive named train beside {name}",
+            f"{name} alone",
             where=str(path),
-            remedy="put it there, call dev test to have it measured only, or give dev "
-            "itself as path= to train on its first days and test on its last",
+            remedy=f"put it there, call {name} test to have it measured only, or give "
+            f"{name} itself as path= to train on its first days and test on its last",
         )
     return {split: files}
 
