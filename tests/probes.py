@@ -190,7 +190,7 @@ world = contract_world  # a name that reads well in tests
 def tiny(cls, data, words=0, **changes): # words: a larger vocabulary than that of `data`
     "A model of a few hundred weights: the constructor's arguments that have a small value here."
     given = {**SMALL, **OWN.get(cls.__name__, {}), **changes}
-    known, sizes = inspect.signature(cls).parameters, dataclasses.replace(data.sizes, words=max(words, data.sizes.words))
+    known, sizes = inspect.signature(cls.__init__).parameters, dataclasses.replace(data.sizes, words=max(words, data.sizes.words))
     return cls(sizes, **{k: v for k, v in given.items() if k in known})
 
 

@@ -6,10 +6,10 @@
 __all__ = ['load_data', 'vector_encoder', 'build_model']
 
 # %% ../../nbs/experiments/building.ipynb #imports
-import copy, inspect
+import copy
 
 from ..core import Sizes
-from .configuration import choose
+from .configuration import arguments, choose
 from ..layers.vectors import ArticleVectors
 
 # %% ../../nbs/experiments/building.ipynb #load-data
@@ -113,5 +113,5 @@ def build_model(
     make = instantiate(config["model"])
     if encoder == "vectors":
         offered |= vector_encoder(make, config["model"], dataset, say)
-    takes = inspect.signature(make.func).parameters
+    takes = arguments(make.func)
     return make(dataset.sizes, **{k: v for k, v in offered.items() if k in takes})

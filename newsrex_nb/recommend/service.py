@@ -102,9 +102,8 @@ class Service:
             if sentence:
                 self.said.add(told)
                 self.warn(sentence)
-        if at is not None:
-            return asked
-        return newest if newest is not None else now or 0
+        known = newest if newest is not None else now or 0
+        return known if at is None else asked
 
     @property
     def rows(self):
