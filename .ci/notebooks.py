@@ -15,9 +15,8 @@ from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = """index train/loop models/digat models/pprec models/tccm experiments/probe models/caum models/glory experiments/timing tutorials/06_
-    models/crown layers/attention layers/candidate_clicks tutorials/02_ recommend/recommender viz/attention experiments/bench models/
-    tutorials/ experiments/ train/ layers/""".split()  # beginnings of paths, the longest first
+LONG = """tutorials/06_ index tutorials/02_ models/crown tutorials/07_ train/loop models/tccm tutorials/09_ viz/attention experiments/timing
+    models/ layers/attention layers/candidate_clicks recommend/recommender experiments/ tutorials/ train/ layers/""".split()  # beginnings of paths, the longest first
 RUN_LONG = {"index.ipynb"}  # run longer than they compile: without any optimisation they take twice as long
 
 
@@ -27,9 +26,9 @@ def rank(path):
     return next((n for n, start in enumerate(LONG) if name.startswith(start)), len(LONG)), name
 
 
-def forget_shells():
-    """A notebook's shell goes with its notebook. IPython keeps each until the process ends, with all that the notebook made, and then searches
-    the whole memory for garbage once for every shell: minutes for a hundred notebooks."""
+def end_at_once():
+    """When a process ends, IPython searches the whole memory for garbage once for every shell that it had: minutes after a hundred notebooks, each
+    with a shell of its own."""
     InteractiveShell.atexit_operations = staticmethod(lambda: None)
 
 
@@ -37,7 +36,7 @@ def start():
     "Imports what every notebook imports, and leaves it out of later searches for garbage."
     sys.path.insert(0, str(ROOT))
     import newsrex_nb.train  # noqa: F401
-    forget_shells()
+    end_at_once()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 

@@ -124,8 +124,8 @@ def build(folder):
     "All pages, processed into a folder."
     from nbdev.processors import FilterDefaults
     from nbdev.serve_drv import main
-    from notebooks import forget_shells
-    forget_shells()
+    from notebooks import end_at_once
+    end_at_once()
     root = Path(__file__).resolve().parents[1] / "nbs"
     for page in sorted(root.rglob("*.ipynb")):
         if any(part.startswith(".") for part in page.relative_to(root).parts): continue

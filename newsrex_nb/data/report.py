@@ -12,8 +12,7 @@ import dataclasses, functools
 import numpy as np
 
 from ..core import generator, one_of, patch_to, wrong
-from .schema import Dataset, UNKNOWN, merge, owner
-from .schema import segments, take
+from .schema import Dataset, UNKNOWN, merge, owner, segments, take
 
 # %% ../../nbs/data/report.ipynb #unknown-rows
 def unknown_rows(news):  # a `News`

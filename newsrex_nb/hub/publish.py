@@ -16,14 +16,8 @@ import numpy as np
 from .card import THIS
 from .folder import FORMAT, fetch, load, open_folder, read_handle
 from .folder import save, upload, write_json, write_text
-from newsrex_nb.core import (
-    fingerprint,
-    json_text,
-    numbers_of,
-    path_of,
-    read_json,
-    wrong,
-)
+from ..core import fingerprint, json_text, numbers_of, path_of, read_json
+from ..core import wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..engine.vocabularies import learned_by
 from ..models.weights import weight_names

@@ -334,12 +334,18 @@ def _table_kind(
     return ending[1]
 
 # %% ../../../nbs/data/sources/frames.ipynb #need-source
-def need_source(source, role):  # what a user gave, and for which argument
+def need_source(
+    source,  # what a user gave, such as a frame or a path
+    role,  # for the message: the argument
+):
     """Raises the sentence about a text that names no file.
 
-    Returns
-    -------
-    what a user gave, and for which argument
+    Parameters
+    ----------
+    source
+        what a user gave, such as a frame or a path
+    role
+        for the message: the argument
     """
     if isinstance(source, str) and not source.strip():
         remedy = "check what the path is made of"
