@@ -202,9 +202,14 @@ def _measured(
     seen = results["model"]["impressions"]
     return f"{results['data']}, {split}: {seen} impressions\n\n{result_table(results)}"
 
+# %% ../nbs/cli.ipynb #names
+def _names(text):  # such as "my_package,other"
+    "The names in a text, with commas between them."
+    return tuple(filter(None, text.split(",")))
+
 # %% ../nbs/cli.ipynb #evaluate
 def evaluate_command(arguments):  # of the line behind `evaluate`
-    """evaluate RUN [split=test] [data=… data.path=…]  measures a run again, or on other data, or a file with predictions=FILE
+    """evaluate RUN [split=test] [data=… data.path=… trust=MODULE]  measures a run again, or on other data, or a file with predictions=FILE
 
     Parameters
     ----------
@@ -217,14 +222,14 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
     from newsrex_nb.experiments.runs import reopen
 
     line = "newsrex evaluate RUN split=test"
-    folder, keys, data = divide(arguments, line, dict(split="test"))
-    model, dataset, known = reopen(folder, *data)
+    folder, keys, data = divide(arguments, line, dict(split="test", trust=""))
+    model, dataset, known = reopen(folder, *data, trust=_names(keys["trust"]))
     results = measure(model, dataset, keys["split"], known)
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #predict
 def predict_command(arguments):  # of the line behind `predict`
-    """predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file, or scores to a .tsv or .parquet
+    """predict RUN path=prediction.zip [split=test] [data=… data.path=… trust=MODULE]  writes the leaderboard's file, or scores to a .tsv or .parquet
 
     Parameters
     ----------
@@ -237,10 +242,10 @@ def predict_command(arguments):  # of the line behind `predict`
     from newsrex_nb.evaluate.predictions import RANKED, check_predictions
     from newsrex_nb.evaluate.predictions import warn_of_unread
 
-    keys = dict(path="prediction.zip", split="test")
+    keys = dict(path="prediction.zip", split="test", trust="")
     line = "newsrex predict RUN path=prediction.zip"
     folder, keys, data = divide(arguments, line, keys)
-    model, dataset, known = reopen(folder, *data)
+    model, dataset, known = reopen(folder, *data, trust=_names(keys["trust"]))
     log = shown(dataset, keys["split"], known)
     predict(model, dataset, keys["path"], log)
     if keys["path"].endswith(RANKED):
@@ -314,7 +319,7 @@ def _asked_for(
 
 # %% ../nbs/cli.ipynb #recommend
 def recommend_command(arguments):  # of the line behind `recommend`
-    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=…]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
+    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=… trust=MODULE]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
 
     Parameters
     ----------
@@ -324,12 +329,12 @@ def recommend_command(arguments):  # of the line behind `recommend`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
 
-    keys = dict(history=None, user=None, k=10, at=None, among=None)
+    keys = dict(history=None, user=None, k=10, at=None, among=None, trust="")
     line = "newsrex recommend RUN history=N1,N2, or user=U1"
     folder, keys, data = divide(arguments, line, keys)
     if not str(keys["k"]).isdigit():
         raise wrong("a whole number", repr(keys["k"]), where="k")
-    model, dataset, _ = reopen(folder, *data)
+    model, dataset, _ = reopen(folder, *data, trust=_names(keys["trust"]))
     recommender = Recommender(model, dataset)
     history, user = _asked_for(keys, recommender)
     asked = dict(user=user, at=keys["at"], among=keys["among"] and _ids(keys["among"]))
@@ -477,7 +482,7 @@ def _gathered(folder):  # of `gather`
 
 # %% ../nbs/cli.ipynb #share
 def share_command(arguments):  # of the line behind `share`
-    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first
+    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true trust=MODULE]  gathers the seeds of an experiment for others, the best by validation first
 
     Parameters
     ----------
@@ -487,7 +492,7 @@ def share_command(arguments):  # of the line behind `share`
     from newsrex_nb.experiments.overrides import plain_values
     from newsrex_nb.hub.publish import gather, push_to_hub
 
-    keys = dict(folder=None, to=None, private=None)
+    keys = dict(folder=None, to=None, private=None, trust="")
     runs = [text for text in arguments if _is_word(text, keys)]
     values = plain_values([text for text in arguments if text not in runs])
     for key, value in values.items():
@@ -497,7 +502,7 @@ def share_command(arguments):  # of the line behind `share`
         line = "newsrex share runs/nrms-toy-1 runs/nrms-toy-2 folder=shared/nrms"
         raise wrong("the folders of runs, and folder=", given, remedy=f"write {line}")
     if runs:
-        print(_gathered(gather(runs, keys["folder"])))
+        print(_gathered(gather(runs, keys["folder"], trust=_names(keys["trust"]))))
     if keys["to"]:
         address = push_to_hub(keys["folder"], keys["to"], private=keys["private"])
         print(f"Hub    {address}")

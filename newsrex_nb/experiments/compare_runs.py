@@ -28,7 +28,7 @@ from .comparison_tables import impression_metrics, overview
 from .comparison_tables import slice_table, write_csv
 from .runner import shown
 from .runs import reopen
-from ..hub.folder import read_arrays
+from ..hub.arrays import read_arrays
 from ..metrics.results import heading, run_folders
 
 # %% ../../nbs/experiments/compare_runs.ipynb #settings

@@ -7,7 +7,7 @@ __all__ = ['run_folder', 'free_folder', 'find_runs', 'Log', 'ShowsTheTest', 'lea
 
 # %% ../../nbs/experiments/runs.ipynb #imports
 import copy, dataclasses, datetime, re, typing, warnings
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import keras
 
@@ -16,12 +16,13 @@ from ..core import path_of, short_repr, wrong
 from ..engine.vocabularies import forget_users, learned_by, reread
 from ..evaluate.measure import unmeasurable
 from .building import load_data
-from .configuration import configure
+from .configuration import configure, parts
 from .loggers import Printed
-from .overrides import read_overrides
+from .overrides import names_path, read_overrides
 from .run_keys import key_of, run_key
 from .runner import Runner, about_run, about_training, silent
 from .runner import tested, trained
+from ..hub.classes import check_trust, trusted_names
 from ..metrics.results import run_folders
 from ..train.checkpoint import discard
 
@@ -292,10 +293,36 @@ def _updated(settings, new, given):
     names = [key.split(".")[1] for key in given]
     return settings | {name: new[name] for name in names}
 
+# %% ../../nbs/experiments/runs.ipynb #check-shared
+def _check_data_part(chosen, trust, where):
+    "Raises where the data of a run come from a function that nobody here trusts."
+    if chosen["data"] not in parts()["data"]:
+        check_trust(chosen["data"], trust, where)
+
+
+def _is_place(key, text):
+    "Whether a text names a file, a folder, or a model of texts."
+    leads_away = text[:1] == "~" or len(PureWindowsPath(text).parts) > 1
+    return leads_away or key == "article_vectors" or names_path(key, text)
+
+
+def _without_places(settings, given, trust, where):  # of a run that was shared
+    "Settings of data that name nothing of another machine, or a sentence."
+    settings = {key: value for key, value in settings.items() if key != "cache"}
+    for key, value in settings.items():
+        texts = value if isinstance(value, list) else [value]
+        texts = [v for v in texts if isinstance(v, str) and v not in trust]
+        named = [text for text in texts if _is_place(key, text)]
+        if named and f"data.{key}" not in given:
+            got, remedy = f"{named[0]!r}, which was shared", f"give data.{key}=…"
+            raise wrong(f"data.{key} of your own", got, where, remedy)
+    return settings
+
 # %% ../../nbs/experiments/runs.ipynb #reopen
 def reopen(
     folder,  # of a run, or the handle of a shared one
     *overrides,  # of its data: "data=mind", "data.path=…"
+    trust=(),  # modules beside this package whose classes and functions the run may name, and text models
 ):  # (model, `Dataset`, whether the model was trained on its users)
     """The model of a run, and data to use it on; what it does not know of them is said.
 
@@ -305,14 +332,25 @@ def reopen(
         of a run, or the handle of a shared one
     *overrides
         of its data: "data=mind", "data.path=…"
+    trust : default ()
+        modules beside this package whose classes and functions the run may name,
+        and text models
 
     Returns
     -------
     (model, `Dataset`, whether the model was trained on its users)
     """
-    model, _ = hub.load(folder)
+    model, _ = hub.load(folder, trust)
     about, learned = _about_saved(folder), learned_by(model)
-    dataset = load_data(_data_settings(about["config"], overrides))
+    given = read_overrides(overrides)
+    if "data" not in given:
+        _check_data_part(about["config"]["parts"], trust, str(folder))
+    settings = _data_settings(about["config"], overrides)
+    if hub.is_fetched(folder):
+        names = trusted_names(trust)
+        own = _without_places(settings["data"], given, names, str(folder))
+        settings["data"] = own
+    dataset = load_data(settings)
     if dataset.key == about["data"]["key"]:
         return model, dataset, True
     if learned.mark is None or dataset.oracle is not None:
