@@ -64,7 +64,7 @@ def _write_weights(
     from safetensors.numpy import save_file
 
     weights = {
-        name: np.asarray(keras.ops.convert_to_numpy(v), order="C")
+        name: np.asarray(keras.ops.convert_to_numpy(v.value), order="C")
         for name, v in weight_names(model).items()
     }
     path = folder / "model.safetensors"
