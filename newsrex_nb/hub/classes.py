@@ -11,7 +11,7 @@ import importlib
 import keras
 
 from .. import models
-from ..core import InputError, wrong
+from ..core import wrong
 from ..models.base import NewsRecommender
 
 # %% ../../nbs/hub/classes.ipynb #class-name
@@ -94,21 +94,21 @@ def trusted_names(trust):  # a name, or several
 
 
 def is_trusted(
-    module,  # its name
-    trust=(),  # names of modules beside this package
+    way,  # of a module or of what lies in it, such as "my_package.models.Mine"
+    trust=(),  # names of packages, modules, classes or functions beside this package
 ):
-    """Whether a module is of this package, or of one that the caller names.
+    """Whether something lies in this package, or below a name that the caller gives.
 
     Parameters
     ----------
-    module
-        its name
+    way
+        of a module or of what lies in it, such as "my_package.models.Mine"
     trust : default ()
-        names of modules beside this package
+        names of packages, modules, classes or functions beside this package
     """
     package = models.__name__.partition(".")[0]
     names = (package, *trusted_names(trust))
-    return any(module == name or module.startswith(f"{name}.") for name in names)
+    return any(f"{way}.".startswith(f"{name}.") for name in names)
 
 # %% ../../nbs/hub/classes.ipynb #check-trust
 def check_trust(
@@ -127,10 +127,10 @@ def check_trust(
     where
         what names it, for the message
     """
-    module = name.rpartition(":" if ":" in name else ".")[0]
-    if is_trusted(module, trust):
+    way = name.replace(":", ".")
+    if is_trusted(way, trust):
         return
-    root = module.partition(".")[0]
+    module, root = way.rpartition(".")[0] or way, way.partition(".")[0]
     raise wrong(
         "classes and functions of newsrex_nb, or of modules that you trust",
         repr(name),

@@ -8,10 +8,9 @@ __all__ = ['FORMAT', 'NEEDED', 'MORE', 'ASKED', 'LIST', 'write_text', 'as_text',
 
 # %% ../../nbs/hub/contents.ipynb #imports
 import contextlib, hashlib, json, re, shutil, stat
-from pathlib import Path
 
-from ..core import InputError, atomic, fingerprint, json_text, path_of
-from ..core import read_json, wrong
+from ..core import InputError, atomic, fingerprint, json_text, read_json
+from ..core import wrong
 
 # %% ../../nbs/hub/contents.ipynb #write-text
 def write_text(

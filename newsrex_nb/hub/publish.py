@@ -16,8 +16,8 @@ import numpy as np
 from .card import THIS
 from .contents import FORMAT, as_text, holds, write_text
 from .folder import load, open_folder, save
-from .handles import fetch, is_fetched, read_handle, upload
-from ..core import fingerprint, json_text, numbers_of, path_of, read_json
+from .handles import fetch, read_handle, upload
+from ..core import fingerprint, numbers_of, path_of, read_json
 from ..core import wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..engine.vocabularies import learned_by
