@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,9 +91,10 @@ def test_table_and_protocols(runs, capsys):
 
 @pytest.mark.filterwarnings("default")
 def test_runs_that_were_stopped_or_edited(runs, capsys):
-    about = json.loads(open("runs/b/experiment.json").read())
+    path = Path("runs/b/experiment.json")
+    about = json.loads(path.read_text())
     def told(damage, *words):
-        with open("runs/b/experiment.json", "w") as file: json.dump({**about, **damage}, file)
+        path.write_text(json.dumps({**about, **damage}))
         return main([*words]), *capsys.readouterr()
     for words in (["table", "runs"], ["compare", "runs", "draws=5"]):
         status, out, err = told(dict(finished=None), *words)
