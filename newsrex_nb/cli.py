@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'words_and_keys', 'summary', 'trai
            'usage', 'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
-import errno, io, os, sys, warnings
+import errno, io, os, shlex, sys, warnings
 
 from . import __version__
 from .core import InputError, one_of, path_of, wrong
@@ -115,15 +115,23 @@ def words_and_keys(
             values[one_of("a key", key, tuple(defaults))] = value
     return words, values
 
+# %% ../nbs/cli.ipynb #trusted
+def _trusted(keys):  # of a command, from which it is taken out
+    "The packages that somebody trusts, as `reopen` takes them."
+    return tuple(filter(None, (keys.pop("trust") or "").split(",")))
+
 # %% ../nbs/cli.ipynb #next-steps
-def _next_steps(run):  # what `experiment` returns
+def _next_steps(run, given=()):  # what `experiment` returns; of the line
     "The commands that make sense after a training."
     clicked = ",".join(run.data.news.ids[1:4].tolist())
+    own = ("seed=", "folder=", "results=")
+    same = [shlex.quote(text) for text in given if not text.startswith(own)]
+    parts = [text for text in same if text.strip("'").startswith(("model=", "data="))]
     return (
         f"Next   newsrex recommend {run.folder} history={clicked}\n"
         f"       newsrex evaluate {run.folder} split=valid\n"
-        "       newsrex train seed=42,123,456\n"
-        "       newsrex train --help"
+        f"       newsrex {' '.join(['train', *same, 'seed=42,123,456'])}\n"
+        f"       newsrex {' '.join(['train', *parts, '--help'])}"
     )
 
 # %% ../nbs/cli.ipynb #summary
@@ -169,7 +177,7 @@ def train_command(arguments):  # of the line behind `train`
         if trial.folder and not trial.failed:
             print(f"Run    {trial.folder}\nCurve  {trial.folder / 'curve.png'}")
     if runs.outcome is not None:
-        print(f"\n{_next_steps(runs.outcome)}")
+        print(f"\n{_next_steps(runs.outcome, arguments)}")
 
 # %% ../nbs/cli.ipynb #reproduce
 def reproduce_command(arguments):  # of the line behind `reproduce`
@@ -204,7 +212,7 @@ def _measured(
 
 # %% ../nbs/cli.ipynb #evaluate
 def evaluate_command(arguments):  # of the line behind `evaluate`
-    """evaluate RUN [split=test] [data=… data.path=…]  measures a run again, or on other data, or a file with predictions=FILE
+    """evaluate RUN [split=test] [data=… data.path=… trust=MODULE]  measures a run again, or on other data, or a file with predictions=FILE
 
     Parameters
     ----------
@@ -217,14 +225,14 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
     from newsrex_nb.experiments.runs import reopen
 
     line = "newsrex evaluate RUN split=test"
-    folder, keys, data = divide(arguments, line, dict(split="test"))
-    model, dataset, known = reopen(folder, *data)
+    folder, keys, data = divide(arguments, line, dict(split="test", trust=None))
+    model, dataset, known = reopen(folder, *data, trust=_trusted(keys))
     results = measure(model, dataset, keys["split"], known)
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #predict
 def predict_command(arguments):  # of the line behind `predict`
-    """predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file, or scores to a .tsv or .parquet
+    """predict RUN path=prediction.zip [split=test] [data=… data.path=… trust=MODULE]  writes the leaderboard's file, or scores to a .tsv or .parquet
 
     Parameters
     ----------
@@ -235,18 +243,22 @@ def predict_command(arguments):  # of the line behind `predict`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.evaluate.measure import predict
     from newsrex_nb.evaluate.predictions import RANKED, check_predictions
+    from newsrex_nb.evaluate.predictions import named_split, warn_of_labels
     from newsrex_nb.evaluate.predictions import warn_of_unread
 
-    keys = dict(path="prediction.zip", split="test")
+    keys = dict(path="prediction.zip", split="test", trust=None)
     line = "newsrex predict RUN path=prediction.zip"
     folder, keys, data = divide(arguments, line, keys)
-    model, dataset, known = reopen(folder, *data)
+    model, dataset, known = reopen(folder, *data, trust=_trusted(keys))
     log = shown(dataset, keys["split"], known)
     predict(model, dataset, keys["path"], log)
     if keys["path"].endswith(RANKED):
         check_predictions(keys["path"], log)
-    print(f"{keys['path']}: {len(log)} impressions of {dataset.name}, {keys['split']}")
+    print(
+        f"{keys['path']}: {len(log)} impressions of {named_split(dataset, keys['split'])}"
+    )
     warn_of_unread(dataset, keys["split"], keys["path"])
+    warn_of_labels(dataset, keys["split"], keys["path"])
 
 # %% ../nbs/cli.ipynb #evaluate-file
 def evaluate_file(
@@ -264,10 +276,11 @@ def evaluate_file(
     from newsrex_nb.experiments.runner import measure
     from newsrex_nb.evaluate.predictions import FileScores, check_predictions
 
-    keys = dict(predictions=None, split="test")
+    keys = dict(predictions=None, split="test", trust=None)
     line = "newsrex evaluate predictions=FILE data=…"
     _, keys, data = divide(arguments, line, keys, folders=0)
-    dataset, path = load_data(configure(*data)), keys["predictions"]
+    config, path = configure(*data), keys["predictions"]
+    dataset = load_data(config, [config["parts"]["data"]])
     log, scores = dataset.split(keys["split"]), FileScores(path, dataset)
     if log.labels is None and scores.ranked:
         number = check_predictions(path, log, dataset, keys["split"])
@@ -314,7 +327,7 @@ def _asked_for(
 
 # %% ../nbs/cli.ipynb #recommend
 def recommend_command(arguments):  # of the line behind `recommend`
-    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=…]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
+    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=… trust=MODULE]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
 
     Parameters
     ----------
@@ -324,12 +337,12 @@ def recommend_command(arguments):  # of the line behind `recommend`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
 
-    keys = dict(history=None, user=None, k=10, at=None, among=None)
+    keys = dict(history=None, user=None, k=10, at=None, among=None, trust=None)
     line = "newsrex recommend RUN history=N1,N2, or user=U1"
     folder, keys, data = divide(arguments, line, keys)
     if not str(keys["k"]).isdigit():
         raise wrong("a whole number", repr(keys["k"]), where="k")
-    model, dataset, _ = reopen(folder, *data)
+    model, dataset, _ = reopen(folder, *data, trust=_trusted(keys))
     recommender = Recommender(model, dataset)
     history, user = _asked_for(keys, recommender)
     asked = dict(user=user, at=keys["at"], among=keys["among"] and _ids(keys["among"]))
@@ -340,28 +353,22 @@ def recommend_command(arguments):  # of the line behind `recommend`
 
 # %% ../nbs/cli.ipynb #table
 def table_command(arguments):  # of the line behind `table`
-    """table FILE|FOLDER … [csv=table.csv]  compares runs by what results=FILE or their folders have gathered, as Markdown
+    """table FILE|FOLDER … [csv=table.csv markdown=table.md latex=table.tex]  compares runs by what results=FILE or their folders have gathered, as Markdown
 
     Parameters
     ----------
     arguments
         of the line behind `table`
     """
-    from newsrex_nb.experiments.comparison_tables import write_csv
-    from newsrex_nb.metrics.results import comparison, markdown, one_data_set
-    from newsrex_nb.metrics.results import read_runs, run_table
+    from newsrex_nb.experiments.run_tables import table_of_runs
 
-    paths, keys = words_and_keys(arguments, "newsrex table runs/", dict(csv=None))
-    runs = [run for path in paths for run in read_runs(path)]
-    if not runs:
-        raise wrong("at least one run with a test", "none", where=", ".join(paths))
-    print("\n\n".join(markdown(comparison(part)) for part in one_data_set(runs)))
-    if keys["csv"]:
-        write_csv(keys["csv"], run_table(runs))
+    keys = dict(csv=None, markdown=None, latex=None)
+    paths, keys = words_and_keys(arguments, "newsrex table runs/", keys)
+    print(table_of_runs(paths, **keys))
 
 # %% ../nbs/cli.ipynb #compare
 def compare_command(arguments):  # of the line behind `compare`
-    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv split=test]  who is better, and could it be luck
+    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv markdown=table.md latex=table.tex split=test]  who is better, and could it be luck
 
     Parameters
     ----------
@@ -371,12 +378,14 @@ def compare_command(arguments):  # of the line behind `compare`
     from newsrex_nb.experiments.compare_runs import compare_runs
 
     keys = dict(metric="auc", draws="1000", baselines="false", slices="false")
-    keys = keys | dict(path=None, csv=None, split="test")
+    keys |= dict(path=None, csv=None, markdown=None, latex=None)
+    keys |= dict(split="test", trust=None)
     folders, keys = words_and_keys(arguments, "newsrex compare RUN …", keys)
     if not keys["draws"].isdigit() or int(keys["draws"]) < 2:
         raise wrong("a whole number, 2 or more", repr(keys["draws"]), where="draws")
     for key in ("baselines", "slices"):
         keys[key] = one_of(key, keys[key].lower(), ("true", "false")) == "true"
+    keys["trust"] = _trusted(keys)
     print(compare_runs(folders, **keys | dict(draws=int(keys["draws"]))))
 
 # %% ../nbs/cli.ipynb #protocols
@@ -392,9 +401,9 @@ def protocols_command(arguments):  # of the line behind `protocols`
     from newsrex_nb.experiments.comparison_tables import as_markdown
     from newsrex_nb.experiments.comparison_tables import write_csv
 
-    keys = dict(split="test", csv=None)
+    keys = dict(split="test", csv=None, trust=None)
     folders, keys = words_and_keys(arguments, "newsrex protocols RUN …", keys)
-    lines = protocols_of_runs(folders, keys["split"])
+    lines = protocols_of_runs(folders, keys["split"], _trusted(keys))
     print(as_markdown(lines))
     if keys["csv"]:
         write_csv(keys["csv"], lines)
@@ -477,27 +486,36 @@ def _gathered(folder):  # of `gather`
 
 # %% ../nbs/cli.ipynb #share
 def share_command(arguments):  # of the line behind `share`
-    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first
+    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true trust=MODULE]  gathers the seeds of an experiment for others, the best by validation first
 
     Parameters
     ----------
     arguments
         of the line behind `share`
     """
+    from newsrex_nb.core import read_json
     from newsrex_nb.experiments.overrides import plain_values
+    from newsrex_nb.experiments.run_tables import checked
     from newsrex_nb.hub.publish import gather, push_to_hub
 
-    keys = dict(folder=None, to=None, private=None)
+    keys = dict(folder=None, to=None, private=None, trust=None)
     runs = [text for text in arguments if _is_word(text, keys)]
     values = plain_values([text for text in arguments if text not in runs])
     for key, value in values.items():
         keys[one_of("a key", key, tuple(keys))] = value
     if not keys["folder"] or not (runs or keys["to"]):
         given = ", ".join(map(repr, arguments)) or "nothing"
-        line = "newsrex share runs/nrms-toy-1 runs/nrms-toy-2 folder=shared/nrms"
+        line = (
+            "newsrex share runs/nrms-toy-seed_1 runs/nrms-toy-seed_2 folder=shared/nrms"
+        )
         raise wrong("the folders of runs, and folder=", given, remedy=f"write {line}")
+    for run in runs:
+        path = path_of(run) / "experiment.json"
+        if path.exists():
+            checked(read_json(path, "config"), path)
     if runs:
-        print(_gathered(gather(runs, keys["folder"])))
+        trust = _trusted(keys)
+        print(_gathered(gather(runs, keys["folder"], trust=trust)))
     if keys["to"]:
         address = push_to_hub(keys["folder"], keys["to"], private=keys["private"])
         print(f"Hub    {address}")
@@ -512,9 +530,15 @@ def bench_command(arguments):  # of the line behind `bench`
         of the line behind `bench`
     """
     from newsrex_nb.experiments.bench import bench
+    from newsrex_nb.experiments.configuration import arguments as arguments_of
+    from newsrex_nb.experiments.configuration import choose
     from newsrex_nb.experiments.overrides import plain_values
 
-    bench(**plain_values(arguments))
+    values, known = plain_values(arguments), arguments_of(bench)
+    model = choose("model", str(values.get("model", known["model"][0])).lower())
+    for key in values:
+        one_of("a key", key, (*known, *arguments_of(model, ("sizes",))))
+    bench(**values)
 
 # %% ../nbs/cli.ipynb #commands
 COMMANDS = dict(
@@ -577,6 +601,21 @@ def keep_programs():
     folder = str(cache_folder(True) / "programs")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
 
+# %% ../nbs/cli.ipynb #more-help
+def _more_help(command, words):  # of the line, but for what asks for help
+    "The keys of a command that passes them on; nothing of the others."
+    if command == "bench":
+        from newsrex_nb.experiments.bench import bench
+        from newsrex_nb.experiments.configuration import argument_table
+
+        return f"\n\n{argument_table(bench)}\n  and the arguments of the model"
+    if command == "reproduce":
+        from newsrex_nb.experiments.reproduction import reproduction_help
+
+        names = [text for text in words if "=" not in text][:1]
+        return f"\n\n{reproduction_help(*names, *(w for w in words if w not in names))}"
+    return ""
+
 # %% ../nbs/cli.ipynb #dispatch
 def _dispatch(
     command,  # the first word
@@ -591,7 +630,9 @@ def _dispatch(
 
         print(key_table(*(text for text in arguments if text not in asked)))
     elif asked and command in COMMANDS:
-        print("newsrex " + _sentence(COMMANDS[command]).replace("  ", "\n    "))
+        words = [text for text in arguments if text not in asked]
+        about = _sentence(COMMANDS[command]).replace("  ", "\n    ")
+        print(f"newsrex {about}{_more_help(command, words)}")
     elif asked:
         print(usage())
     else:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'InputError', 'wrong', 'one_of', 'Sizes', 'generator', 'Seeds', 'fingerprint', 'json_text', 'numbers_of',
-           'read_json', 'path_of', 'atomic', 'short_repr', 'html_table', 'patch_to', 'register', 'need_jax', 'needs']
+           'read_json', 'path_of', 'atomic', 'locked', 'short_repr', 'html_table', 'patch_to', 'register', 'need_jax',
+           'needs']
 
 # %% ../nbs/core.ipynb #imports
-import contextlib, dataclasses, html, json, math, os, reprlib, zlib
+import contextlib, dataclasses, html, json, math, os, reprlib, warnings, zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -294,6 +295,42 @@ def atomic(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+# %% ../nbs/core.ipynb #locked
+@contextlib.contextmanager
+def locked(
+    folder,  # made if it is not there
+    what="run",  # what lives in it, for the message
+):
+    """Holds a folder while the block runs, or says that another process holds it.
+
+    Parameters
+    ----------
+    folder
+        made if it is not there
+    what : default 'run'
+        what lives in it, for the message
+    """
+    import filelock
+
+    folder = path_of(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise wrong(
+            f"a folder in which no other {what} is at work",
+            "one that another process holds",
+            where=str(folder),
+            remedy="give another folder, or wait until it is done",
+        ) from None
+    except (OSError, NotImplementedError) as e:
+        warnings.warn(f"{folder} cannot be locked ({e}): let no other {what} use it.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 # %% ../nbs/core.ipynb #metrics
 METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")

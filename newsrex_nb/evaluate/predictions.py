@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEMBER', 'MEMBERS', 'SCORE_COLUMNS', 'RANKED', 'SCORED', 'member_of', 'write_predictions', 'score_table',
-           'no_parquet', 'write_scores', 'unread_lines', 'warn_of_unread', 'rank_lines', 'check_predictions',
-           'numbered', 'read_ranks', 'row_place', 'read_table', 'read_scores', 'FileScores']
+           'no_parquet', 'write_scores', 'unread_lines', 'warn_of_unread', 'named_split', 'warn_of_labels',
+           'rank_lines', 'check_predictions', 'numbered', 'read_ranks', 'row_place', 'read_table', 'read_scores',
+           'FileScores']
 
 # %% ../../nbs/evaluate/predictions.ipynb #imports
 import json, warnings, zipfile
@@ -233,6 +234,55 @@ def warn_of_unread(
     if unread := unread_lines(data, split):
         sentence = f"{path} is not whole: {unread} could not be read, so there is no"
         warnings.warn(f"{sentence} prediction of them.", stacklevel=3)
+
+# %% ../../nbs/evaluate/predictions.ipynb #named-split
+def named_split(
+    data,  # a `Dataset`
+    split,  # its name
+):  # such as "MIND, test (dev/behaviors.tsv)"
+    """The data set and the split, with the file that it is read from.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split
+        its name
+
+    Returns
+    -------
+    such as "MIND, test (dev/behaviors.tsv)"
+    """
+    file = data.notes.get("files", {}).get(split)
+    return f"{data.name}, {split}" + (f" ({file})" if file else "")
+
+# %% ../../nbs/evaluate/predictions.ipynb #warn-of-labels
+def warn_of_labels(
+    data,  # a `Dataset`
+    split,  # its name
+    path,  # of the file of predictions
+):
+    """Warns where ranks are of impressions whose clicks are known, and not of test/.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split
+        its name
+    path
+        of the file of predictions
+    """
+    files = data.notes.get("files", {})
+    named = data.splits.get(split)
+    if not str(path).endswith(RANKED) or named is None or named.labels is None:
+        return
+    if split == "test" and files.get("valid") == files.get("train") != files.get(split):
+        warnings.warn(
+            f"{path} is of {files[split]}, whose clicks are known; for a leaderboard, "
+            "whose impressions lie in test/, give data.validation=dev.",
+            stacklevel=3,
+        )
 
 # %% ../../nbs/evaluate/predictions.ipynb #split-line
 def _split_line(line, where):  # (impression id, list of ranks)

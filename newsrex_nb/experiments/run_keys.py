@@ -60,7 +60,8 @@ def run_key(config):  # of one seed
     config
         of one seed
     """
-    asked = {**config, "model": config.get("asked", config["model"])}
+    typed = {**config["data"], **config.get("typed", {})}
+    asked = {**config, "model": config.get("asked", config["model"]), "data": typed}
     settings = {}
     for group, target in chosen_parts(config).items():
         if group == "logging":

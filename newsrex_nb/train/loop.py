@@ -294,4 +294,5 @@ def fit(
     )
     training = Training(model, data, recipe)
     training.tell_data()
-    return run_training(training)
+    with training.checkpoint.held():
+        return run_training(training)
