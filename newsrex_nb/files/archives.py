@@ -7,7 +7,7 @@ __all__ = ['BOM', 'TARS', 'ARCHIVES', 'PACKED', 'place', 'readable', 'refuse_sta
            'open_bytes', 'begin_text', 'open_lines', 'members', 'files_below']
 
 # %% ../../nbs/files/archives.ipynb #imports
-import contextlib, os, re, zipfile, zlib
+import contextlib, errno, os, re, zipfile, zlib
 from pathlib import Path
 
 from ..core import path_of, wrong
@@ -52,7 +52,7 @@ def readable(path):  # a path or a tuple
     except (OSError, *broken, tarfile.TarError) as e:
         if fault := isinstance(e, OSError) and _fault(e):
             raise wrong("a file", fault[0], place(path), fault[1]) from None
-        if isinstance(e, OSError) and e.errno is not None:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
             raise  # a disk or a network; archives give no number
         raise wrong(
             "a whole archive",
