@@ -9,8 +9,7 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'words_and_keys', 'summary', 'trai
            'usage', 'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
-import errno, io, os, shlex, sys, warnings
-import contextlib, errno, io, os, re, sys, warnings
+import contextlib, errno, io, os, re, shlex, sys, warnings
 
 from . import __version__
 from .core import InputError, one_of, path_of, wrong

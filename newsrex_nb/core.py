@@ -8,9 +8,8 @@ __all__ = ['METRICS', 'InputError', 'wrong', 'one_of', 'Sizes', 'generator', 'Se
            'need_jax', 'needs', 'called']
 
 # %% ../nbs/core.ipynb #imports
-import contextlib, dataclasses, html, json, math, os, reprlib, warnings, zlib
-import contextlib, dataclasses, difflib, functools, html, inspect, json, math
-import numbers, os, re, reprlib, zlib
+import contextlib, dataclasses, difflib, functools, html, inspect, json, math, numbers
+import os, re, reprlib, warnings, zlib
 from collections.abc import Mapping
 from pathlib import Path
 

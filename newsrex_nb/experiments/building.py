@@ -10,10 +10,8 @@ import copy
 
 from ..core import Sizes, wrong
 from ..data.schema import Dataset
-from .configuration import arguments, choose, parts
+from .configuration import arguments, check_config, choose, parts
 from ..hub.classes import check_trust
-from ..core import Sizes
-from .configuration import arguments, check_config, choose
 from ..layers.vectors import ArticleVectors
 
 # %% ../../nbs/experiments/building.ipynb #check-trusted

@@ -129,23 +129,8 @@ def train_again(
     training.history.refitted = epochs
 
 # %% ../../nbs/train/loop.ipynb #run-training
-def run_training(
-    training,  # a `Training`
-    prepared=None,  # `Prepared` for the first phase; None: it is prepared when it begins
-):  # a `Run`
-    """Trains, and trains anew on train and validation where asked.
-
-    Parameters
-    ----------
-    training
-        a `Training`
-    prepared : default None
-        `Prepared` for the first phase; None: it is prepared when it begins
-
-    Returns
-    -------
-    a `Run`
-    """
+def _run_phases(training, prepared):
+    "Trains, or goes on where a checkpoint ends."
     recipe, saved = training.recipe, training.checkpoint.read()
     if saved is not None:
         training.go_back(saved)
@@ -163,6 +148,27 @@ def run_training(
     elif recipe.restore_best and training.stopping.epoch:
         assign_weights(training.model, training.stopping.weights)
     return training.history
+
+
+def run_training(
+    training,  # a `Training`
+    prepared=None,  # `Prepared` for the first phase; None: it is prepared when it begins
+):  # a `Run`
+    """Trains, and trains anew on train and validation where asked.
+
+    Parameters
+    ----------
+    training
+        a `Training`
+    prepared : default None
+        `Prepared` for the first phase; None: it is prepared when it begins
+
+    Returns
+    -------
+    a `Run`
+    """
+    with training.checkpoint.held():
+        return _run_phases(training, prepared)
 
 # %% ../../nbs/train/loop.ipynb #fit
 @called("fit(model, data, epochs=5)")
@@ -299,5 +305,4 @@ def fit(
     )
     training = Training(model, data, recipe)
     training.tell_data()
-    with training.checkpoint.held():
-        return run_training(training)
+    return run_training(training)
