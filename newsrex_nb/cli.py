@@ -10,6 +10,7 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'words_and_keys', 'summary', 'trai
 
 # %% ../nbs/cli.ipynb #imports
 import errno, io, os, shlex, sys, warnings
+import contextlib, errno, io, os, re, sys, warnings
 
 from . import __version__
 from .core import InputError, one_of, path_of, wrong
@@ -340,7 +341,7 @@ def recommend_command(arguments):  # of the line behind `recommend`
     keys = dict(history=None, user=None, k=10, at=None, among=None, trust=None)
     line = "newsrex recommend RUN history=N1,N2, or user=U1"
     folder, keys, data = divide(arguments, line, keys)
-    if not str(keys["k"]).isdigit():
+    if not str(keys["k"]).isdecimal():
         raise wrong("a whole number", repr(keys["k"]), where="k")
     model, dataset, _ = reopen(folder, *data, trust=_trusted(keys))
     recommender = Recommender(model, dataset)
@@ -368,7 +369,7 @@ def table_command(arguments):  # of the line behind `table`
 
 # %% ../nbs/cli.ipynb #compare
 def compare_command(arguments):  # of the line behind `compare`
-    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv markdown=table.md latex=table.tex split=test]  who is better, and could it be luck
+    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv markdown=table.md latex=table.tex split=test trust=MODULE]  who is better, and could it be luck
 
     Parameters
     ----------
@@ -381,7 +382,7 @@ def compare_command(arguments):  # of the line behind `compare`
     keys |= dict(path=None, csv=None, markdown=None, latex=None)
     keys |= dict(split="test", trust=None)
     folders, keys = words_and_keys(arguments, "newsrex compare RUN …", keys)
-    if not keys["draws"].isdigit() or int(keys["draws"]) < 2:
+    if not keys["draws"].isdecimal() or int(keys["draws"]) < 2:
         raise wrong("a whole number, 2 or more", repr(keys["draws"]), where="draws")
     for key in ("baselines", "slices"):
         keys[key] = one_of(key, keys[key].lower(), ("true", "false")) == "true"
@@ -390,7 +391,7 @@ def compare_command(arguments):  # of the line behind `compare`
 
 # %% ../nbs/cli.ipynb #protocols
 def protocols_command(arguments):  # of the line behind `protocols`
-    """protocols RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries
+    """protocols RUN … [split=test csv=table.csv trust=MODULE]  the same scores under the protocols of several libraries
 
     Parameters
     ----------
@@ -598,8 +599,12 @@ def keep_programs():
     "Has compiled programs kept beside the data, unless the environment says otherwise."
     from newsrex_nb.data.cache import cache_folder
 
-    folder = str(cache_folder(True) / "programs")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    folder = cache_folder(True)
+    if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return  # somebody without a home, or somebody who wants another folder
+    with contextlib.suppress(OSError):
+        (folder / "programs").mkdir(parents=True, exist_ok=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
 
 # %% ../nbs/cli.ipynb #more-help
 def _more_help(command, words):  # of the line, but for what asks for help
@@ -651,6 +656,76 @@ def _lenient(stream):  # of text
     if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
         stream.reconfigure(errors="replace")
 
+# %% ../nbs/cli.ipynb #disk
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
+
+def _of_disk(error, words):  # an `OSError`; of the command line
+    "What a disk or a network has refused, in a sentence."
+    place = f"{error.filename}: " if error.filename else ""
+    what = f"{place}{error.strerror or error}"
+    if error.errno in _FULL and words[:1] == ["train"]:
+        return (
+            f"{what}; make room: a run goes on after its last epoch when it is "
+            "started again with its folder=."
+        )
+    if error.errno in _FULL:
+        return f"{what}; make room."
+    return f"{what}; check the path, or give another one." if place else f"{what}."
+
+# %% ../nbs/cli.ipynb #fault
+def _fault(error, words):  # any exception; of the command line
+    "One line about something that nobody has foreseen, and where the details are."
+    import tempfile, traceback
+
+    plain = re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}")
+    shown = " ".join(plain.split())[:300]
+    lines = [f"newsrex {__version__}, Python {sys.version}", " ".join(words), ""]
+    text = "\n".join(lines) + "".join(traceback.format_exception(error))
+    try:
+        handle, path = tempfile.mkstemp(".txt", "newsrex-")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return f"this failed ({shown}), and there is no place to write the details."
+    return f"this failed ({shown}); the details are in {path}: please report them."
+
+# %% ../nbs/cli.ipynb #told
+def _told(error, words):  # any exception; of the command line
+    "The exit status of an error and its sentence, None where nothing is to be said."
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped"
+    if isinstance(error, BrokenPipeError):
+        return 141, None
+    if isinstance(error, OSError) and error.errno is not None:
+        return 2, _of_disk(error, words)
+    if isinstance(error, MemoryError):
+        got = str(error) or "not enough memory"
+        return 2, f"{got}: take smaller batches, fewer negatives or less data."
+    from hydra.errors import HydraException
+
+    if isinstance(error, HydraException):
+        expected = "values that can be made something of"
+        return 2, str(wrong(expected, f"others ({error})", " ".join(words)))
+    return 1, _fault(error, words)
+
+# %% ../nbs/cli.ipynb #quiet
+def _streams():
+    "What is written to, as far as it is open."
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _close_quietly():
+    "Leaves nothing to be written to a pipe or file that takes no more."
+    for stream in _streams():
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())
+
 # %% ../nbs/cli.ipynb #main
 def main(argv=None):  # words of the command line; None = those of the process
     """Runs one command; returns the exit status.
@@ -664,30 +739,24 @@ def main(argv=None):  # words of the command line; None = those of the process
     os.environ.setdefault("MPLBACKEND", "Agg")  # curves are written, not shown
     _lenient(sys.stdout)
     _lenient(sys.stderr)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: model=my_package.MyModel
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         for kind in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
         try:
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())  # last: model=my_package.MyModel
             _dispatch(command, arguments)
-        except InputError as e:
-            print(f"newsrex: {e}", file=sys.stderr)
-            return 2
-        except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            print(
-                f"newsrex: {e.strerror} ({e.filename}): make room; a run goes on after "
-                "its last epoch when it is started again with its folder=.",
-                file=sys.stderr,
-            )
-            return 2
-        except KeyboardInterrupt:
-            print("newsrex: stopped", file=sys.stderr)
-            return 130
-    return 0
+            for stream in _streams():
+                stream.flush()
+            return 0
+        except (Exception, KeyboardInterrupt) as e:
+            status, sentence = _told(e, [command, *arguments])
+    with contextlib.suppress(OSError):
+        if sentence:
+            print(f"newsrex: {sentence}", file=sys.stderr)
+    _close_quietly()
+    return status
 
 # %% ../nbs/cli.ipynb #as-module
 #| eval: false

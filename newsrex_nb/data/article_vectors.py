@@ -7,13 +7,14 @@ __all__ = ['KEPT', 'give_vectors', 'write_vectors', 'read_article_vectors', 'kep
            'is_file_of_vectors', 'refuse_unasked', 'article_vectors']
 
 # %% ../../nbs/data/article_vectors.ipynb #imports
-import json
+import json, warnings
 from pathlib import Path
 
 import numpy as np
 
-from ..core import atomic, fingerprint, json_text, path_of, wrong
-from .cache import cache_folder
+from ..core import InputError, atomic, fingerprint, json_text, path_of
+from ..core import wrong
+from .cache import cache_folder, not_kept
 from .features import Features, column
 from .schema import UNKNOWN
 from .vectors import sentence_vectors
@@ -201,9 +202,12 @@ def kept_vectors(
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         vectors = sentence_vectors(name, texts)  # not there, or broken
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path, shared=True) as temporary, open(temporary, "wb") as file:
-        np.save(file, vectors, allow_pickle=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(path, shared=True) as temporary, open(temporary, "wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+    except (OSError, InputError) as e:
+        warnings.warn(not_kept("Vectors of texts", folder, e))
     return vectors
 
 # %% ../../nbs/data/article_vectors.ipynb #read-articles

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'News', 'news_table', 'check_offsets', 'offsets_of', 'Histories', 'make_histories', 'Behaviors', 'segments',
-           'take', 'owner', 'merge', 'order_users', 'Dataset', 'Clock']
+           'take', 'owner', 'merge', 'order_users', 'Dataset', 'need_dataset', 'Clock']
 
 # %% ../../nbs/data/schema.ipynb #imports
 import dataclasses
@@ -614,6 +614,42 @@ def split(self, name) -> Behaviors:  # "train", "valid" or "test"
             "train= and test=); what is there can be measured and predicted",
         )
     raise wrong(f"a split of {self.name} ({', '.join(self.splits)})", repr(name))
+
+# %% ../../nbs/data/schema.ipynb #need-data
+def need_dataset(
+    data,  # what somebody has given
+    call,  # that is meant, such as "evaluate(model, data)"
+):
+    """The data set, or the sentence about something else in its place.
+
+    Parameters
+    ----------
+    data
+        what somebody has given
+    call
+        that is meant, such as "evaluate(model, data)"
+    """
+    if not isinstance(data, Dataset):
+        got = f"an object of {type(data).__name__}"
+        raise wrong("a data set, such as toy()", got, "data", f"write {call}")
+    return data
+
+
+@patch_to(Dataset)
+def log_of(self, split) -> Behaviors:  # a split's name, or `Behaviors`
+    """The behaviors that somebody means.
+
+    Parameters
+    ----------
+    split
+        a split's name, or `Behaviors`
+    """
+    if isinstance(split, Behaviors):
+        return split
+    if isinstance(split, str):
+        return self.split(split)
+    got = f"an object of {type(split).__name__}"
+    raise wrong("the name of a split, or Behaviors", got, where="split")
 
 # %% ../../nbs/data/schema.ipynb #dataset-summary
 @patch_to(Dataset)

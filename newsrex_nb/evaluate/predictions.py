@@ -17,7 +17,7 @@ import numpy as np
 from ..core import InputError, atomic, one_of, path_of, wrong
 from ..data.ids import read_ids
 from ..data.schema import UNKNOWN, owner
-from ..files.archives import open_bytes, open_lines
+from ..files.archives import open_bytes, open_lines, readable
 from ..metrics.ranking import ranks
 
 # %% ../../nbs/evaluate/predictions.ipynb #line-names
@@ -324,7 +324,7 @@ def rank_lines(
     if str(path).endswith(".zip"):
         whole = (path, members[0])
     if whole is not path and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with readable(path), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         found = [name for name in members if name in names]
         if len(found) != 1:
@@ -520,6 +520,12 @@ def row_place(
     return f"{path}, line {row + 2}"
 
 # %% ../../nbs/evaluate/predictions.ipynb #open-table
+_UNREADABLE = (  # what parsers of a damaged table raise
+    *(ValueError, OSError, LookupError, TypeError, ArithmeticError, RuntimeError),
+    *(MemoryError, AttributeError),
+)
+
+
 def _open_table(path):
     "The table as it is in the file, or the sentence that says why there is none."
     import pandas as pd
@@ -536,7 +542,7 @@ def _open_table(path):
         raise no_parquet(path) from None
     except InputError:
         raise
-    except (ValueError, OSError) as e:
+    except _UNREADABLE as e:
         with open_bytes(path):
             pass  # says it, too
         raise wrong(

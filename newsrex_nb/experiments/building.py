@@ -12,6 +12,8 @@ from ..core import Sizes, wrong
 from ..data.schema import Dataset
 from .configuration import arguments, choose, parts
 from ..hub.classes import check_trust
+from ..core import Sizes
+from .configuration import arguments, check_config, choose
 from ..layers.vectors import ArticleVectors
 
 # %% ../../nbs/experiments/building.ipynb #check-trusted
@@ -48,6 +50,7 @@ def load_data(
     trust : default ()
         packages whose functions may be called
     """
+    check_config(config)
     name = config["parts"]["data"]
     check_trusted(name, trust)
     make, settings = choose("data", name), config["data"].items()

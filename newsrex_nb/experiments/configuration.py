@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['GIVEN', 'TOP', 'parts', 'nowhere', 'choose', 'chosen_parts', 'encoder_class', 'source_of', 'arguments', 'defaults_of',
            'signature_keys', 'keys', 'check_key', 'preset_overrides', 'preset_parts', 'compose', 'check_kind', 'settle',
-           'configure', 'preset_line', 'argument_table', 'key_table', 'spread']
+           'configure', 'check_config', 'preset_line', 'argument_table', 'key_table', 'spread']
 
 # %% ../../nbs/experiments/configuration.ipynb #imports
-import difflib, functools, importlib, inspect, io, itertools, json, textwrap
+import difflib, functools, importlib, inspect, io, itertools, json, math, textwrap
 import tokenize
 
 from .. import data, hub, models
@@ -361,6 +361,10 @@ def check_key(
         _check_name(group, name, chosen[group], encoders if group == "model" else {})
     elif key not in TOP:
         legal = [*TOP, *(f"{group}.…" for group in chosen)]
+        whole = [f"{g}.{key}" for g, target in chosen.items() if key in keys(g, target)]
+        if whole and key not in legal:
+            remedy = f"perhaps {' or '.join(whole)} is meant"
+            raise wrong(f"a key out of {', '.join(legal)}", repr(key), remedy=remedy)
         raise _key_error("a key out of", legal, name or key)
 
 # %% ../../nbs/experiments/configuration.ipynb #set-overrides
@@ -508,8 +512,10 @@ def compose(
     -------
     a nested dict
     """
+    from hydra.errors import HydraException
     from hydra_zen import ZenStore, make_config
     from omegaconf import MISSING, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     store = ZenStore("newsrex", overwrite_ok=True)
     for group, target in chosen.items():
@@ -520,16 +526,22 @@ def compose(
     whole = make_config(hydra_defaults=["_self_", *named], **missing, **top)
     store(whole, name="newsrex")
     store.add_to_hydra_store(overwrite_ok=True)
-    return OmegaConf.to_container(_composed(overrides), resolve=True)
+    try:
+        return OmegaConf.to_container(_composed(overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as e:
+        given = " ".join(f"{key}={value}" for key, value in overrides.items())
+        raise wrong("values that fit their keys", f"others ({e})", given) from None
 
 # %% ../../nbs/experiments/configuration.ipynb #legal-kinds
 def _kind_and_fit(value, default):
     "What a default asks for, in words, and whether a value is that."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    finite = number and math.isfinite(value)
     legal = {
         bool: ("true or false", isinstance(value, (bool, str))),
-        int: ("a whole number", number and value == int(value)),
+        int: ("a whole number", finite and value == int(value)),
         float: ("a number", number or isinstance(value, dict)),
+        tuple: ("a list", isinstance(value, (list, tuple))),
         str: ("a word", not isinstance(value, list) and not number),
     }
     return legal.get(type(default), ("", True))
@@ -648,6 +660,21 @@ def configure(
     """
     config, chosen = _configured(overrides)
     _check_needed(config, chosen)
+    return config
+
+# %% ../../nbs/experiments/configuration.ipynb #check-config
+def check_config(config):  # read back from a run's file
+    """The configuration, or the sentence that says that the file was changed.
+
+    Parameters
+    ----------
+    config
+        read back from a run's file
+    """
+    whole = isinstance(config, dict)
+    if not whole or not all(isinstance(config.get(k), dict) for k in ("parts", "data")):
+        remedy = "save or copy the folder of the run again"
+        raise wrong("config with parts and data", repr(config), "a run's file", remedy)
     return config
 
 # %% ../../nbs/experiments/configuration.ipynb #preset-line

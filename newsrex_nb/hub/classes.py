@@ -31,7 +31,7 @@ def class_name(cls):  # a class of models
 def _class_by_path(name, base):
     "(the class at `module:Class` or None, what is wrong with the path)."
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
-    if not module:
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
         return None, "an unknown name"
     try:
         value = getattr(importlib.import_module(module), attribute, None)

@@ -239,6 +239,20 @@ def open_folder(
     check_list(folder, config, (*NEEDED, *ASKED))
     return folder, config
 
+# %% ../../nbs/hub/folder.ipynb #read-about
+def _read_about(path):
+    "The recipe and the vocabulary of features.json."
+    about = read_json(path, "recipe", "vocabulary")
+    recipe, vocabulary = about["recipe"], about["vocabulary"]
+    lists = isinstance(vocabulary, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in vocabulary.values()
+    )
+    if not isinstance(recipe, dict) or not lists:
+        got, again = "something else", "save or copy the folder again"
+        raise wrong("a recipe, and lists of names", got, str(path), again)
+    return about
+
 # %% ../../nbs/hub/folder.ipynb #read-features
 def _read_recipe(recipe, trust, fetched):
     "A recipe whose source of vectors is used only where somebody asks for it."
@@ -300,7 +314,7 @@ def load(
     (model, features): the features have no articles yet, see `Features.encode`
     """
     folder, config = open_folder(fetch(handle))
-    about = read_json(folder / "features.json", "recipe", "vocabulary")
+    about = _read_about(folder / "features.json")
     path = folder / "model.safetensors"
     forms, metadata = read_header(path)
     _check_mark(folder, config, about, metadata.get("mark"))

@@ -7,7 +7,7 @@ __all__ = ['without_users', 'articles_text', 'read_articles', 'save_pretrained',
            'experiment_of', 'gather', 'check_shareable', 'push_to_hub', 'publish']
 
 # %% ../../nbs/hub/publish.ipynb #imports
-import json, shutil, tempfile
+import contextlib, json, shutil, tempfile
 from pathlib import Path
 
 import keras
@@ -88,15 +88,15 @@ def read_articles(path):  # of the file, a `Path`; one that does not exist holds
     path
         of the file, a `Path`; one that does not exist holds none
     """
-    articles = []
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-    lines = text.split("\n")
-    for number, line in enumerate(filter(None, lines), 1):
-        try:
-            articles.append(json.loads(line))
-        except json.JSONDecodeError:
-            got, where = repr(line[:40]), f"{path}, line {number}"
-            raise wrong("an article as JSON", got, where=where) from None
+    articles = []
+    for number, line in enumerate(text.split("\n"), 1):
+        with contextlib.suppress(ValueError, RecursionError):
+            articles += [json.loads(line)] if line else []
+            if not line or isinstance(articles[-1], dict):
+                continue
+        got, where = repr(line[:40]), f"{path}, line {number}"
+        raise wrong("an article as JSON", got, where=where)
     return articles
 
 # %% ../../nbs/hub/publish.ipynb #user-ids

@@ -40,7 +40,12 @@ def check_vectors(
     -------
     a float32 copy of shape (words + 1, dim)
     """
-    vectors = np.array(vectors, np.float32)
+    try:
+        vectors = np.array(vectors, np.float32)
+    except (ValueError, TypeError):
+        got, remedy = f"an object of {type(vectors).__name__}", "give data.word_vectors"
+        where = f"{kind}_vectors"
+        raise wrong(f"{kind} vectors as an array", got, where, remedy) from None
     if vectors.shape == (words + 1, dim):
         return vectors
     if vectors.ndim == 2 and len(vectors) == words + 1:
