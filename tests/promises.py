@@ -308,8 +308,8 @@ def subjects(home):
 
     def written(folder):
         results = dict(name="NRMS", model=dict(auc=0.5, mrr=0.2, impressions=12), baselines={}, data="toy")
-        append_result(folder / "results.jsonl", dict(config=dict(seed=1, parts={"model": "nrms"}), run="a"), results)
-        append_result(folder / "results.jsonl", dict(config=dict(seed=2, parts={"model": "nrms"}), run="b"), results)
+        append_result(folder / "results.jsonl", dict(config=dict(given=[], seed=1, parts={"model": "nrms"}), run="a"), results)
+        append_result(folder / "results.jsonl", dict(config=dict(given=[], seed=2, parts={"model": "nrms"}), run="b"), results)
 
     def csv(folder):
         lines = [f"U{i % 7},N{1 + i % 9},2019-11-1{i % 5} 0{i % 9}:00:00" for i in range(60)]

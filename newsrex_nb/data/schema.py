@@ -7,7 +7,7 @@ __all__ = ['UNKNOWN', 'News', 'news_table', 'check_offsets', 'offsets_of', 'Hist
            'take', 'owner', 'merge', 'order_users', 'Dataset', 'need_dataset', 'Clock']
 
 # %% ../../nbs/data/schema.ipynb #imports
-import dataclasses
+import dataclasses, re
 
 import numpy as np
 
@@ -57,6 +57,19 @@ class News:
     def __len__(self):
         return len(self.ids)
 
+# %% ../../nbs/data/schema.ipynb #check-texts
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _check_texts(texts, where):  # strings, or lists of them
+    "Raises the sentence about the first text with half a character."
+    for row, text in enumerate(texts):
+        text = text if isinstance(text, str) else "".join(text)
+        if not text.isascii() and _HALF.search(text):
+            place = f"{where}, row {row}"
+            remedy = "read its file again with the encoding that it was written in"
+            raise wrong("whole characters", repr(text[:40]), place, remedy)
+
 # %% ../../nbs/data/schema.ipynb #news-checks
 @patch_to(News)
 def _check_columns(self):
@@ -73,6 +86,8 @@ def _check_columns(self):
         raise wrong(
             "row 0 of the news table to be padding with the id ''", "an article"
         )
+    for name in ("ids", "title", "abstract", "category", "subcategory", "entities"):
+        _check_texts(getattr(self, name), f"the news column {name!r}")
 
 # %% ../../nbs/data/schema.ipynb #news-ids-check
 @patch_to(News)
@@ -559,6 +574,7 @@ class Dataset:
         return "\n".join([self._summary(), *splits])
 
     def __post_init__(self):
+        _check_texts(self.users, "the users")
         self.features.attach(self)
 
     @property

@@ -164,6 +164,29 @@ def gather_scores(
     """
     return _scores_of(_compared(folders), split, trust)
 
+# %% ../../nbs/experiments/compare_runs.ipynb #report
+def _report(
+    scores,  # as for `comparison_report`
+    data,  # the `Dataset`
+    log,  # labelled `Behaviors` of it
+    metric,  # the one that decides
+    draws,  # of seeds and users
+    cut,  # views of `slices`
+):  # ([(title, rows)], figure, `Comparison` by the metric that decides)
+    "The tables of a comparison, its picture, and what they are made of."
+    metrics = [metric, *(other for other in METRICS if other != metric)]
+    comparisons = compare_scores(scores, log, metrics, draws)
+    first = comparisons[metric]
+    title = f"{data.name}: {first.impressions} impressions of {first.users} users"
+    tables = [(title, overview(comparisons))]
+    if len(first.names) > 1:
+        tables.append((f"Differences in {heading(metric)}", difference_table(first)))
+    if cut:
+        values = impression_metrics(scores, log, [metric])[metric]
+        lines = slice_table(values, log, slices_of(data, log, cut, least=20))
+        tables.append((f"{heading(metric)} by slice", lines))
+    return tables, draw_ranking(first, Ranking.of(first), heading(metric)), first
+
 # %% ../../nbs/experiments/compare_runs.ipynb #comparison-report
 def comparison_report(
     scores,  # {model: {seed: scores}}
@@ -194,18 +217,7 @@ def comparison_report(
     -------
     ([(title, rows)], figure)
     """
-    metrics = [metric, *(other for other in METRICS if other != metric)]
-    comparisons = compare_scores(scores, log, metrics, draws)
-    first = comparisons[metric]
-    title = f"{data.name}: {first.impressions} impressions of {first.users} users"
-    tables = [(title, overview(comparisons))]
-    if len(first.names) > 1:
-        tables.append((f"Differences in {heading(metric)}", difference_table(first)))
-    if cut:
-        values = impression_metrics(scores, log, [metric])[metric]
-        lines = slice_table(values, log, slices_of(data, log, cut, least=20))
-        tables.append((f"{heading(metric)} by slice", lines))
-    return tables, draw_ranking(first, Ranking.of(first), heading(metric))
+    return _report(scores, data, log, metric, draws, cut)[:2]
 
 # %% ../../nbs/experiments/compare_runs.ipynb #legend
 def legend(alone=()):  # models with one seed
@@ -339,13 +351,12 @@ def compare_runs(
     others = (_counted(data) if baselines else {}) | (rankers or {})
     scores |= ranker_scores(others, data, log)
     cut = tuple(VIEWS) if slices else ()
-    tables, figure = comparison_report(scores, data, log, metric, draws, cut)
+    tables, figure, first = _report(scores, data, log, metric, draws, cut)
     if path:
         figure.savefig(path_of(path), dpi=120)
     plt.close(figure)
     write_tables(tables, markdown, latex)
     if csv:
-        first = compare_scores(scores, log, [metric], draws)[metric]
         write_csv(csv, _overview_rows(tables[0][1], first, runs))
     alone = [name for name, of in scores.items() if len(of) == 1 and list(of) != [None]]
     texts = [f"{title}\n\n{as_markdown(lines)}" for title, lines in tables]

@@ -121,6 +121,7 @@ def run_names(abouts):  # of each run -> the models' names
             f"{key}={in_grammar(value)}"
             for key, value in values.items()
             if any(_differs(key, value, rival, given) for rival in rivals)
+            and not (value is None and key.endswith("_encoder"))
         ]
         names.append(" ".join([kind, *changed]))
     return names
@@ -237,8 +238,9 @@ def _with_results(run, place):
     told = results if isinstance(results, dict) else {}
     keys = {"name", "data", "model", "baselines"} - set(told)
     if keys or not isinstance(seconds, dict) or "processor" not in seconds:
-        expected = "the results and seconds of a run"
-        raise wrong(expected, "a damaged one", where=str(place), remedy="leave it out")
+        expected = "the results of a test and the seconds of a run"
+        got = "none, as of a probe or a damaged file"
+        raise wrong(expected, got, where=str(place), remedy="leave it out")
     return {**run, "results": numbers_of(results)}
 
 

@@ -39,6 +39,8 @@ def run_name(config):  # of one seed
         of one seed
     """
     words = [config["name"]]
+    if "/" in (config.get("preset") or ""):
+        words.append(config["preset"])
     for key, value in config.get("varied", {}).items():
         if key not in ("model", "data"):  # which the name says
             words.append(f"{key.rpartition('.')[2]}_{in_grammar(value)}"[:40])
