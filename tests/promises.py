@@ -5,7 +5,9 @@ moments: trainings are killed COUNT times at moments drawn at random, and starte
 mutations: COUNT files, folders and overrides with something changed are read
 """
 import contextlib
+import gzip
 import json
+import math
 import os
 import random
 import shutil
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 OVERRIDES = ["data.articles=140", "data.users=30", "data.impressions=100", "data.valid=30", "data.test=30", "model.num_heads=2", "model.head_dim=4",
@@ -239,11 +242,12 @@ def changed_file(draw, path, structure=0.5):
 class Subject:
     "Files in a folder, and what reads them."
 
-    def __init__(self, home, name, make, read, names, protected=False):
-        self.name, self.read, self.names, self.protected = name, read, names, protected
-        self.folder, self.whole = home / name, {}
+    def __init__(self, home, name, make, read, names, share, protected=False):
+        self.name, self.read, self.share, self.protected = name, read, share, protected
+        self.folder = home / name
         self.folder.mkdir()
         make(self.folder)
+        self.names = names or [str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()]
         self.whole = {path.relative_to(self.folder): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
         self.expected = read(self.folder)
 
@@ -262,6 +266,8 @@ class Subject:
             assert "\n" not in str(error).strip("\n") and len(str(error)) < 4000, f"{self.name}: no sentence: {error}"
             return "sentence"
         finally:
+            for path in [path for path in self.folder.rglob("*") if path.is_file()]:
+                if path.relative_to(self.folder) not in self.whole: path.unlink()
             for path, content in self.whole.items():
                 (self.folder / path).write_bytes(content)
 
@@ -293,7 +299,7 @@ def subjects(home):
         (folder / "config.json").write_text(json.dumps(config))
         save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
 
-    log = dict(validation=None, cache=False)
+    log = dict(validation=None)
     trained = small(seed=1)
     recipe = dict(epochs=1, batch_size=32, validation=None, verbose=0)
 
@@ -322,22 +328,54 @@ def subjects(home):
         ranks = [list(range(1, b - a + 1)) for a, b in zip(offsets[:-1], offsets[1:])]
         (folder / "prediction.txt").write_text("".join(f"{i + 1} {json.dumps(r, separators=(',', ':'))}\n" for i, r in enumerate(ranks)))
 
-    return [
-        Subject(home, "folder", saved, opened, ["config.json", "features.json", "model.safetensors", "articles.jsonl"], protected=True),
-        Subject(home, "folder of format 1", as_before, opened, ["config.json", "features.json", "model.safetensors", "articles.jsonl"]),
-        Subject(home, "checkpoint", kept, resumed, ["state.safetensors"], protected=True),
-        Subject(home, "results", written, lambda folder: len(read_results(folder / "results.jsonl")), ["results.jsonl"]),
-        Subject(home, "MIND", lambda folder: world.write_mind(folder), lambda folder: len(mind(path=folder, **log).news), ["train/behaviors.tsv", "train/news.tsv"]),
-        Subject(home, "clicks", csv, lambda folder: len(custom(news=folder / "news.csv", behaviors=folder / "clicks.csv", cache=False).news), ["clicks.csv", "news.csv"]),
-        Subject(home, "predictions", ranked, lambda folder: FileScores(folder / "prediction.txt", world).ranked, ["prediction.txt"]),
-        Subject(home, "vectors", lambda folder: write_vectors(folder / "v.safetensors", {f"N{i}": [0.5] * 3 for i in range(5)}),
-                lambda folder: len(read_article_vectors(folder / "v.safetensors")), ["v.safetensors"]),
+    def finished(folder):
+        from newsrex_nb.experiments.configuration import configure
+        from newsrex_nb.experiments.runs import run
+
+        run(configure("model=nrms", *OVERRIDES, "recipe.epochs=1"), folder / "run")
+
+    def table(folder):
+        from newsrex_nb.experiments.run_tables import table_of_runs
+
+        return len(table_of_runs([str(folder / "run")]))
+
+    def packed(folder):
+        csv(folder)
+        with zipfile.ZipFile(folder / "log.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(folder / "clicks.csv", "clicks.csv")
+        (folder / "news.csv.gz").write_bytes(gzip.compress((folder / "news.csv").read_bytes()))
+
+    def clicks(folder, behaviors="clicks.csv", news="news.csv"):
+        return len(custom(news=folder / news, behaviors=folder / behaviors, cache=False).news)
+
+    world.write_mind(home / "log")
+    files = ["config.json", "features.json", "model.safetensors", "articles.jsonl"]
+    return [  # the number is how many are tried while one of the slowest is
+        Subject(home, "a saved model", saved, opened, files, 1, protected=True),
+        Subject(home, "a saved model of format 1", as_before, opened, files, 1),
+        Subject(home, "a checkpoint", kept, resumed, ["state.safetensors"], 1, protected=True),
+        Subject(home, "a finished run", finished, table, ["run/experiment.json", "run/test_results.json", "run/history.json"], 4),
+        Subject(home, "a file of results", written, lambda folder: len(read_results(folder / "results.jsonl")), ["results.jsonl"], 40),
+        Subject(home, "a log in MIND's format", lambda folder: world.write_mind(folder), lambda folder: len(mind(path=folder, **log, cache=False).news),
+                ["train/behaviors.tsv", "train/news.tsv"], 1),
+        Subject(home, "its cache", lambda folder: mind(path=home / "log", **log, cache=folder), lambda folder: arrays_of(mind(path=home / "log", **log, cache=folder)),
+                [], 1, protected=True),
+        Subject(home, "a log of clicks", csv, clicks, ["clicks.csv", "news.csv"], 3),
+        Subject(home, "packed files", packed, lambda folder: clicks(folder, "log.zip", "news.csv.gz"), ["log.zip", "news.csv.gz"], 3),
+        Subject(home, "predictions", ranked, lambda folder: FileScores(folder / "prediction.txt", world).scores(world.test).tobytes(), ["prediction.txt"], 30),
+        Subject(home, "article vectors", lambda folder: write_vectors(folder / "v.safetensors", {f"N{i}": [0.5] * 3 for i in range(5)}),
+                lambda folder: len(read_article_vectors(folder / "v.safetensors")), ["v.safetensors"], 40),
     ]
+
+
+def arrays_of(data):
+    log = data.train
+    return data.news.title, log.user.tobytes(), log.candidates.tobytes(), log.labels.tobytes(), log.histories.rows.tobytes()
 
 
 class Overrides:
     "What somebody writes behind `newsrex train`."
-    name = "overrides"
+    name, share = "overrides", 1
     keys = ["model", "data", "recipe", "seed", "preset", "folder", "results", "logging", "recipe.epochs", "recipe.learning_rate", "recipe.monitor", "model.num_heads",
             "model.news_encoder", "model.dropout", "data.path", "data.columns", "data.valid", "data.seed", "recipe.loss", "recipe.patience", "data.articles", "x.y"]
     values = ["nrms", "lstur", "mind", "toy", "custom", "1", "-1", "1e30", "null", "true", "[1,2]", "{a:1}", "[", "}", "'", '"', "a b", "", "=", "${oc.env:HOME}", "???", "1e-4,3e-4",
@@ -358,13 +396,13 @@ class Overrides:
 
 def mutations(home, count, seed=0):
     "Tries `count` changes, as many of each subject; {subject: {outcome: number}}. What is neither read nor refused in a sentence raises."
-    tried, found = [*subjects(home), Overrides()], {}
-    failures = {}
+    tried, found, failures = [*subjects(home), Overrides()], {}, {}
+    whole = sum(subject.share for subject in tried)
     with warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         for subject in tried:
             outcomes = found.setdefault(subject.name, {})
-            for number in range(count // len(tried) + 1):
+            for number in range(math.ceil(count * subject.share / whole)):
                 place = f"{subject.name} {seed} {number}"
                 try: outcome = subject.try_one(random.Random(place))
                 except Exception as error:
