@@ -341,9 +341,12 @@ def subjects(home):
 
     def packed(folder):
         csv(folder)
+        for name in ("clicks.csv", "news.csv"): (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+
+    def archive(folder):
+        world.write_mind(folder / "MIND")
         with zipfile.ZipFile(folder / "log.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(folder / "clicks.csv", "clicks.csv")
-        (folder / "news.csv.gz").write_bytes(gzip.compress((folder / "news.csv").read_bytes()))
+            for path in (folder / "MIND").rglob("*.tsv"): archive.write(path, path.relative_to(folder / "MIND").as_posix())
 
     def clicks(folder, behaviors="clicks.csv", news="news.csv"):
         return len(custom(news=folder / news, behaviors=folder / behaviors, cache=False).news)
@@ -361,7 +364,8 @@ def subjects(home):
         Subject(home, "its cache", lambda folder: mind(path=home / "log", **log, cache=folder), lambda folder: arrays_of(mind(path=home / "log", **log, cache=folder)),
                 [], 1, protected=True),
         Subject(home, "a log of clicks", csv, clicks, ["clicks.csv", "news.csv"], 3),
-        Subject(home, "packed files", packed, lambda folder: clicks(folder, "log.zip", "news.csv.gz"), ["log.zip", "news.csv.gz"], 3),
+        Subject(home, "packed files", packed, lambda folder: clicks(folder, "clicks.csv.gz", "news.csv.gz"), ["clicks.csv.gz", "news.csv.gz"], 3),
+        Subject(home, "an archive", archive, lambda folder: len(mind(path=folder / "log.zip", **log, cache=False).news), ["log.zip"], 1),
         Subject(home, "predictions", ranked, lambda folder: FileScores(folder / "prediction.txt", world).scores(world.test).tobytes(), ["prediction.txt"], 30),
         Subject(home, "article vectors", lambda folder: write_vectors(folder / "v.safetensors", {f"N{i}": [0.5] * 3 for i in range(5)}),
                 lambda folder: len(read_article_vectors(folder / "v.safetensors")), ["v.safetensors"], 40),
