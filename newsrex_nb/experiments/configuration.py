@@ -536,7 +536,7 @@ def compose(
 def _kind_and_fit(value, default):
     "What a default asks for, in words, and whether a value is that."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    finite = number and math.isfinite(value)
+    finite = number and abs(value) < math.inf
     legal = {
         bool: ("true or false", isinstance(value, (bool, str))),
         int: ("a whole number", finite and value == int(value)),
