@@ -313,7 +313,7 @@ def subjects(home):
         return None if state is None else b"".join(a.tobytes() for arrays in state.state.values() for a in arrays)
 
     def written(folder):
-        config = dict(given=[], parts={"model": "nrms"}, model={"_target_": "models.NRMS"}, data={}, recipe={})
+        config = dict(given=[], parts={"model": "nrms", "data": "toy"}, model={"_target_": "models.NRMS"}, data={}, recipe={})
         results = dict(name="NRMS", model=dict(auc=0.5, mrr=0.2, impressions=12), baselines={}, data="toy")
         append_result(folder / "results.jsonl", dict(config=config | dict(seed=1), run="a"), results)
         append_result(folder / "results.jsonl", dict(config=config | dict(seed=2), run="b"), results)

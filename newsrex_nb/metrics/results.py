@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['heading', 'cell', 'aligned', 'result_table', 'portable', 'append_result', 'check_run', 'read_results', 'run_folders',
-           'check_measured', 'label', 'one_data_set', 'comparison', 'markdown']
+           'check_results', 'check_measured', 'label', 'one_data_set', 'comparison', 'markdown']
 
 # %% ../../nbs/metrics/results.ipynb #imports
 import errno, json, numbers, os, warnings
@@ -188,8 +188,10 @@ def check_run(
     texts = isinstance(given, list) and all(isinstance(text, str) for text in given)
     dicts = all(isinstance(group, dict) for group in groups)
     seeded = isinstance(known.get("seed"), numbers.Integral)
-    if texts and dicts and seeded and isinstance(groups[0].get("_target_"), str):
-        return run
+    if texts and dicts and seeded:
+        names = groups[0].get("_target_"), *map(groups[-1].get, ("model", "data"))
+        if all(isinstance(name, str) for name in names):
+            return run
     expected = "a run: config with model, data, recipe, parts, seed and given,"
     raise wrong(expected, _shown(run), str(where), "train again, or leave it out")
 
@@ -271,6 +273,37 @@ def _is_measured(value, metrics):  # {metric: number}, read from JSON; names
     return all(isinstance(number, numbers.Real) for number in value.values())
 
 
+def check_results(
+    results,  # what `test_results.json` says, or the same in a line
+    where,  # for the message
+    metrics=(),  # that the model and the baselines must have
+):  # the same, with NaN for what could not be measured
+    """Raises unless these are the results of a test.
+
+    Parameters
+    ----------
+    results
+        what `test_results.json` says, or the same in a line
+    where
+        for the message
+    metrics : default ()
+        that the model and the baselines must have
+
+    Returns
+    -------
+    the same, with NaN for what could not be measured
+    """
+    results = numbers_of(results)
+    told = results if isinstance(results, dict) else {}
+    baselines = told.get("baselines")
+    rows = [*baselines.values()] if isinstance(baselines, dict) else [None]
+    measured = [_is_measured(row, metrics) for row in (told.get("model"), *rows)]
+    if isinstance(told.get("data"), str) and all(measured):
+        return results
+    expected = "the results of a test: data, model and baselines,"
+    raise wrong(expected, _shown(results), str(where), "leave it out")
+
+
 def check_measured(
     run,  # with results, and the seconds that it took
     where,  # for the message
@@ -291,19 +324,17 @@ def check_measured(
     -------
     the same, with NaN for what could not be measured
     """
-    results, seconds = numbers_of(run.get("results")), run.get("seconds")
-    told = results if isinstance(results, dict) else {}
-    baselines = told.get("baselines")
-    rows = [*baselines.values()] if isinstance(baselines, dict) else [None]
+    results, seconds = (
+        check_results(run.get("results"), where, metrics),
+        run.get("seconds"),
+    )
     timed = isinstance(seconds, dict) and isinstance(
         seconds.get("processor"), numbers.Real
     )
-    named = all(isinstance(told.get(name), str) for name in ("name", "data"))
-    measured = [_is_measured(row, metrics) for row in (told.get("model"), *rows)]
-    if timed and named and all(measured):
+    if timed and isinstance(results.get("name"), str):
         return {**run, "results": results}
-    expected = "a test: results with name, data, model and baselines, and seconds,"
-    raise wrong(expected, _shown(run.get("results")), str(where), "leave it out")
+    expected = "the name of a model, and the seconds of its training,"
+    raise wrong(expected, _shown(seconds), str(where), "leave it out")
 
 # %% ../../nbs/metrics/results.ipynb #label
 def label(run):  # a line of `read_results`
