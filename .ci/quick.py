@@ -6,19 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-FLAGS = "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"
+FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false",
+         "--xla_cpu_parallel_codegen_split_count=1")  # a program in one piece: by default it is cut for 32 threads, each with a beginning and an end
 PROGRAMS = Path(__file__).resolve().parents[1] / ".cache/programs"
+
+
+def known(flags):
+    "Whether this XLA starts with these flags."
+    code = "import jax.numpy as jnp; jnp.zeros(1).block_until_ready()"
+    return not subprocess.run([sys.executable, "-c", code], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode
 
 
 def with_quick_compilation(flags):
     "XLA's flags as the shell gives them, and those of FLAGS that it does not name and this XLA knows: an unknown one ends a process."
     wanted = [flag for flag in FLAGS if flag.partition("=")[0] not in flags]
-    for tried in (wanted, *([flag] for flag in wanted)):
-        tried = " ".join([*tried, flags]).strip()
-        code = "import jax.numpy as jnp; jnp.zeros(1).block_until_ready()"
-        if not subprocess.run([sys.executable, "-c", code], env={**os.environ, "XLA_FLAGS": tried}, capture_output=True).returncode:
-            return tried
-    return flags
+    if not known(" ".join([*wanted, flags]).strip()): wanted = [flag for flag in wanted if known(f"{flag} {flags}".strip())]
+    return " ".join([*wanted, flags]).strip()
 
 
 def settings():

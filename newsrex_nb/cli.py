@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'bracketed', 'divide', 'words_and_keys', 'summary', 'trai
            'usage', 'keep_programs', 'main']
 
 # %% ../nbs/cli.ipynb #imports
-import errno, io, os, sys, warnings
+import contextlib, errno, io, os, re, shlex, sys, warnings
 
 from . import __version__
 from .core import InputError, one_of, path_of, wrong
@@ -115,15 +115,23 @@ def words_and_keys(
             values[one_of("a key", key, tuple(defaults))] = value
     return words, values
 
+# %% ../nbs/cli.ipynb #trusted
+def _trusted(keys):  # of a command, from which it is taken out
+    "The packages that somebody trusts, as `reopen` takes them."
+    return tuple(filter(None, (keys.pop("trust") or "").split(",")))
+
 # %% ../nbs/cli.ipynb #next-steps
-def _next_steps(run):  # what `experiment` returns
+def _next_steps(run, given=()):  # what `experiment` returns; of the line
     "The commands that make sense after a training."
     clicked = ",".join(run.data.news.ids[1:4].tolist())
+    own = ("seed=", "folder=", "results=")
+    same = [shlex.quote(text) for text in given if not text.startswith(own)]
+    parts = [text for text in same if text.strip("'").startswith(("model=", "data="))]
     return (
         f"Next   newsrex recommend {run.folder} history={clicked}\n"
         f"       newsrex evaluate {run.folder} split=valid\n"
-        "       newsrex train seed=42,123,456\n"
-        "       newsrex train --help"
+        f"       newsrex {' '.join(['train', *same, 'seed=42,123,456'])}\n"
+        f"       newsrex {' '.join(['train', *parts, '--help'])}"
     )
 
 # %% ../nbs/cli.ipynb #summary
@@ -169,7 +177,7 @@ def train_command(arguments):  # of the line behind `train`
         if trial.folder and not trial.failed:
             print(f"Run    {trial.folder}\nCurve  {trial.folder / 'curve.png'}")
     if runs.outcome is not None:
-        print(f"\n{_next_steps(runs.outcome)}")
+        print(f"\n{_next_steps(runs.outcome, arguments)}")
 
 # %% ../nbs/cli.ipynb #reproduce
 def reproduce_command(arguments):  # of the line behind `reproduce`
@@ -204,7 +212,7 @@ def _measured(
 
 # %% ../nbs/cli.ipynb #evaluate
 def evaluate_command(arguments):  # of the line behind `evaluate`
-    """evaluate RUN [split=test] [data=… data.path=…]  measures a run again, or on other data, or a file with predictions=FILE
+    """evaluate RUN [split=test] [data=… data.path=… trust=MODULE]  measures a run again, or on other data, or a file with predictions=FILE
 
     Parameters
     ----------
@@ -217,14 +225,14 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
     from newsrex_nb.experiments.runs import reopen
 
     line = "newsrex evaluate RUN split=test"
-    folder, keys, data = divide(arguments, line, dict(split="test"))
-    model, dataset, known = reopen(folder, *data)
+    folder, keys, data = divide(arguments, line, dict(split="test", trust=None))
+    model, dataset, known = reopen(folder, *data, trust=_trusted(keys))
     results = measure(model, dataset, keys["split"], known)
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #predict
 def predict_command(arguments):  # of the line behind `predict`
-    """predict RUN path=prediction.zip [split=test] [data=… data.path=…]  writes the leaderboard's file, or scores to a .tsv or .parquet
+    """predict RUN path=prediction.zip [split=test] [data=… data.path=… trust=MODULE]  writes the leaderboard's file, or scores to a .tsv or .parquet
 
     Parameters
     ----------
@@ -235,18 +243,22 @@ def predict_command(arguments):  # of the line behind `predict`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.evaluate.measure import predict
     from newsrex_nb.evaluate.predictions import RANKED, check_predictions
+    from newsrex_nb.evaluate.predictions import named_split, warn_of_labels
     from newsrex_nb.evaluate.predictions import warn_of_unread
 
-    keys = dict(path="prediction.zip", split="test")
+    keys = dict(path="prediction.zip", split="test", trust=None)
     line = "newsrex predict RUN path=prediction.zip"
     folder, keys, data = divide(arguments, line, keys)
-    model, dataset, known = reopen(folder, *data)
+    model, dataset, known = reopen(folder, *data, trust=_trusted(keys))
     log = shown(dataset, keys["split"], known)
     predict(model, dataset, keys["path"], log)
     if keys["path"].endswith(RANKED):
         check_predictions(keys["path"], log)
-    print(f"{keys['path']}: {len(log)} impressions of {dataset.name}, {keys['split']}")
+    print(
+        f"{keys['path']}: {len(log)} impressions of {named_split(dataset, keys['split'])}"
+    )
     warn_of_unread(dataset, keys["split"], keys["path"])
+    warn_of_labels(dataset, keys["split"], keys["path"])
 
 # %% ../nbs/cli.ipynb #evaluate-file
 def evaluate_file(
@@ -264,10 +276,11 @@ def evaluate_file(
     from newsrex_nb.experiments.runner import measure
     from newsrex_nb.evaluate.predictions import FileScores, check_predictions
 
-    keys = dict(predictions=None, split="test")
+    keys = dict(predictions=None, split="test", trust=None)
     line = "newsrex evaluate predictions=FILE data=…"
     _, keys, data = divide(arguments, line, keys, folders=0)
-    dataset, path = load_data(configure(*data)), keys["predictions"]
+    config, path = configure(*data), keys["predictions"]
+    dataset = load_data(config, [config["parts"]["data"]])
     log, scores = dataset.split(keys["split"]), FileScores(path, dataset)
     if log.labels is None and scores.ranked:
         number = check_predictions(path, log, dataset, keys["split"])
@@ -314,7 +327,7 @@ def _asked_for(
 
 # %% ../nbs/cli.ipynb #recommend
 def recommend_command(arguments):  # of the line behind `recommend`
-    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=…]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
+    """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=… trust=MODULE]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
 
     Parameters
     ----------
@@ -324,12 +337,12 @@ def recommend_command(arguments):  # of the line behind `recommend`
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
 
-    keys = dict(history=None, user=None, k=10, at=None, among=None)
+    keys = dict(history=None, user=None, k=10, at=None, among=None, trust=None)
     line = "newsrex recommend RUN history=N1,N2, or user=U1"
     folder, keys, data = divide(arguments, line, keys)
-    if not str(keys["k"]).isdigit():
+    if not str(keys["k"]).isdecimal():
         raise wrong("a whole number", repr(keys["k"]), where="k")
-    model, dataset, _ = reopen(folder, *data)
+    model, dataset, _ = reopen(folder, *data, trust=_trusted(keys))
     recommender = Recommender(model, dataset)
     history, user = _asked_for(keys, recommender)
     asked = dict(user=user, at=keys["at"], among=keys["among"] and _ids(keys["among"]))
@@ -340,28 +353,22 @@ def recommend_command(arguments):  # of the line behind `recommend`
 
 # %% ../nbs/cli.ipynb #table
 def table_command(arguments):  # of the line behind `table`
-    """table FILE|FOLDER … [csv=table.csv]  compares runs by what results=FILE or their folders have gathered, as Markdown
+    """table FILE|FOLDER … [csv=table.csv markdown=table.md latex=table.tex]  compares runs by what results=FILE or their folders have gathered, as Markdown
 
     Parameters
     ----------
     arguments
         of the line behind `table`
     """
-    from newsrex_nb.experiments.comparison_tables import write_csv
-    from newsrex_nb.metrics.results import comparison, markdown, one_data_set
-    from newsrex_nb.metrics.results import read_runs, run_table
+    from newsrex_nb.experiments.run_tables import table_of_runs
 
-    paths, keys = words_and_keys(arguments, "newsrex table runs/", dict(csv=None))
-    runs = [run for path in paths for run in read_runs(path)]
-    if not runs:
-        raise wrong("at least one run with a test", "none", where=", ".join(paths))
-    print("\n\n".join(markdown(comparison(part)) for part in one_data_set(runs)))
-    if keys["csv"]:
-        write_csv(keys["csv"], run_table(runs))
+    keys = dict(csv=None, markdown=None, latex=None)
+    paths, keys = words_and_keys(arguments, "newsrex table runs/", keys)
+    print(table_of_runs(paths, **keys))
 
 # %% ../nbs/cli.ipynb #compare
 def compare_command(arguments):  # of the line behind `compare`
-    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv split=test]  who is better, and could it be luck
+    """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv markdown=table.md latex=table.tex split=test trust=MODULE]  who is better, and could it be luck
 
     Parameters
     ----------
@@ -371,17 +378,19 @@ def compare_command(arguments):  # of the line behind `compare`
     from newsrex_nb.experiments.compare_runs import compare_runs
 
     keys = dict(metric="auc", draws="1000", baselines="false", slices="false")
-    keys = keys | dict(path=None, csv=None, split="test")
+    keys |= dict(path=None, csv=None, markdown=None, latex=None)
+    keys |= dict(split="test", trust=None)
     folders, keys = words_and_keys(arguments, "newsrex compare RUN …", keys)
-    if not keys["draws"].isdigit() or int(keys["draws"]) < 2:
+    if not keys["draws"].isdecimal() or int(keys["draws"]) < 2:
         raise wrong("a whole number, 2 or more", repr(keys["draws"]), where="draws")
     for key in ("baselines", "slices"):
         keys[key] = one_of(key, keys[key].lower(), ("true", "false")) == "true"
+    keys["trust"] = _trusted(keys)
     print(compare_runs(folders, **keys | dict(draws=int(keys["draws"]))))
 
 # %% ../nbs/cli.ipynb #protocols
 def protocols_command(arguments):  # of the line behind `protocols`
-    """protocols RUN … [split=test csv=table.csv]  the same scores under the protocols of several libraries
+    """protocols RUN … [split=test csv=table.csv trust=MODULE]  the same scores under the protocols of several libraries
 
     Parameters
     ----------
@@ -392,9 +401,9 @@ def protocols_command(arguments):  # of the line behind `protocols`
     from newsrex_nb.experiments.comparison_tables import as_markdown
     from newsrex_nb.experiments.comparison_tables import write_csv
 
-    keys = dict(split="test", csv=None)
+    keys = dict(split="test", csv=None, trust=None)
     folders, keys = words_and_keys(arguments, "newsrex protocols RUN …", keys)
-    lines = protocols_of_runs(folders, keys["split"])
+    lines = protocols_of_runs(folders, keys["split"], _trusted(keys))
     print(as_markdown(lines))
     if keys["csv"]:
         write_csv(keys["csv"], lines)
@@ -477,27 +486,36 @@ def _gathered(folder):  # of `gather`
 
 # %% ../nbs/cli.ipynb #share
 def share_command(arguments):  # of the line behind `share`
-    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true]  gathers the seeds of an experiment for others, the best by validation first
+    """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true trust=MODULE]  gathers the seeds of an experiment for others, the best by validation first
 
     Parameters
     ----------
     arguments
         of the line behind `share`
     """
+    from newsrex_nb.core import read_json
     from newsrex_nb.experiments.overrides import plain_values
+    from newsrex_nb.experiments.run_tables import checked
     from newsrex_nb.hub.publish import gather, push_to_hub
 
-    keys = dict(folder=None, to=None, private=None)
+    keys = dict(folder=None, to=None, private=None, trust=None)
     runs = [text for text in arguments if _is_word(text, keys)]
     values = plain_values([text for text in arguments if text not in runs])
     for key, value in values.items():
         keys[one_of("a key", key, tuple(keys))] = value
     if not keys["folder"] or not (runs or keys["to"]):
         given = ", ".join(map(repr, arguments)) or "nothing"
-        line = "newsrex share runs/nrms-toy-1 runs/nrms-toy-2 folder=shared/nrms"
+        line = (
+            "newsrex share runs/nrms-toy-seed_1 runs/nrms-toy-seed_2 folder=shared/nrms"
+        )
         raise wrong("the folders of runs, and folder=", given, remedy=f"write {line}")
+    for run in runs:
+        path = path_of(run) / "experiment.json"
+        if path.exists():
+            checked(read_json(path, "config"), path)
     if runs:
-        print(_gathered(gather(runs, keys["folder"])))
+        trust = _trusted(keys)
+        print(_gathered(gather(runs, keys["folder"], trust=trust)))
     if keys["to"]:
         address = push_to_hub(keys["folder"], keys["to"], private=keys["private"])
         print(f"Hub    {address}")
@@ -512,9 +530,15 @@ def bench_command(arguments):  # of the line behind `bench`
         of the line behind `bench`
     """
     from newsrex_nb.experiments.bench import bench
+    from newsrex_nb.experiments.configuration import arguments as arguments_of
+    from newsrex_nb.experiments.configuration import choose
     from newsrex_nb.experiments.overrides import plain_values
 
-    bench(**plain_values(arguments))
+    values, known = plain_values(arguments), arguments_of(bench)
+    model = choose("model", str(values.get("model", known["model"][0])).lower())
+    for key in values:
+        one_of("a key", key, (*known, *arguments_of(model, ("sizes",))))
+    bench(**values)
 
 # %% ../nbs/cli.ipynb #commands
 COMMANDS = dict(
@@ -574,8 +598,27 @@ def keep_programs():
     "Has compiled programs kept beside the data, unless the environment says otherwise."
     from newsrex_nb.data.cache import cache_folder
 
-    folder = str(cache_folder(True) / "programs")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    folder = cache_folder(True)
+    if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return  # somebody without a home, or somebody who wants another folder
+    with contextlib.suppress(OSError):
+        (folder / "programs").mkdir(parents=True, exist_ok=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
+
+# %% ../nbs/cli.ipynb #more-help
+def _more_help(command, words):  # of the line, but for what asks for help
+    "The keys of a command that passes them on; nothing of the others."
+    if command == "bench":
+        from newsrex_nb.experiments.bench import bench
+        from newsrex_nb.experiments.configuration import argument_table
+
+        return f"\n\n{argument_table(bench)}\n  and the arguments of the model"
+    if command == "reproduce":
+        from newsrex_nb.experiments.reproduction import reproduction_help
+
+        names = [text for text in words if "=" not in text][:1]
+        return f"\n\n{reproduction_help(*names, *(w for w in words if w not in names))}"
+    return ""
 
 # %% ../nbs/cli.ipynb #dispatch
 def _dispatch(
@@ -591,7 +634,9 @@ def _dispatch(
 
         print(key_table(*(text for text in arguments if text not in asked)))
     elif asked and command in COMMANDS:
-        print("newsrex " + _sentence(COMMANDS[command]).replace("  ", "\n    "))
+        words = [text for text in arguments if text not in asked]
+        about = _sentence(COMMANDS[command]).replace("  ", "\n    ")
+        print(f"newsrex {about}{_more_help(command, words)}")
     elif asked:
         print(usage())
     else:
@@ -610,6 +655,76 @@ def _lenient(stream):  # of text
     if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
         stream.reconfigure(errors="replace")
 
+# %% ../nbs/cli.ipynb #disk
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
+
+def _of_disk(error, words):  # an `OSError`; of the command line
+    "What a disk or a network has refused, in a sentence."
+    place = f"{error.filename}: " if error.filename else ""
+    what = f"{place}{error.strerror or error}"
+    if error.errno in _FULL and words[:1] == ["train"]:
+        return (
+            f"{what}; make room: a run goes on after its last epoch when it is "
+            "started again with its folder=."
+        )
+    if error.errno in _FULL:
+        return f"{what}; make room."
+    return f"{what}; check the path, or give another one." if place else f"{what}."
+
+# %% ../nbs/cli.ipynb #fault
+def _fault(error, words):  # any exception; of the command line
+    "One line about something that nobody has foreseen, and where the details are."
+    import tempfile, traceback
+
+    plain = re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}")
+    shown = " ".join(plain.split())[:300]
+    lines = [f"newsrex {__version__}, Python {sys.version}", " ".join(words), ""]
+    text = "\n".join(lines) + "".join(traceback.format_exception(error))
+    try:
+        handle, path = tempfile.mkstemp(".txt", "newsrex-")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return f"this failed ({shown}), and there is no place to write the details."
+    return f"this failed ({shown}); the details are in {path}: please report them."
+
+# %% ../nbs/cli.ipynb #told
+def _told(error, words):  # any exception; of the command line
+    "The exit status of an error and its sentence, None where nothing is to be said."
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped"
+    if isinstance(error, BrokenPipeError):
+        return 141, None
+    if isinstance(error, OSError) and error.errno is not None:
+        return 2, _of_disk(error, words)
+    if isinstance(error, MemoryError):
+        got = str(error) or "not enough memory"
+        return 2, f"{got}: take smaller batches, fewer negatives or less data."
+    from hydra.errors import HydraException
+
+    if isinstance(error, HydraException):
+        expected = "values that can be made something of"
+        return 2, str(wrong(expected, f"others ({error})", " ".join(words)))
+    return 1, _fault(error, words)
+
+# %% ../nbs/cli.ipynb #quiet
+def _streams():
+    "What is written to, as far as it is open."
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _close_quietly():
+    "Leaves nothing to be written to a pipe or file that takes no more."
+    for stream in _streams():
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())
+
 # %% ../nbs/cli.ipynb #main
 def main(argv=None):  # words of the command line; None = those of the process
     """Runs one command; returns the exit status.
@@ -623,30 +738,24 @@ def main(argv=None):  # words of the command line; None = those of the process
     os.environ.setdefault("MPLBACKEND", "Agg")  # curves are written, not shown
     _lenient(sys.stdout)
     _lenient(sys.stderr)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: model=my_package.MyModel
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         for kind in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
         try:
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())  # last: model=my_package.MyModel
             _dispatch(command, arguments)
-        except InputError as e:
-            print(f"newsrex: {e}", file=sys.stderr)
-            return 2
-        except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            print(
-                f"newsrex: {e.strerror} ({e.filename}): make room; a run goes on after "
-                "its last epoch when it is started again with its folder=.",
-                file=sys.stderr,
-            )
-            return 2
-        except KeyboardInterrupt:
-            print("newsrex: stopped", file=sys.stderr)
-            return 130
-    return 0
+            for stream in _streams():
+                stream.flush()
+            return 0
+        except (Exception, KeyboardInterrupt) as e:
+            status, sentence = _told(e, [command, *arguments])
+    with contextlib.suppress(OSError):
+        if sentence:
+            print(f"newsrex: {sentence}", file=sys.stderr)
+    _close_quietly()
+    return status
 
 # %% ../nbs/cli.ipynb #as-module
 #| eval: false

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'InputError', 'wrong', 'one_of', 'Sizes', 'generator', 'Seeds', 'fingerprint', 'json_text', 'numbers_of',
-           'read_json', 'path_of', 'atomic', 'short_repr', 'html_table', 'patch_to', 'register', 'need_jax', 'needs']
+           'read_json', 'path_of', 'file_place', 'atomic', 'locked', 'short_repr', 'html_table', 'patch_to', 'register',
+           'need_jax', 'needs', 'called']
 
 # %% ../nbs/core.ipynb #imports
-import contextlib, dataclasses, html, json, math, os, reprlib, zlib
+import contextlib, dataclasses, difflib, functools, html, inspect, json, math, numbers
+import os, re, reprlib, warnings, zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,15 @@ import numpy as np
 class InputError(ValueError):
     """A file, an argument or a saved folder is not what was expected; the message is
     one sentence for the user."""
+
+# %% ../nbs/core.ipynb #cut
+def _cut(text, most):
+    "A text on one line, its middle left out where it is longer than that."
+    line = " ".join(part.strip() for part in str(text).splitlines())
+    if len(line) <= most:
+        return line
+    half = (most - 3) // 2
+    return f"{line[:half]} … {line[-half:]}"
 
 # %% ../nbs/core.ipynb #wrong
 def wrong(
@@ -42,9 +53,9 @@ def wrong(
     -------
     an `InputError`, to be raised by the caller
     """
-    place = f" in {where}" if where else ""
+    place = f" in {_cut(where, 400)}" if where else ""
     advice = f": {remedy}." if remedy else "."
-    return InputError(f"Expected {expected}{place}, got {got}{advice}")
+    return InputError(f"Expected {expected}{place}, got {_cut(got, 200)}{advice}")
 
 # %% ../nbs/core.ipynb #one-of
 def one_of(
@@ -67,7 +78,7 @@ def one_of(
     -------
     `value`, unchanged
     """
-    if value not in legal:
+    if value not in tuple(legal):  # in a set, a list can't even be looked for
         raise wrong(f"{name} to be one of {', '.join(map(repr, legal))}", repr(value))
     return value
 
@@ -110,10 +121,12 @@ class Sizes:
             return sizes
         names = [f.name for f in dataclasses.fields(cls)]
         if not isinstance(sizes, Mapping) or not set(sizes) <= set(names):
-            raise wrong(
-                f"sizes to be Sizes or a mapping with keys from {', '.join(names)}",
-                repr(sizes),
-            )
+            expected = f"Sizes, or a mapping with keys from {', '.join(names)},"
+            got = f"{type(sizes).__name__} {sizes!r}"
+            raise wrong(expected, got, "sizes", "write for instance NRMS(data.sizes)")
+        for name, size in sizes.items():
+            if not isinstance(size, numbers.Integral) or size < 0:
+                raise wrong(f"a whole number {name}, 0 or more", repr(size), "sizes")
         return cls(**{k: int(v) for k, v in sizes.items()})
 
 # %% ../nbs/core.ipynb #generator
@@ -146,6 +159,8 @@ class Seeds:
     """
 
     def __init__(self, seed):  # whole number that all layers' seeds follow from
+        if not isinstance(seed, numbers.Integral):
+            raise wrong("seed to be a whole number", repr(seed))
         self._rng = generator(seed, "layers")
 
     def __next__(self):
@@ -241,7 +256,7 @@ def read_json(
     again = "save or copy the folder again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         got = f"something else ({e})"
         raise wrong("JSON", got, where=str(path), remedy=again) from None
     lack = [key for key in keys if not isinstance(content, dict) or key not in content]
@@ -263,7 +278,38 @@ def path_of(path):  # a text or any `os.PathLike`; `~` is the home folder
     path
         a text or any `os.PathLike`; `~` is the home folder
     """
-    return Path(os.path.expanduser(path))
+    if not isinstance(path, (str, os.PathLike)):
+        raise wrong("the path of a file or folder", repr(path))
+    text = os.path.expanduser(path)
+    if re.search("[\0\ud800-\udfff]", str(text)):  # bytes that are no text
+        raise wrong("a path in UTF-8", repr(path), remedy="rename the file or folder")
+    return Path(text)
+
+# %% ../nbs/core.ipynb #file-place
+def file_place(path):  # of a file that is to be written
+    """The `Path`, if a file can be there; so a long work asks before it begins.
+
+    Parameters
+    ----------
+    path
+        of a file that is to be written
+    """
+    path = path_of(path)
+    if path.exists() and not path.is_file():  # a device would be replaced by a file
+        got = "a folder" if path.is_dir() else "a device or a pipe"
+        raise wrong("the path of a file", got, where=str(path))
+    if not path.parent.is_dir():
+        got = "a file" if path.parent.exists() else "nothing"
+        raise wrong("a folder", got, str(path.parent), "make it, or give another path")
+    return path
+
+# %% ../nbs/core.ipynb #number-of
+def _number_of(error, path):  # any exception; of the file that was written
+    "The system's number of what that file was refused for, or 0."
+    if isinstance(error, OSError):
+        return error.errno or 0 if error.filename in (None, str(path)) else 0
+    told = re.search(r"\(os error (\d+)\)", str(error))  # what Rust tells of it
+    return int(told[1]) if told else 0
 
 # %% ../nbs/core.ipynb #atomic
 @contextlib.contextmanager
@@ -285,15 +331,54 @@ def atomic(
     -------
     yields the `Path` to write to
     """
-    path = path_of(path)
+    path = file_place(path)
     writer = f".{os.getpid()}" if shared else ""
     temporary = path.with_name(f"{path.name}{writer}.part")
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if number := _number_of(e, temporary):
+            raise OSError(number, os.strerror(number), str(path)) from e
         raise
+
+# %% ../nbs/core.ipynb #locked
+@contextlib.contextmanager
+def locked(
+    folder,  # made if it is not there
+    what="run",  # what lives in it, for the message
+):
+    """Holds a folder while the block runs, or says that another process holds it.
+
+    Parameters
+    ----------
+    folder
+        made if it is not there
+    what : default 'run'
+        what lives in it, for the message
+    """
+    import filelock
+
+    folder = path_of(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise wrong(
+            f"a folder in which no other {what} is at work",
+            "one that another process holds",
+            where=str(folder),
+            remedy="give another folder, or wait until it is done",
+        ) from None
+    except (OSError, NotImplementedError) as e:
+        warnings.warn(f"{folder} cannot be locked ({e}): let no other {what} use it.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 # %% ../nbs/core.ipynb #metrics
 METRICS = ("auc", "mrr", "ndcg@5", "ndcg@10")
@@ -422,3 +507,44 @@ def needs(
         remedy = ", or ".join(filter(None, [f"run pip install {package}", otherwise]))
         expected = f"the package {package}, {purpose}"
         raise wrong(expected, "none", where, remedy) from None
+
+# %% ../nbs/core.ipynb #meant
+def _meant(name, known):  # what came; names
+    "The argument that somebody may mean by another name, or None."
+    for other in known:
+        parts = other.split("_")
+        if name in ("".join(part[0] for part in parts), *parts) or name == other[:-1]:
+            return other
+    return next(iter(difflib.get_close_matches(name, known, 1)), None)
+
+# %% ../nbs/core.ipynb #called
+def called(call):  # how the function is called, such as "fit(model, data)"
+    """Has the function below it say what is wrong with a call that does not fit.
+
+    Parameters
+    ----------
+    call
+        how the function is called, such as "fit(model, data)"
+    """
+
+    def wrap(function):
+        shape = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args, **kwargs):
+            unknown = [name for name in kwargs if name not in shape.parameters]
+            if unknown:
+                meant = _meant(unknown[0], [*shape.parameters])
+                remedy = f"write {meant}=" if meant else f"write {call}"
+                legal = f"an argument of {function.__name__}"
+                expected = f"{legal} ({', '.join(shape.parameters)})"
+                raise wrong(expected, unknown[0], remedy=remedy)
+            try:
+                shape.bind(*args, **kwargs)
+            except TypeError as e:
+                raise wrong(f"the call {call}", f"another ({e})") from None
+            return function(*args, **kwargs)
+
+        return checked
+
+    return wrap

@@ -1,11 +1,13 @@
 """Four probes, models of some ten lines that use every part of the contract, with what they register; and models made tiny."""
 import dataclasses
 import inspect
+import json
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from safetensors.numpy import load_file, save_file
 
 from newsrex_nb.contract.watched import copied, shaken
 from newsrex_nb.contract.worlds import contract_world
@@ -201,3 +203,12 @@ def wider(model):
     if graph in PLANNERS: kept["planner", graph] = Padded(data.features.planner(graph))
     elif graph in COLUMNS: kept["column", graph] = np.pad(data.features[graph], ((0, 0), (0, 2)))
     return data
+
+
+def as_format_1(folder, **changes):
+    "A saved folder as earlier versions wrote it, without fingerprints, perhaps with changes in its config.json."
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("files", None)
+    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+    return folder

@@ -150,7 +150,9 @@ def test_a_language_model(language_model, tmp_path, monkeypatch):
     same(scores(model, data, **FEW), direct_scores(model, data, data.test, batch_size=8))
     hub.save(tmp_path / "run", model, data.features)
     monkeypatch.chdir(language_model.parent) # the folder says "language model0": there it lies
-    rec, rows = Recommender.from_pretrained(tmp_path / "run"), np.flatnonzero(~silent)[:6]
+    rec = Recommender.from_pretrained(tmp_path / "run")
+    with pytest.raises(InputError, match="which the saved model names.*trust"): rec.score([dict(title="one")], [dict(title="two")])
+    rec, rows = Recommender.from_pretrained(tmp_path / "run", trust=language_model.name), np.flatnonzero(~silent)[:6]
     ids = data.news.ids[rows].tolist()
     rec.add([dict(id=i, title=data.news.title[r], abstract=data.news.abstract[r]) for i, r in zip(ids, rows)])
     np.testing.assert_allclose(rec.score(ids[:2], ids[2:]), Recommender(model, data).score(ids[:2], ids[2:], at=data.start), rtol=1e-4, atol=1e-4)

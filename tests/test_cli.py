@@ -37,8 +37,8 @@ def test_train(trained):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "hydra" not in done.stderr.lower()
     assert re.search(r"^NRMS +[\d.]+ ± [\d.]+", done.stdout, re.M) and "mean ± sd of 2 seeds" in done.stdout
-    assert "Next   newsrex recommend runs/nrms-toy-2 history=" in done.stdout
-    for seed, name in ((3, "nrms-toy-1"), (4, "nrms-toy-2")):
+    assert "Next   newsrex recommend runs/nrms-toy-seed_4 history=" in done.stdout
+    for seed, name in ((3, "nrms-toy-seed_3"), (4, "nrms-toy-seed_4")):
         about = json.loads((cwd / "runs" / name / "experiment.json").read_text())
         assert about["config"]["seed"] == seed and about["config"]["given"] == [*TINY, "seed=[3,4]"]
         assert about["config"]["model"]["num_heads"] == 2 and about["data"]["splits"]["test"]["impressions"] == 60
@@ -54,14 +54,14 @@ def test_results_are_gathered_and_not_repeated(trained):
     assert again.stdout == "nrms-toy, seed 3: already in results/toy.jsonl\n"
     assert len((cwd / "results/toy.jsonl").read_text().splitlines()) == 1
     table = newsrex("table", "results/toy.jsonl", cwd=cwd).stdout
-    saved = json.loads((cwd / "runs/nrms-toy-1/test_results.json").read_text())["model"]
+    saved = json.loads((cwd / "runs/nrms-toy-seed_3/test_results.json").read_text())["model"]
     assert re.search(rf"^\| NRMS .*\| {saved['auc']:.4f} \| {saved['mrr']:.4f} \|.*\| 1 \|", table, re.M)
 
 
 def test_evaluate_gives_the_same_numbers(trained):
     cwd, _ = trained
-    done = newsrex("evaluate", "runs/nrms-toy-1", cwd=cwd)
-    saved = json.loads((cwd / "runs/nrms-toy-1/test_results.json").read_text())
+    done = newsrex("evaluate", "runs/nrms-toy-seed_3", cwd=cwd)
+    saved = json.loads((cwd / "runs/nrms-toy-seed_3/test_results.json").read_text())
     for row, found in (("NRMS", saved["model"]), ("oracle", saved["baselines"]["oracle"])):
         assert numbers(done.stdout, row) == tuple(f"{found[m]:.4f}" for m in ("auc", "mrr", "ndcg@5", "ndcg@10"))
 
@@ -73,7 +73,7 @@ def test_predict_and_recommend(trained, monkeypatch, capsys):
     assert main([*call, "k=3"]) == 0
     ids = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert len(ids) == 3 and not set(ids) & set(call[-1].split("=")[1].split(","))
-    assert main(["predict", "runs/nrms-toy-1", "path=p.zip"]) == 0
+    assert main(["predict", "runs/nrms-toy-seed_3", "path=p.zip"]) == 0
     with zipfile.ZipFile("p.zip") as z: assert len(z.read("prediction.txt").splitlines()) == 60
 
 
@@ -81,7 +81,7 @@ def test_share(trained, monkeypatch, capsys):
     "Two runs become one folder, from which anybody measures the same numbers."
     cwd, _ = trained
     monkeypatch.chdir(cwd)
-    runs = {seed: f"runs/nrms-toy-{number}" for number, seed in ((1, 3), (2, 4))}
+    runs = {seed: f"runs/nrms-toy-seed_{seed}" for seed in (3, 4)}
     valid = {seed: json.loads((cwd / run / "history.json").read_text()) for seed, run in runs.items()}
     best = max(valid, key=lambda seed: sum(valid[seed][f"val_{m}"][0] for m in ("auc", "mrr", "ndcg@5", "ndcg@10")))
     assert main(["share", *runs.values(), "folder=shared/nrms"]) == 0

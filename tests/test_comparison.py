@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,12 +52,17 @@ def test_score_files_are_read_and_checked(runs):
 
 
 def test_compare(runs, capsys):
-    assert main(["compare", "runs", "baselines=true", "slices=true", "path=ranks.png", "csv=table.csv", "draws=50"]) == 0
+    assert main(["compare", "runs", "baselines=true", "slices=true", "path=ranks.png", "csv=table.csv", "latex=table.tex", "draws=50"]) == 0
     said = capsys.readouterr().out
     rows = [*csv.reader(open("table.csv"))]
     assert [row[1] for row in rows if row[0].startswith("NRMS")] in (["2", "1"], ["1", "2"]) and len(rows) == 7
     assert "smallest that could be shown" in said and "| history |" in said and "population sd" in said
     assert re.search(r"not known and the interval is of users only: NRMS recipe.learning_rate=0.01\.", said)
+    of = {row["seed"]: row for row in csv.DictReader(open("table.csv")) if row["seed"]}
+    assert of["1 2"]["folder"] == "runs/a/seed_1 runs/a/seed_2" and of["1"]["recipe.learning_rate"] == "0.01"
+    first, *others = csv.DictReader(open("table.csv"))
+    assert first["difference"] == "" and all(row["difference"].startswith("-") for row in others)
+    assert open("table.tex").read().count("\\begin{tabular}") == 3 and r"95 \% interval" in open("table.tex").read()
     assert open("ranks.png", "rb").read(4) == b"\x89PNG"
 
 
@@ -74,11 +80,29 @@ def test_a_ranker_of_ones_own_beside_runs(runs):
 def test_table_and_protocols(runs, capsys):
     assert main(["table", "runs", "csv=runs.csv"]) == 0
     rows, said = [*csv.DictReader(open("runs.csv"))], capsys.readouterr().out
-    assert [row["seed"] for row in rows] == ["1", "2", "1"] and said.count("| NRMS") == 1 + (len({r["model"] for r in rows}) > 1)
+    assert [row["seed"] for row in rows] == ["1", "2", "1"] and [row["folder"] for row in rows] == ["runs/a/seed_1", "runs/a/seed_2", "runs/b"]
+    assert re.findall(r"^\| NRMS recipe.learning_rate=(\S+) .*\| (\d) \| \d+ \|$", said, re.M) == [("0.002", "2"), ("0.01", "1")]
+    assert float(rows[1]["auc_difference"]) == float(rows[1]["auc"]) - float(rows[0]["auc"])
     assert float(rows[2]["auc"]) == json.loads(open("runs/b/test_results.json").read())["model"]["auc"]
     assert main(["protocols", "runs/b"]) == 0
     said = capsys.readouterr().out
     assert f"{float(rows[2]['auc']):.4f} | {float(rows[2]['mrr']):.4f}" in said.split("MIND's scorer")[1].split("\n")[0]
+
+
+@pytest.mark.filterwarnings("default")
+def test_runs_that_were_stopped_or_edited(runs, capsys):
+    path = Path("runs/b/experiment.json")
+    about = json.loads(path.read_text())
+    def told(damage, *words):
+        path.write_text(json.dumps({**about, **damage}))
+        return main([*words]), *capsys.readouterr()
+    for words in (["table", "runs"], ["compare", "runs", "draws=5"]):
+        status, out, err = told(dict(finished=None), *words)
+        assert status == 0 and "\n| NRMS |" in out and err == "newsrex: Left out, since it was not finished: runs/b.\n"
+    for words in (["table", "runs"], ["compare", "runs"], ["share", "runs/b", "folder=shared"], ["train", *TINY, "seed=1", "folder=runs/b"]):
+        status, _, err = told(dict(config=None), *words)
+        assert status == 2 and "seed of a run under config in runs/b" in err and err.count("\n") == 1
+    told({}, "table", "runs")
 
 
 @pytest.mark.parametrize("words, sentence", [

@@ -18,7 +18,7 @@ from newsrex_nb.engine.scoring import direct_scores, scores
 from newsrex_nb.losses import softmax_loss
 from newsrex_nb.models import CROWN, NRMS
 from newsrex_nb.models.weights import weight_names
-from probes import shaken, tiny, world
+from probes import as_format_1, shaken, tiny, world
 
 
 def softmax(x): return np.exp(x - x.max(-1, keepdims=True)) / np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)
@@ -70,9 +70,8 @@ def test_a_rebuilt_defect_is_no_mode(tmp_path):
     model = tiny(CROWN, data, mode="masked")
     folder = hub.save(tmp_path / "run", model, data.features)
     assert hub.load(folder)[0].mode == "masked"
-    about = json.loads((folder / "config.json").read_text())
-    about["config"]["mode"] = "official"
-    (folder / "config.json").write_text(json.dumps(about))
+    about = json.loads((folder / "config.json").read_text())["config"]
+    as_format_1(folder, config={**about, "mode": "official"})
     for use in (lambda: hub.load(folder), lambda: tiny(CROWN, data, mode="official")):
         with pytest.raises(InputError, match="rebuilt a defect.*OfficialCROWN.*museum of defects"): use()
 

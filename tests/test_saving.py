@@ -1,10 +1,14 @@
 """A trained model goes through a folder into a fresh process: the same bits, or one sentence that says what does not fit."""
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from probes import as_format_1
 from safetensors.numpy import load_file, save_file
 
 from newsrex_nb import hub
@@ -60,7 +64,7 @@ def test_a_weight_without_axes_keeps_its_shape(data, tmp_path):
     model.scale.assign(3.0)
     hub.save(tmp_path, model, data.features)
     assert load_file(tmp_path / "model.safetensors")["scale"].shape == ()
-    assert float(hub.load(tmp_path)[0].scale.value) == 3.0
+    assert float(hub.load(tmp_path, trust=__name__)[0].scale.value) == 3.0
 
 
 def test_fresh_process(folder, model, data, tmp_path):
@@ -87,7 +91,7 @@ def test_what_a_folder_holds(folder, data):
 
 
 def test_weights_that_do_not_fit(folder):
-    path = folder / "model.safetensors"
+    path = as_format_1(folder) / "model.safetensors"
     arrays = load_file(path)
     arrays["a.stranger"] = arrays.pop("news_encoder.words.embeddings")
     first = sorted(arrays)[1]
@@ -108,10 +112,9 @@ def test_files_that_are_missing(folder, name):
 
 def test_folders_that_cannot_be_read(folder, tmp_path):
     with pytest.raises(InputError, match="nothing"): hub.load(tmp_path / "nowhere")
-    config = json.loads((folder / "config.json").read_text())
-    changes = {"format 1 or older": {"format": 2}, "module:Class": {"class": "NoSuchModel"}, "no subclass": {"class": "json:dumps"}}
+    changes = {"format 1 or older": {"format": 2}, "module:Class": {"format": 1, "class": "NoSuchModel"}, "trust": {"class": "json:dumps"}}
     for sentence, change in changes.items():
-        (folder / "config.json").write_text(json.dumps(config | change))
+        as_format_1(folder, **change)
         with pytest.raises(InputError, match=sentence): hub.load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="JSON"): hub.load(folder)
@@ -126,11 +129,106 @@ class Mine(NRMS):
 """
 
 
+EVIL = """
+from pathlib import Path
+Path(__file__).with_suffix(".ran").touch()
+"""
+
+
+@pytest.mark.parametrize("place", ["class", "news_encoder", "nested"])
+def test_loading_a_folder_runs_nothing_of_it(folder, tmp_path, monkeypatch, place):
+    "A module that the folder names is not imported, at whatever depth it is named."
+    (tmp_path / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = json.loads((folder / "config.json").read_text())["config"]
+    evil = dict(module="evil", class_name="Evil", config={}, registered_name="newsrex_nb>CNNTitle")
+    inner = dict(module="newsrex_nb.layers.text", class_name="CNNTitle", config=dict(filters=evil), registered_name=None)
+    changes = {"class": {"class": "evil:Evil"}, "news_encoder": dict(config=config | dict(news_encoder=evil)), "nested": dict(config=config | dict(news_encoder=inner))}
+    as_format_1(folder, **changes[place])
+    with pytest.raises(InputError, match="modules that you trust"): Recommender.from_pretrained(folder)
+    assert not (tmp_path / "evil.ran").exists() and "evil" not in sys.modules
+
+
+def test_the_files_of_two_models_are_no_model(tmp_path, model, data):
+    "Each file of one folder beside those of another, and each bit, is found by a fingerprint."
+    homes = [hub.save(tmp_path / str(seed), NRMS(data.sizes, **{k: v for k, v in model.configuration.items() if k not in ("sizes", "seed")}, seed=seed), data.features) for seed in (1, 2)]
+    for name in ("config.json", "model.safetensors"):
+        mixed = tmp_path / f"mixed {name}"
+        shutil.copytree(homes[0], mixed)
+        shutil.copy(homes[1] / name, mixed / name)
+        with pytest.raises(InputError, match="Expected the files of one model"): hub.load(mixed)
+    whole_scores = scores(hub.load(homes[0])[0], data)
+    for name in ("config.json", "features.json", "model.safetensors"):
+        whole = (homes[0] / name).read_bytes()
+        for at in np.linspace(0, len(whole) - 1, 40).astype(int):
+            (homes[0] / name).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1:])
+            try: found = scores(hub.load(homes[0])[0], data)
+            except InputError: continue
+            assert name == "config.json" and (found == whole_scores).all(), "what config.json says of the card"
+        (homes[0] / name).write_bytes(whole)
+
+
+def test_a_folder_of_something_else_stays(tmp_path, model, data, monkeypatch):
+    "Saving replaces what was saved there, and no file of somebody else."
+    monkeypatch.chdir(tmp_path)
+    for name in ("users.json", "articles.jsonl", "notes.txt"): (tmp_path / name).write_text("mine")
+    hub.save(".", model, data.features)
+    assert {(tmp_path / name).read_text() for name in ("users.json", "articles.jsonl", "notes.txt")} == {"mine"}
+    assert Recommender.from_pretrained(".").data.users.tolist() == [""], "files that the folder does not list"
+    with pytest.raises(InputError, match="users.json of something else"): Recommender(model, data).save_pretrained(".", keep_users=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{}")
+    with pytest.raises(InputError, match="config.json of something else"): hub.save("other", model, data.features)
+
+
+def test_weights_that_are_no_numbers(folder):
+    path = as_format_1(folder) / "model.safetensors"
+    arrays = load_file(path)
+    name = sorted(arrays)[-1]
+    arrays[name].flat[-1] = np.nan
+    save_file(arrays, path)
+    with pytest.raises(InputError, match=f"finite weights .* NaN or infinity in {name}"): hub.load(folder)
+
+
+def test_a_saving_that_is_killed(tmp_path, model, data, monkeypatch):
+    "Whatever moment it is killed at, the folder is the old model, the new one or a sentence; saving again mends it."
+    old, new = (NRMS(data.sizes, **{k: v for k, v in model.configuration.items() if k not in ("sizes", "seed")}, seed=seed) for seed in (1, 2))
+    at = lambda model: b"".join(np.asarray(v.value).tobytes() for v in model.weights)
+    known, outcomes, home = {at(old): "old", at(new): "new"}, [], tmp_path / "run"
+
+    class Killed(BaseException): pass
+    for moment in range(20):
+        shutil.rmtree(home, ignore_errors=True)
+        Recommender(old, data).save_pretrained(home, results=dict(model=dict(auc=.5)), keep_articles=True)
+        left = [moment]
+        def dying(operation):
+            def step(*arguments, **options):
+                if left[0] == 0: raise Killed
+                left[0] -= 1
+                return operation(*arguments, **options)
+            return step
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink"): patch.setattr(Path, name, dying(getattr(Path, name)))
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+            patch.setattr("os.replace", dying(os.replace))
+            try: Recommender(new, data).save_pretrained(home)
+            except Killed: pass
+        try: outcomes.append(known[at(Recommender.from_pretrained(home).model)])
+        except InputError: outcomes.append("refused")
+        hub.save(home, new, data.features)
+        assert known[at(hub.load(home)[0])] == "new" and not (home / ".unfinished").exists()
+        assert sorted(p.name for p in home.iterdir()) == ["README.md", "config.json", "features.json", "model.safetensors"]
+        if left[0]: break
+    assert outcomes == sorted(outcomes, key=["old", "refused", "new"].index) and set(outcomes) == {"old", "refused", "new"}, outcomes
+
+
 def test_class_of_another_package(tmp_path, data, monkeypatch):
     (tmp_path / "other_package.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
     mine = hub.find_class("other_package:Mine")(data.sizes, seed=1)
-    again, _ = hub.load(hub.save(tmp_path / "run", mine, data.features))
+    hub.save(tmp_path / "run", mine, data.features)
+    with pytest.raises(InputError, match='trust=."other_package"'): hub.load(tmp_path / "run")
+    again, _ = hub.load(tmp_path / "run", trust="other_package")
     some = take(data.test, slice(0, 5))
     assert type(again) is type(mine) and (scores(again, data, some) == scores(mine, data, some)).all()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_stand_in import TOKEN, Hub, Repository
-from probes import shaken
+from probes import as_format_1, shaken
 from safetensors.numpy import load_file
 
 from newsrex_nb import hub
@@ -99,6 +99,7 @@ def test_catalogue(data, tmp_path):
     assert again.name == data.name and again.news.ids.tolist() == [i for i in data.news.ids.tolist() if i != UNKNOWN]
     for column in ("title", "abstract", "category", "entities"):
         assert (again.features[column] == data.features[column][:len(again.news)]).all()
+    as_format_1(folder)
     (folder / "articles.jsonl").write_text('{"id": "N1"}\nN2\n')
     with pytest.raises(InputError, match="articles.jsonl, line 2"): from_pretrained(folder)
 

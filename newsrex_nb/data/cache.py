@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ARTICLE_COLUMNS', 'TEXTS', 'LOG', 'pack', 'unpack', 'to_arrays', 'from_arrays', 'cache_folder', 'content_hash',
-           'hash_of', 'reading_hashes', 'cached']
+           'hash_of', 'reading_hashes', 'not_kept', 'cached']
 
 # %% ../../nbs/data/cache.ipynb #imports
-import dataclasses, json, os, warnings, zipfile
+import dataclasses, json, os, warnings, zipfile, zlib
 
 import numpy as np
 
-from ..core import atomic, fingerprint, json_text, path_of, wrong
-from ..files.downloads import usual_folder
+from ..core import InputError, atomic, fingerprint, json_text, path_of
+from ..core import wrong
+from ..files.downloads import has_home, usual_folder
 from .features import Features
 from .schema import Behaviors, Dataset, Histories, News, offsets_of
 from ..files.archives import files_below, open_bytes, readable
@@ -26,7 +27,7 @@ def pack(strings):  # any number of strings
     strings
         any number of strings
     """
-    parts = [s.encode() for s in strings]
+    parts = [s.encode("utf-8", "surrogatepass") for s in strings]
     return np.frombuffer(b"".join(parts), np.uint8), offsets_of([*map(len, parts)])
 
 # %% ../../nbs/data/cache.ipynb #unpack
@@ -48,7 +49,9 @@ def unpack(
     list of strings
     """
     data, offsets = data.tobytes(), offsets.tolist()
-    return [data[a:b].decode() for a, b in zip(offsets, offsets[1:])]
+    return [
+        data[a:b].decode("utf-8", "surrogatepass") for a, b in zip(offsets, offsets[1:])
+    ]
 
 # %% ../../nbs/data/cache.ipynb #article-columns
 ARTICLE_COLUMNS = "title", "abstract", "category", "subcategory", "entities"
@@ -203,7 +206,7 @@ def cache_folder(
     if cache is False or cache is None:
         return None
     if cache is True:
-        return usual_folder()
+        return usual_folder() if has_home() else None
     if not isinstance(cache, (str, os.PathLike)) or not str(cache).strip():
         raise wrong("cache= to be True, False or a folder", repr(cache))
     return path_of(cache)
@@ -284,6 +287,47 @@ def reading_hashes(
         hashes.append([*way, hash_of(file)])
     return hashes
 
+# %% ../../nbs/data/cache.ipynb #kept
+_UNREADABLE = (  # whatever comes of bytes that are not those that were written
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def _kept(path):  # of the file
+    "The data set of a file; None where there is none, or none that can be read."
+    try:
+        if path.is_file():  # a device or a pipe would never end
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return from_arrays(dict(arrays))
+    except _UNREADABLE:
+        pass  # it is built anew
+
+# %% ../../nbs/data/cache.ipynb #not-kept
+def not_kept(
+    what,  # was to be kept
+    folder,  # of the cache
+    error,  # that came
+):  # a sentence
+    """What a warning says where the disk takes nothing.
+
+    Parameters
+    ----------
+    what
+        was to be kept
+    folder
+        of the cache
+    error
+        that came
+
+    Returns
+    -------
+    a sentence
+    """
+    reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+    remedy = "free some space, or name another folder with cache="
+    return f"{what} could not be kept in {folder} ({reason}): {remedy}."
+
 # %% ../../nbs/data/cache.ipynb #cached
 def cached(
     folder,  # a `Path`, or None for no cache
@@ -311,20 +355,13 @@ def cached(
     if folder is None:
         return build()
     path = folder / f"{name}-{key}.npz"
-    if path.exists():
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return from_arrays(dict(arrays))
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            pass  # a broken file is built anew
+    if (data := _kept(path)) is not None:
+        return data
     data = build()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(path, shared=True) as temporary, open(temporary, "wb") as file:
             np.savez(file, **to_arrays(data))
-    except OSError as e:
-        warnings.warn(
-            f"{data.name} could not be kept in {folder} ({e.strerror}): "
-            "free some space, or name another folder with cache=."
-        )
+    except (OSError, InputError) as e:
+        warnings.warn(not_kept(data.name, folder, e))
     return data

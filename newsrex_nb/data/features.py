@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'TABLES', 'PLANNERS', 'Column', 'column', 'table', 'planne
 
 # %% ../../nbs/data/features.ipynb #imports
 import dataclasses, inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -181,6 +181,8 @@ def read_recipe(given):  # a mapping with some of the recipe's arguments
         a mapping with some of the recipe's arguments
     """
     known = list(inspect.signature(feature_recipe).parameters)
+    if not isinstance(given, Mapping):
+        raise wrong(f"some of {', '.join(known)}", repr(given), where="recipe")
     for name in given:
         if name not in known:
             raise wrong(f"arguments of the recipe ({', '.join(known)})", repr(name))

@@ -210,7 +210,12 @@ def entity_ids(entities):  # dicts with "WikidataId" and "OccurrenceOffsets"
     if not all(isinstance(e, Mapping) and "WikidataId" in e for e in entities):
         raise ValueError("an entity without a WikidataId")
     ids = [entity["WikidataId"] for entity in sorted(entities, key=first_place)]
-    return list(dict.fromkeys(id for id in ids if id))
+    ids = [id for id in ids if id or id == 0]
+    if not all(isinstance(id, str) for id in ids):
+        raise ValueError("a WikidataId that is no text")
+    if re.search("[\ud800-\udfff]", "".join(ids)):
+        raise ValueError("a WikidataId with half a character")
+    return list(dict.fromkeys(ids))
 
 # %% ../../nbs/data/ids.ipynb #ids-of
 def _ids_of(items):  # a list of any kind

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'News', 'news_table', 'check_offsets', 'offsets_of', 'Histories', 'make_histories', 'Behaviors', 'segments',
-           'take', 'owner', 'merge', 'order_users', 'Dataset', 'Clock']
+           'take', 'owner', 'merge', 'order_users', 'Dataset', 'need_dataset', 'Clock']
 
 # %% ../../nbs/data/schema.ipynb #imports
-import dataclasses
+import dataclasses, re
 
 import numpy as np
 
@@ -57,6 +57,19 @@ class News:
     def __len__(self):
         return len(self.ids)
 
+# %% ../../nbs/data/schema.ipynb #check-texts
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _check_texts(texts, where):  # strings, or lists of them
+    "Raises the sentence about the first text with half a character."
+    for row, text in enumerate(texts):
+        text = text if isinstance(text, str) else "".join(text)
+        if not text.isascii() and _HALF.search(text):
+            place = f"{where}, row {row}"
+            remedy = "read its file again with the encoding that it was written in"
+            raise wrong("whole characters", repr(text[:40]), place, remedy)
+
 # %% ../../nbs/data/schema.ipynb #news-checks
 @patch_to(News)
 def _check_columns(self):
@@ -73,6 +86,8 @@ def _check_columns(self):
         raise wrong(
             "row 0 of the news table to be padding with the id ''", "an article"
         )
+    for name in ("ids", "title", "abstract", "category", "subcategory", "entities"):
+        _check_texts(getattr(self, name), f"the news column {name!r}")
 
 # %% ../../nbs/data/schema.ipynb #news-ids-check
 @patch_to(News)
@@ -559,6 +574,7 @@ class Dataset:
         return "\n".join([self._summary(), *splits])
 
     def __post_init__(self):
+        _check_texts(self.users, "the users")
         self.features.attach(self)
 
     @property
@@ -614,6 +630,42 @@ def split(self, name) -> Behaviors:  # "train", "valid" or "test"
             "train= and test=); what is there can be measured and predicted",
         )
     raise wrong(f"a split of {self.name} ({', '.join(self.splits)})", repr(name))
+
+# %% ../../nbs/data/schema.ipynb #need-data
+def need_dataset(
+    data,  # what somebody has given
+    call,  # that is meant, such as "evaluate(model, data)"
+):
+    """The data set, or the sentence about something else in its place.
+
+    Parameters
+    ----------
+    data
+        what somebody has given
+    call
+        that is meant, such as "evaluate(model, data)"
+    """
+    if not isinstance(data, Dataset):
+        got = f"an object of {type(data).__name__}"
+        raise wrong("a data set, such as toy()", got, "data", f"write {call}")
+    return data
+
+
+@patch_to(Dataset)
+def log_of(self, split) -> Behaviors:  # a split's name, or `Behaviors`
+    """The behaviors that somebody means.
+
+    Parameters
+    ----------
+    split
+        a split's name, or `Behaviors`
+    """
+    if isinstance(split, Behaviors):
+        return split
+    if isinstance(split, str):
+        return self.split(split)
+    got = f"an object of {type(split).__name__}"
+    raise wrong("the name of a split, or Behaviors", got, where="split")
 
 # %% ../../nbs/data/schema.ipynb #dataset-summary
 @patch_to(Dataset)

@@ -233,7 +233,10 @@ def seconds_of(column):  # a pandas Series
         a pandas Series
     """
     missing = column.isna().to_numpy(bool)
-    if column.dtype == object or column.dtype.kind not in "iufbMm":
+    if column.dtype == object:  # half characters are no text for pandas
+        blank = [not text.strip() for text in as_texts(column)]
+        missing = missing | np.array(blank, bool)
+    elif column.dtype.kind not in "iufbMm":
         missing = missing | (column.astype(str).str.strip() == "").to_numpy(bool)
     seconds = np.zeros(len(column), np.int64)
     forms = np.full(len(column), "", object)

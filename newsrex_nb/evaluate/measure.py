@@ -6,13 +6,12 @@
 __all__ = ['unmeasurable', 'split_name', 'evaluate', 'predict']
 
 # %% ../../nbs/evaluate/measure.ipynb #imports
-import warnings
-from pathlib import Path
+import numbers, warnings
 
 import numpy as np
 
-from ..core import METRICS, one_of, wrong
-from ..data.schema import owner
+from ..core import METRICS, called, file_place, one_of, wrong
+from ..data.schema import need_dataset, owner
 from ..engine.scoring import scores
 from .predictions import RANKED, SCORED, member_of
 from .predictions import warn_of_unread, write_predictions
@@ -76,10 +75,13 @@ def _ranked(
     budget,  # as for `evaluate`
 ):  # (candidates,) scores
     "What a ranker says of some impressions."
+    if not isinstance(budget, numbers.Real | None):
+        raise wrong("budget to be a number of bytes, or None", repr(budget))
     options = {} if budget is None else {"budget": budget}
     return scores(ranker_of(model, data, **options), data, behaviors)
 
 # %% ../../nbs/evaluate/measure.ipynb #evaluate
+@called('evaluate(model, data, "test")')
 def evaluate(
     model,  # a `NewsRecommender`, or anything that `ranker_of` takes, such as a baseline
     data,  # a `Dataset`
@@ -107,7 +109,8 @@ def evaluate(
     {metric: mean over impressions, "impressions": how many, "one_class": how many were
     left out}
     """
-    behaviors = data.split(split) if isinstance(split, str) else split
+    need_dataset(data, 'evaluate(model, data, "test")')
+    behaviors = data.log_of(split)
     if behaviors.labels is None:
         raise wrong(
             "labelled impressions",
@@ -121,6 +124,7 @@ def evaluate(
     return ranking_metrics(flat, behaviors.labels, behaviors.offsets, metrics)
 
 # %% ../../nbs/evaluate/measure.ipynb #predict
+@called('predict(model, data, "prediction.zip", "test")')
 def predict(
     model,  # as for `evaluate`
     data,  # a `Dataset`
@@ -143,9 +147,10 @@ def predict(
     budget : default None
         as for `evaluate`
     """
-    name = "the suffix of a prediction file"
-    suffix = one_of(name, Path(path).suffix, (*RANKED, *SCORED))
-    behaviors = data.split(split) if isinstance(split, str) else split
+    need_dataset(data, 'predict(model, data, "prediction.zip", "test")')
+    name, path = "the suffix of a prediction file", file_place(path)
+    suffix = one_of(name, path.suffix, (*RANKED, *SCORED))
+    behaviors = data.log_of(split)
     flat = _ranked(model, data, behaviors, budget)
     if suffix in RANKED:
         write_predictions(path, behaviors, flat, member_of(data))

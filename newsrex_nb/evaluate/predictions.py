@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEMBER', 'MEMBERS', 'SCORE_COLUMNS', 'RANKED', 'SCORED', 'member_of', 'write_predictions', 'score_table',
-           'no_parquet', 'write_scores', 'unread_lines', 'warn_of_unread', 'rank_lines', 'check_predictions',
-           'numbered', 'read_ranks', 'row_place', 'read_table', 'read_scores', 'FileScores']
+           'no_parquet', 'write_scores', 'unread_lines', 'warn_of_unread', 'named_split', 'warn_of_labels',
+           'rank_lines', 'check_predictions', 'numbered', 'read_ranks', 'row_place', 'read_table', 'read_scores',
+           'FileScores']
 
 # %% ../../nbs/evaluate/predictions.ipynb #imports
 import json, warnings, zipfile
@@ -16,7 +17,7 @@ import numpy as np
 from ..core import InputError, atomic, one_of, path_of, wrong
 from ..data.ids import read_ids
 from ..data.schema import UNKNOWN, owner
-from ..files.archives import open_bytes, open_lines
+from ..files.archives import open_bytes, open_lines, readable
 from ..metrics.ranking import ranks
 
 # %% ../../nbs/evaluate/predictions.ipynb #line-names
@@ -234,6 +235,55 @@ def warn_of_unread(
         sentence = f"{path} is not whole: {unread} could not be read, so there is no"
         warnings.warn(f"{sentence} prediction of them.", stacklevel=3)
 
+# %% ../../nbs/evaluate/predictions.ipynb #named-split
+def named_split(
+    data,  # a `Dataset`
+    split,  # its name
+):  # such as "MIND, test (dev/behaviors.tsv)"
+    """The data set and the split, with the file that it is read from.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split
+        its name
+
+    Returns
+    -------
+    such as "MIND, test (dev/behaviors.tsv)"
+    """
+    file = data.notes.get("files", {}).get(split)
+    return f"{data.name}, {split}" + (f" ({file})" if file else "")
+
+# %% ../../nbs/evaluate/predictions.ipynb #warn-of-labels
+def warn_of_labels(
+    data,  # a `Dataset`
+    split,  # its name
+    path,  # of the file of predictions
+):
+    """Warns where ranks are of impressions whose clicks are known, and not of test/.
+
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    split
+        its name
+    path
+        of the file of predictions
+    """
+    files = data.notes.get("files", {})
+    named = data.splits.get(split)
+    if not str(path).endswith(RANKED) or named is None or named.labels is None:
+        return
+    if split == "test" and files.get("valid") == files.get("train") != files.get(split):
+        warnings.warn(
+            f"{path} is of {files[split]}, whose clicks are known; for a leaderboard, "
+            "whose impressions lie in test/, give data.validation=dev.",
+            stacklevel=3,
+        )
+
 # %% ../../nbs/evaluate/predictions.ipynb #split-line
 def _split_line(line, where):  # (impression id, list of ranks)
     "The two parts of a line of ranks, as the official scorer splits it."
@@ -274,7 +324,7 @@ def rank_lines(
     if str(path).endswith(".zip"):
         whole = (path, members[0])
     if whole is not path and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with readable(path), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         found = [name for name in members if name in names]
         if len(found) != 1:
@@ -470,6 +520,12 @@ def row_place(
     return f"{path}, line {row + 2}"
 
 # %% ../../nbs/evaluate/predictions.ipynb #open-table
+_UNREADABLE = (  # what parsers of a damaged table raise
+    *(ValueError, OSError, LookupError, TypeError, ArithmeticError, RuntimeError),
+    *(MemoryError, AttributeError),
+)
+
+
 def _open_table(path):
     "The table as it is in the file, or the sentence that says why there is none."
     import pandas as pd
@@ -486,7 +542,7 @@ def _open_table(path):
         raise no_parquet(path) from None
     except InputError:
         raise
-    except (ValueError, OSError) as e:
+    except _UNREADABLE as e:
         with open_bytes(path):
             pass  # says it, too
         raise wrong(

@@ -18,7 +18,7 @@ from ..core import one_of, path_of, wrong
 from ..data.sources.toy_world import toy
 from .run_keys import run_key, set_values
 from .runner import Runner, about_run, about_training, tested
-from ..hub.folder import read_arrays
+from ..hub.arrays import read_arrays
 from ..layers import variants
 from ..metrics.ranking import per_impression
 from .presets import SETS

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['GIVEN', 'TOP', 'parts', 'nowhere', 'choose', 'chosen_parts', 'encoder_class', 'source_of', 'arguments', 'defaults_of',
            'signature_keys', 'keys', 'check_key', 'preset_overrides', 'preset_parts', 'compose', 'check_kind', 'settle',
-           'configure', 'preset_line', 'key_table', 'spread']
+           'configure', 'check_config', 'preset_line', 'argument_table', 'key_table', 'spread']
 
 # %% ../../nbs/experiments/configuration.ipynb #imports
-import difflib, functools, inspect, json, re
+import difflib, functools, importlib, inspect, io, itertools, json, math, textwrap
+import tokenize
 
 from .. import data, hub, models
 from ..core import one_of, wrong
@@ -75,10 +76,27 @@ def nowhere(
     """
     return []
 
+# %% ../../nbs/experiments/configuration.ipynb #function-by-way
+def _function_by_way(name):
+    "A function of another package, at `module.function` or `module:function`."
+    way, reason, module = name.replace(":", "."), "an unknown name", None
+    module, _, attribute = way.rpartition(".")
+    try:
+        if all(part.isidentifier() for part in way.split(".")):
+            value = getattr(importlib.import_module(module), attribute, None)
+            reason = "no function" if value is not None else reason
+            if inspect.isfunction(value):
+                return value
+    except ImportError as e:
+        reason = f"a module that cannot be imported ({e})"
+    known = ", ".join(parts()["data"])
+    expected = f"data ({known}) or the way to a function, module:function"
+    raise wrong(expected, f"{name!r}, {reason}")
+
 # %% ../../nbs/experiments/configuration.ipynb #choose
 def choose(
     group,  # "model", "data", "recipe" or "logging"
-    name,  # one of the parts, or for models the way to a class, `module.Class` or `module:Class`
+    name,  # one of the parts; for models and data also the way to a class or function, `module.Name` or `module:Name`
 ):  # a class or function
     """The part that a name stands for.
 
@@ -87,8 +105,8 @@ def choose(
     group
         "model", "data", "recipe" or "logging"
     name
-        one of the parts, or for models the way to a class, `module.Class` or
-        `module:Class`
+        one of the parts; for models and data also the way to a class or function,
+        `module.Name` or `module:Name`
 
     Returns
     -------
@@ -97,6 +115,8 @@ def choose(
     known = parts()[group]
     if group == "model" and name not in known:
         return hub.find_class(name)
+    if group == "data" and name not in known and set(name) & {".", ":"}:
+        return _function_by_way(name)
     return known[one_of(group, name, tuple(known))]
 
 # %% ../../nbs/experiments/configuration.ipynb #chosen-parts
@@ -155,10 +175,35 @@ def source_of(function):  # a function or class
 _ANY_NUMBER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 # %% ../../nbs/experiments/configuration.ipynb #meaning
-def _meaning(name, code):
-    "The comment behind an argument."
-    comment = re.search(rf"^[^#\n]*\b{name}\b[^#\n]*# (.*)$", code, re.M)
-    return comment[1] if comment else ""
+def _meanings(code):  # of a function
+    "{argument: the comment behind it} of a signature."
+    meanings, names, depth, last = {}, False, 0, None
+    lines = io.StringIO(textwrap.dedent(code)).readline
+    tokens = tokenize.generate_tokens(lines)
+    for token in itertools.dropwhile(lambda token: token.string != "def", tokens):
+        if token.string in ("(", "[", "{"):
+            depth += 1
+            names = depth == 1
+        elif token.string in (")", "]", "}"):
+            depth -= 1
+            if not depth:
+                break
+        elif depth == 1 and token.string == ",":
+            names = True
+        elif names and token.type == tokenize.NAME:
+            last, names = token.string, False
+        elif token.type == tokenize.COMMENT and token.line.strip() != token.string:
+            meanings.setdefault(last, token.string.lstrip("# "))
+    return meanings
+
+# %% ../../nbs/experiments/configuration.ipynb #meaning-of
+@functools.cache
+def _meanings_of(function):
+    "The same of a function; nothing where its source can't be read."
+    try:
+        return _meanings(source_of(function))
+    except (tokenize.TokenError, SyntaxError):
+        return {}
 
 # %% ../../nbs/experiments/configuration.ipynb #arguments
 def arguments(
@@ -180,10 +225,10 @@ def arguments(
     """
     is_class = isinstance(function, type)
     function = function.__init__ if is_class else function
-    code = source_of(function)
+    meanings = _meanings_of(function)
     parameters = [*inspect.signature(function).parameters.items()]
     return {
-        name: (parameter.default, _meaning(name, code))
+        name: (parameter.default, meanings.get(name, ""))
         for name, parameter in parameters[is_class:]
         if name not in without and parameter.kind not in _ANY_NUMBER
     }
@@ -226,8 +271,11 @@ def signature_keys(
     -------
     {key: (default, meaning)}
     """
-    reads_files = group == "data" and target is not data.toy
-    of_features = arguments(feature_recipe) if reads_files else {}
+    of_features = {}
+    if group == "data" and target is not data.toy:
+        kinds = [p.kind for p in inspect.signature(target).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            of_features = arguments(feature_recipe)
     return arguments(target, GIVEN[group]) | of_features
 
 # %% ../../nbs/experiments/configuration.ipynb #keys
@@ -313,6 +361,10 @@ def check_key(
         _check_name(group, name, chosen[group], encoders if group == "model" else {})
     elif key not in TOP:
         legal = [*TOP, *(f"{group}.…" for group in chosen)]
+        whole = [f"{g}.{key}" for g, target in chosen.items() if key in keys(g, target)]
+        if whole and key not in legal:
+            remedy = f"perhaps {' or '.join(whole)} is meant"
+            raise wrong(f"a key out of {', '.join(legal)}", repr(key), remedy=remedy)
         raise _key_error("a key out of", legal, name or key)
 
 # %% ../../nbs/experiments/configuration.ipynb #set-overrides
@@ -460,8 +512,10 @@ def compose(
     -------
     a nested dict
     """
+    from hydra.errors import HydraException
     from hydra_zen import ZenStore, make_config
     from omegaconf import MISSING, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     store = ZenStore("newsrex", overwrite_ok=True)
     for group, target in chosen.items():
@@ -472,16 +526,22 @@ def compose(
     whole = make_config(hydra_defaults=["_self_", *named], **missing, **top)
     store(whole, name="newsrex")
     store.add_to_hydra_store(overwrite_ok=True)
-    return OmegaConf.to_container(_composed(overrides), resolve=True)
+    try:
+        return OmegaConf.to_container(_composed(overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as e:
+        given = " ".join(f"{key}={value}" for key, value in overrides.items())
+        raise wrong("values that fit their keys", f"others ({e})", given) from None
 
 # %% ../../nbs/experiments/configuration.ipynb #legal-kinds
 def _kind_and_fit(value, default):
     "What a default asks for, in words, and whether a value is that."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    finite = number and math.isfinite(value)
     legal = {
         bool: ("true or false", isinstance(value, (bool, str))),
-        int: ("a whole number", number and value == int(value)),
+        int: ("a whole number", finite and value == int(value)),
         float: ("a number", number or isinstance(value, dict)),
+        tuple: ("a list", isinstance(value, (list, tuple))),
         str: ("a word", not isinstance(value, list) and not number),
     }
     return legal.get(type(default), ("", True))
@@ -525,6 +585,14 @@ def _check_kinds(config, chosen, encoders):
         for key, (default, _) in arguments(cls).items():
             check_kind(f"model.{name}.{key}", values.get(key, "???"), default)
 
+# %% ../../nbs/experiments/configuration.ipynb #check-needed
+def _check_needed(config, chosen):
+    "Raises if an argument without a default has no value."
+    for group, target in chosen.items():
+        for key, (default, _) in keys(group, target).items():
+            if default is inspect.Parameter.empty and key not in config[group]:
+                check_kind(f"{group}.{key}", "???", default)
+
 # %% ../../nbs/experiments/configuration.ipynb #chosen-encoders
 def _chosen_encoders(given, chosen):
     "{argument of the model: class} of what is given, from which it is taken out."
@@ -560,6 +628,25 @@ def settle(
             names["model"] = name  # however it was written
     return preset, names, chosen, _chosen_encoders(given, chosen)
 
+# %% ../../nbs/experiments/configuration.ipynb #configured
+def _configured(overrides):
+    "A configuration, which may lack what is needed, and its parts."
+    given = read_overrides(overrides)
+    preset, names, chosen, encoders = settle(given)
+    for key in given:
+        check_key(key, chosen, encoders)
+    values = preset_overrides(preset, names, chosen)
+    fixed = {key: json.dumps(value) for key, value in values.items()}
+    if "data.path" in given:
+        fixed.pop("data.size", None)
+    top = {key: TOP[key] for key in ("seed", "folder", "results")}
+    source = names["data"].replace(":", ".")
+    title = f"{chosen['model'].__name__.lower()}-{source}"
+    top = dict(name=title, preset=preset) | top
+    config = compose(chosen, {**fixed, **given}, encoders, **top)
+    _check_kinds(config, chosen, encoders)
+    return {"given": list(overrides), "parts": names, **config}, chosen
+
 # %% ../../nbs/experiments/configuration.ipynb #configure
 def configure(
     *overrides,  # texts such as "model=nrms", "recipe.epochs=3", "seed=[42,123]"
@@ -571,20 +658,24 @@ def configure(
     *overrides
         texts such as "model=nrms", "recipe.epochs=3", "seed=[42,123]"
     """
-    given = read_overrides(overrides)
-    preset, names, chosen, encoders = settle(given)
-    for key in given:
-        check_key(key, chosen, encoders)
-    values = preset_overrides(preset, names, chosen)
-    fixed = {key: json.dumps(value) for key, value in values.items()}
-    if "data.path" in given:
-        fixed.pop("data.size", None)
-    top = {key: TOP[key] for key in ("seed", "folder", "results")}
-    title = f"{chosen['model'].__name__.lower()}-{names['data']}"
-    top = dict(name=title, preset=preset) | top
-    config = compose(chosen, {**fixed, **given}, encoders, **top)
-    _check_kinds(config, chosen, encoders)
-    return {"given": list(overrides), "parts": names, **config}
+    config, chosen = _configured(overrides)
+    _check_needed(config, chosen)
+    return config
+
+# %% ../../nbs/experiments/configuration.ipynb #check-config
+def check_config(config):  # read back from a run's file
+    """The configuration, or the sentence that says that the file was changed.
+
+    Parameters
+    ----------
+    config
+        read back from a run's file
+    """
+    whole = isinstance(config, dict)
+    if not whole or not all(isinstance(config.get(k), dict) for k in ("parts", "data")):
+        remedy = "save or copy the folder of the run again"
+        raise wrong("config with parts and data", repr(config), "a run's file", remedy)
+    return config
 
 # %% ../../nbs/experiments/configuration.ipynb #preset-line
 def preset_line(config):  # of `configure`
@@ -605,8 +696,21 @@ def preset_line(config):  # of `configure`
 # %% ../../nbs/experiments/configuration.ipynb #table-line
 def _table_line(key, value, meaning):
     "A key with its value and meaning."
+    value = "???" if value is inspect.Parameter.empty else value
     written = value if isinstance(value, str) else json.dumps(value, default=str)
     return f"  {f'{key}={written}':38} {meaning}".rstrip()
+
+# %% ../../nbs/experiments/configuration.ipynb #argument-table
+def argument_table(function):  # such as `bench`
+    """The arguments of a function with their defaults and meanings, for help.
+
+    Parameters
+    ----------
+    function
+        such as `bench`
+    """
+    known = arguments(function).items()
+    return "\n".join(_table_line(key, *about) for key, about in known)
 
 # %% ../../nbs/experiments/configuration.ipynb #many-runs
 _MANY_RUNS = (
@@ -622,7 +726,7 @@ def _top_lines(config):  # of `configure`
     appended = "a file such as results/toy.jsonl to which each run appends a line"
     meanings = dict(
         model="the model's name, or the way to a class, module.Class",
-        data="the source of data",
+        data="the source of data, or the way to a function, module.function",
         logging="where else to log",
         preset=presets,
         seed="of the model and its training; several: seed=42,123",
@@ -662,10 +766,10 @@ def key_table(*overrides):  # "model=…", "data=…"
     *overrides
         "model=…", "data=…"
     """
-    config = configure(*overrides)
+    config, chosen = _configured(overrides)
     known = parts()
     lines = _top_lines(config)
-    for group, target in chosen_parts(config).items():
+    for group, target in chosen.items():
         choices = f", {' | '.join(known[group])}" if group != "recipe" else ""
         lines += ["", f"{group}{choices}:"]
         lines += _part_lines(group, target, config[group])

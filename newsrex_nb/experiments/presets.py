@@ -42,6 +42,8 @@ class Experiment:
         where the numbers stand
     assumed : default ()
         sentences: what no source says
+    ours : default False
+        whether the published numbers are this package's own
     """
 
     model: str  # the model's part
@@ -55,6 +57,7 @@ class Experiment:
     sd: str = "population"  # what the published sd is: "population", "sample", or None
     source: str = ""  # where the numbers stand
     assumed: tuple = ()  # sentences: what no source says
+    ours: bool = False  # whether the published numbers are this package's own
     __repr__ = short_repr
 
 # %% ../../nbs/experiments/presets.ipynb #newsrex-values
@@ -445,6 +448,7 @@ def toy_experiment(
         published=_means_and_sds(TOY[model]),
         sd="sample",
         source="this site's results/toy.jsonl",
+        ours=True,
     )
 
 # %% ../../nbs/experiments/presets.ipynb #sets

@@ -9,7 +9,8 @@ __all__ = ['set_values', 'run_key', 'key_of', 'lines_by_key', 'already_run']
 import json
 
 from ..core import fingerprint, json_text
-from .configuration import arguments, chosen_parts, encoder_class
+from .configuration import arguments, check_config, chosen_parts
+from .configuration import encoder_class
 from .configuration import parts, signature_keys
 from ..metrics.results import portable, read_results
 
@@ -60,7 +61,8 @@ def run_key(config):  # of one seed
     config
         of one seed
     """
-    asked = {**config, "model": config.get("asked", config["model"])}
+    typed = {**config["data"], **config.get("typed", {})}
+    asked = {**config, "model": config.get("asked", config["model"]), "data": typed}
     settings = {}
     for group, target in chosen_parts(config).items():
         if group == "logging":
@@ -94,7 +96,7 @@ def key_of(about):  # what `experiment.json` or a line of results says
     about
         what `experiment.json` or a line of results says
     """
-    config = about["config"]
+    config = check_config(about["config"])
     if not _is_ours(config):
         return about.get("run")
     return run_key({**config, "parts": {**config["parts"], "logging": "none"}})

@@ -341,7 +341,8 @@ def load(
     """
     source = config["parts"]["data"], config["data"]
     if not self.given and source != self.source:
-        self.data, self.source = load_data(config), copy.deepcopy(source)
+        self.data = load_data(config, [config["parts"]["data"]])  # just named
+        self.source = copy.deepcopy(source)
     return self.data
 
 # %% ../../nbs/experiments/runner.ipynb #runner-build

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, numbers_of, patch_to, path_of, short_repr
+from ..core import METRICS, numbers_of, patch_to, path_of, short_repr, wrong
 from .configuration import configure, preset_line, spread
 from .lists import expand_lists
 from .overrides import in_grammar
 from .run_keys import already_run, run_key
-from .runs import find_runs, run
+from .runs import find_runs, run, run_name
 from ..metrics.results import aligned, cell, heading, result_table
 
 # %% ../../nbs/experiments/sweeps.ipynb #trial
@@ -79,6 +79,26 @@ def read(self, folder):  # of a finished run
         self.results = numbers_of(hub.read_json(measured, "model"))
     self.validation = hub.read_json(self.folder / "history.json").get("validation")
 
+# %% ../../nbs/experiments/sweeps.ipynb #own-folder
+def _own_folder(parent, config, taken):  # that somebody has named; of one seed
+    "The folder of one run of several, which is added to those that are taken."
+    folder = f"{parent}/{run_name(config)}"
+    if folder in taken:
+        folder += f"-{run_key(config)[:8]}"
+    taken.add(folder)
+    return folder
+
+# %% ../../nbs/experiments/sweeps.ipynb #check-apart
+def _check_apart(trial, known):  # {key: `Trial`}, to which it is added
+    "Raises if a run has the key of an earlier one, but other files."
+    earlier = known.setdefault(run_key(trial.config), trial)
+    if earlier.config["data"] != trial.config["data"]:
+        raise wrong(
+            "runs that differ in more than the folders of their files",
+            f"{trial.title} like {earlier.title}",
+            remedy="of a path the last name counts, so rename a file or folder",
+        )
+
 # %% ../../nbs/experiments/sweeps.ipynb #trials
 def trials(*overrides):  # texts, some of them with lists
     """Every run that the overrides mean, in order: lists as they were given, seeds last.
@@ -89,13 +109,15 @@ def trials(*overrides):  # texts, some of them with lists
         texts, some of them with lists
     """
     points = expand_lists(*overrides)
-    every_run = []
+    every_run, known, taken = [], {}, set()
     for texts, point in points:
         config = configure(*texts)
         for one in spread(config):
+            one |= {"varied": point} if point else {}
             if config["folder"] and len(points) > 1:
-                one["folder"] = f"{config['folder']}/{one['name']}-{run_key(one)[:8]}"
+                one["folder"] = _own_folder(config["folder"], one, taken)
             every_run.append(Trial(one, point))
+            _check_apart(every_run[-1], known)
     return every_run
 
 # %% ../../nbs/experiments/sweeps.ipynb #find-trial

@@ -7,10 +7,11 @@ __all__ = ['BOM', 'TARS', 'ARCHIVES', 'PACKED', 'place', 'readable', 'refuse_sta
            'open_bytes', 'begin_text', 'open_lines', 'members', 'files_below']
 
 # %% ../../nbs/files/archives.ipynb #imports
-import contextlib, os, re, zipfile, zlib
+import contextlib, errno, os, re, zipfile, zlib
 from pathlib import Path
 
 from ..core import path_of, wrong
+from .bounds import bounded, check_depth, most_of
 
 # %% ../../nbs/files/archives.ipynb #place
 def place(path):  # a path or a tuple (archive, member, …)
@@ -51,7 +52,7 @@ def readable(path):  # a path or a tuple
     except (OSError, *broken, tarfile.TarError) as e:
         if fault := isinstance(e, OSError) and _fault(e):
             raise wrong("a file", fault[0], place(path), fault[1]) from None
-        if isinstance(e, OSError) and e.errno is not None:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
             raise  # a disk or a network; archives give no number
         raise wrong(
             "a whole archive",
@@ -118,15 +119,13 @@ def inside(
     -------
     the same names, as a list
     """
-    names = list(names)
+    names, trusted = list(names), "get the archive from a source that you trust"
     for name in names:
         if _leaves(name):
-            raise wrong(
-                "names inside the archive's folder",
-                f"{name!r}",
-                where=str(where),
-                remedy="get the archive from a source that you trust",
-            )
+            got = repr(name)
+            raise wrong("names inside the archive's folder", got, str(where), trusted)
+    if len(names) > len({*names}):
+        raise wrong("every name once", "one twice", str(where), trusted)
     return names
 
 # %% ../../nbs/files/archives.ipynb #endings
@@ -239,6 +238,8 @@ def enter(
     file,  # opened, binary
     name,  # the file's, which says what it is
     inner,  # (member, …) for archives
+    most,  # bytes that may come out of it
+    depth=0,  # how many times it was packed on the way
 ):  # the file that is meant, opened
     """Goes into archives until it stands before the file.
 
@@ -252,21 +253,27 @@ def enter(
         the file's, which says what it is
     inner
         (member, …) for archives
+    most
+        bytes that may come out of it
+    depth : default 0
+        how many times it was packed on the way
 
     Returns
     -------
     the file that is meant, opened
     """
+    check_depth(name, depth)
     refuse_stand_in(file, name)
     if archive := _archive(stack, file, name):
         names, opened = archive
         member = chosen(names, inner, name)
-        inside_file = stack.enter_context(opened(member))
-        return enter(stack, inside_file, f"{name}, {member}", inner[1:])
+        name, inner = f"{name}, {member}", inner[1:]
+        whole = bounded(stack.enter_context(opened(member)), most, name)
+        return enter(stack, whole, name, inner, most, depth + 1)
     if unpacked := _unpacked(file, name):
-        whole = stack.enter_context(unpacked)
+        whole = bounded(stack.enter_context(unpacked), most, name)
         refuse_stand_in(whole, name)
-        return enter(stack, whole, plain_name(name), inner)
+        return enter(stack, whole, plain_name(name), inner, most, depth + 1)
     return file
 
 # %% ../../nbs/files/archives.ipynb #open-bytes
@@ -286,7 +293,8 @@ def open_bytes(
     first, *inner = path if isinstance(path, tuple) else (path,)
     with readable(path), contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path_of(first), "rb"))
-        yield enter(stack, file, str(first), tuple(inner))
+        most = most_of(os.fstat(file.fileno()).st_size)
+        yield enter(stack, file, str(first), tuple(inner), most)
 
 # %% ../../nbs/files/archives.ipynb #no-text
 _BINARY = {  # how a file begins -> what it is, and what to do
@@ -354,6 +362,7 @@ def open_lines(
 def members(
     path,  # of an archive
     file=None,  # that archive, opened; None = open `path`
+    depth=1,  # in how many archives its files lie
 ):  # list of tuples (member, …), as `open_bytes` takes them behind the archive
     """The files of an archive and of the archives in it.
 
@@ -363,11 +372,14 @@ def members(
         of an archive
     file : default None
         that archive, opened; None = open `path`
+    depth : default 1
+        in how many archives its files lie
 
     Returns
     -------
     list of tuples (member, …), as `open_bytes` takes them behind the archive
     """
+    check_depth(str(path), depth)
     files = []
     with readable(path), contextlib.ExitStack() as stack:
         file = file or stack.enter_context(open(path, "rb"))
@@ -378,7 +390,7 @@ def members(
                 files.append((name,))
                 continue
             with opened(name) as inner:
-                within = members(f"{path}, {name}", inner)
+                within = members(f"{path}, {name}", inner, depth + 1)
             files += [(name, *member) for member in within]
     return files
 

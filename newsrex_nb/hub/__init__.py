@@ -1,2 +1,5 @@
 """A trained model as a folder, on this machine or on the Hugging Face hub."""
-from .folder import FORMAT, SHIPPED, fetch, find_class, load, read_json, save, upload, versions, write_json, write_text
+from .classes import find_class
+from .contents import FORMAT, read_json, write_json, write_text
+from .folder import load, save, versions
+from .handles import SHIPPED, fetch, is_fetched, upload

@@ -40,7 +40,12 @@ def check_vectors(
     -------
     a float32 copy of shape (words + 1, dim)
     """
-    vectors = np.array(vectors, np.float32)
+    try:
+        vectors = np.array(vectors, np.float32)
+    except (ValueError, TypeError):
+        got, remedy = f"an object of {type(vectors).__name__}", "give data.word_vectors"
+        where = f"{kind}_vectors"
+        raise wrong(f"{kind} vectors as an array", got, where, remedy) from None
     if vectors.shape == (words + 1, dim):
         return vectors
     if vectors.ndim == 2 and len(vectors) == words + 1:
@@ -117,8 +122,14 @@ class WordEmbedding(ConfiguredLayer):
         # without autocast: half precision casts the rows that are read, not all rows
         kwargs = {"autocast": False, **kwargs}
         super().__init__(arguments, trainable=trainable, **kwargs)
-        vectors = _initial_vectors(vectors, words, dim, kind, seed)
-        self.embeddings = self.weight("embeddings", vectors, trainable=trainable)
+
+        def initial(shape, dtype):
+            values = _initial_vectors(vectors, words, dim, kind, seed)
+            return ops.convert_to_tensor(values, dtype)
+
+        # drawn when the variable is made: a shape alone costs no memory
+        about = dict(name="embeddings", trainable=trainable)
+        self.embeddings = self.add_weight((words + 1, dim), initial, **about)
 
     def call(self, ids):  # int (..., L), from 0 to `words`
         mask = ops.expand_dims(ops.cast(ops.not_equal(ids, 0), self.compute_dtype), -1)

@@ -8,11 +8,26 @@ __all__ = ['BLOCK', 'WHOLE', 'CUT', 'sort_key', 'checked', 'counter', 'packed_ro
            'per_impression', 'pooled_area', 'ranking_metrics', 'ranks']
 
 # %% ../../nbs/metrics/ranking.ipynb #imports
-import dataclasses, functools, re
+import collections.abc, dataclasses, functools, re
 
 import numpy as np
 
-from ..core import METRICS, short_repr, wrong
+from ..core import METRICS, called, short_repr, wrong
+
+# %% ../../nbs/metrics/ranking.ipynb #as-array
+_CONCATENATE = (
+    "concatenate the impressions and say with offsets where each begins: "
+    "np.concatenate(scores), np.concatenate(labels), np.cumsum([0, *map(len, scores)])"
+)
+
+
+def _as_array(values, name):
+    "Numbers as an array, or the sentence about a list of lists."
+    try:
+        return np.asarray(values)
+    except ValueError:  # lists of several lengths
+        expected = f"{name} in one flat array"
+        raise wrong(expected, "lists of several lengths", None, _CONCATENATE) from None
 
 # %% ../../nbs/metrics/ranking.ipynb #sort-key
 def sort_key(
@@ -30,7 +45,7 @@ def sort_key(
     -------
     int32 array of the same length
     """
-    scores = np.asarray(scores)
+    scores = _as_array(scores, "scores")
     if not np.can_cast(scores.dtype, np.float32):
         return np.unique(scores, return_inverse=True)[1].astype(np.int32)
     # adding 0 makes -0.0 equal to 0.0
@@ -43,19 +58,16 @@ def _check_form(
     offsets,  # array, of where each impression begins
 ):
     "Refuses arrays that are not flat scores with offsets that fit them."
-    if scores.ndim != 1 or scores.dtype.kind in "OSUMmc":
-        raise wrong(
-            "scores as numbers in one flat array",
-            f"{scores.dtype} of shape {scores.shape}",
-            remedy="concatenate the impressions and say with offsets where each begins",
-        )
-    is_list = offsets.ndim == 1 and len(offsets) > 0
+    if scores.ndim != 1 or scores.dtype.kind in "OSUMmcV":
+        expected = "scores as numbers in one flat array"
+        got = f"{scores.dtype} of shape {scores.shape}"
+        raise wrong(expected, got, remedy=_CONCATENATE)
+    is_list = offsets.ndim == 1 and len(offsets) > 0 and offsets.dtype.kind in "iuf"
     fits = is_list and not offsets[0] and offsets[-1] == len(scores)
-    if not fits or (np.diff(offsets) < 0).any():
-        raise wrong(
-            f"offsets that climb from 0 to the number of scores ({len(scores)})",
-            f"{offsets[:3]} … {offsets[-1:]}",
-        )
+    if not fits or (np.diff(offsets) < 0).any() or (offsets % 1).any():
+        shown = f"{offsets[:3]} … {offsets[-1:]}" if is_list else repr(offsets)
+        expected = "offsets that climb from 0 to the number of scores"
+        raise wrong(f"{expected} ({len(scores)})", shown, remedy=_CONCATENATE)
 
 # %% ../../nbs/metrics/ranking.ipynb #owner-of
 def _owner_of(
@@ -84,7 +96,7 @@ def checked(
     offsets
         (impressions + 1,) where each impression begins
     """
-    scores, offsets = np.asarray(scores), np.asarray(offsets)
+    scores, offsets = _as_array(scores, "scores"), _as_array(offsets, "offsets")
     _check_form(scores, offsets)
     if (bad := np.isnan(scores)).any():
         raise wrong(
@@ -93,14 +105,16 @@ def checked(
             where=_owner_of(bad, offsets),
             remedy="look for a division by zero or an overflow in the model",
         )
+    if offsets.dtype.kind == "f":  # whole numbers, as `_check_form` says
+        offsets = offsets.astype(np.int64)
     if labels is None:
         return scores, None, offsets
-    labels = np.asarray(labels)
+    labels = _as_array(labels, "labels")
     if labels.shape != scores.shape:
         expected = f"a label per score ({len(scores)})"
-        raise wrong(expected, f"labels of shape {labels.shape}")
+        raise wrong(expected, f"labels of shape {labels.shape}", remedy=_CONCATENATE)
     if (bad := (labels != 0) & (labels != 1)).any():
-        other = repr(labels[bad][0].item())
+        other = repr(labels[bad].tolist()[0])
         raise wrong("labels 0 and 1", other, where=_owner_of(bad, offsets))
     return scores, labels.astype(np.int8), offsets
 
@@ -253,6 +267,8 @@ def count_clicks(
     -------
     `Clicks`
     """
+    if labels is None:
+        raise wrong("a label, 0 or 1, per score", "None", where="labels")
     scores, labels, offsets = checked(scores, labels, offsets)
     lengths = np.diff(offsets)
     at = np.flatnonzero(labels)
@@ -391,7 +407,18 @@ def metric_function(name):  # such as "auc" or "ndcg@10"
     names = ", ".join([*WHOLE, *(f"{cut}@k" for cut in CUT)])
     raise wrong(f"a metric out of {names} (auc_pooled only as a mean)", repr(name))
 
+
+def _names(metrics):  # a name, or names
+    "Names of metrics as a list."
+    if isinstance(metrics, str):
+        return [metrics]
+    if not isinstance(metrics, collections.abc.Iterable):
+        expected = 'names of metrics, such as ["auc", "ndcg@5"]'
+        raise wrong(expected, repr(metrics), "metrics")
+    return [str(name) for name in metrics]
+
 # %% ../../nbs/metrics/ranking.ipynb #per-impression
+@called("per_impression(scores, labels, offsets), all three flat")
 def per_impression(
     scores,  # (candidates,) higher is better
     labels,  # (candidates,) 1 = clicked, 0 = not
@@ -415,7 +442,7 @@ def per_impression(
     -------
     {name: (B,) float64}, NaN where an impression has one class only
     """
-    names = [metrics] if isinstance(metrics, str) else metrics
+    names = _names(metrics)
     functions = {name: metric_function(name) for name in names}
     clicks = count_clicks(scores, labels, offsets)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -452,6 +479,7 @@ def pooled_area(
     return halves / (2 * pairs) if pairs else float("nan")
 
 # %% ../../nbs/metrics/ranking.ipynb #ranking-metrics
+@called("ranking_metrics(scores, labels, offsets), all three flat")
 def ranking_metrics(
     scores,  # (candidates,) higher is better
     labels,  # (candidates,) 1 = clicked, 0 = not
@@ -476,7 +504,7 @@ def ranking_metrics(
     -------
     {name: mean, "impressions": number averaged, "one_class": number left out}
     """
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = _names(metrics)
     functions = {name: metric_function(name) for name in names if name != "auc_pooled"}
     clicks = count_clicks(scores, labels, offsets)
     mixed = clicks.mixed

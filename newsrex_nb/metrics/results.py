@@ -7,7 +7,7 @@ __all__ = ['heading', 'cell', 'aligned', 'result_table', 'portable', 'append_res
            'label', 'one_data_set', 'comparison', 'markdown', 'run_table']
 
 # %% ../../nbs/metrics/results.ipynb #imports
-import json, os
+import errno, json, numbers, os, warnings
 from pathlib import PureWindowsPath
 
 import numpy as np
@@ -109,12 +109,26 @@ def portable(config):  # a configuration, or a part of one
     return key + equals + path.name if path.root else config
 
 # %% ../../nbs/metrics/results.ipynb #append-result
+def _write_whole(handle, content):  # of a file opened to read and append; bytes
+    "Writes all of it behind what is there, or nothing."
+    size = os.fstat(handle).st_size
+    os.lseek(handle, max(size - 1, 0), os.SEEK_SET)
+    half = size and os.read(handle, 1) != b"\n"
+    content = b"\n" + content if half else content
+    written = os.write(handle, content)
+    if written < len(content):
+        end = os.lseek(handle, 0, os.SEEK_CUR)
+        if end == os.fstat(handle).st_size:  # nobody has written behind it
+            os.ftruncate(handle, end - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def append_result(
     path,  # such as results/toy.jsonl
     about,  # what `experiment.json` and `history.json` say
     results,  # the metrics of the model and of what it is compared with
 ):
-    """Appends one run as one line, in one write.
+    """Appends one run as one line, whole or not at all.
 
     Parameters
     ----------
@@ -129,10 +143,12 @@ def append_result(
     path.parent.mkdir(parents=True, exist_ok=True)
     run = {**about, "config": portable(about["config"]), "results": results}
     line = json_text(run, ensure_ascii=False) + "\n"
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags, 0o644)
     try:
-        os.write(handle, line.encode())
+        _write_whole(handle, line.encode())
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from None
     finally:
         os.close(handle)
 
@@ -141,6 +157,43 @@ def _with_numbers(run):
     "A run whose metrics are NaN where they could not be measured."
     known = {"results": numbers_of(run["results"])} if "results" in run else {}
     return {**run, **known}
+
+# %% ../../nbs/metrics/results.ipynb #check-run
+def _shown(value):  # what JSON has read
+    "A value of a file as a sentence quotes it."
+    return repr(json_text(value)[:60])
+
+
+def _check_run(run, where):
+    "Raises unless a line or a folder says what tables and keys of runs ask for."
+    config = run.get("config") if isinstance(run, dict) else None
+    known = config if isinstance(config, dict) else {}
+    given = known.get("given")
+    texts = isinstance(given, list) and all(isinstance(text, str) for text in given)
+    settings = isinstance(known.get("parts"), dict) and isinstance(
+        run.get("results"), dict
+    )
+    if not (texts and settings and isinstance(known.get("seed"), numbers.Integral)):
+        expected = "a run: config with given, parts and seed, and results,"
+        raise wrong(expected, _shown(run), where, "take the line or folder out")
+
+# %% ../../nbs/metrics/results.ipynb #result-lines
+def _lines(path):  # of a file of JSON lines
+    "What stands on each whole line, beside the place of the line; half ones are said."
+    if not path.is_file():
+        raise wrong("a file of results", "something else", where=str(path))
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                yield place, json.loads(line)
+            except (ValueError, RecursionError):
+                if not line.startswith(b"{"):
+                    got = repr(line[:40].decode(errors="replace"))
+                    raise wrong("a line of JSON", got, where=place) from None
+                warnings.warn(f"{place} is a half line, so its run is passed over.")
 
 # %% ../../nbs/metrics/results.ipynb #read-results
 def read_results(path):  # a file of JSON lines; one that does not exist is empty
@@ -151,18 +204,12 @@ def read_results(path):  # a file of JSON lines; one that does not exist is empt
     path
         a file of JSON lines; one that does not exist is empty
     """
-    runs = []
-    path = path_of(path)
+    path, runs = path_of(path), []
     if not path.exists():
         return runs
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                run = json.loads(line)
-            except json.JSONDecodeError:
-                place = f"{path}, line {number}"
-                raise wrong("a line of JSON", repr(line[:40]), where=place) from None
-            runs.append(_with_numbers(run))
+    for place, run in _lines(path):
+        _check_run(run, place)
+        runs.append(_with_numbers(run))
     return runs
 
 # %% ../../nbs/metrics/results.ipynb #folders-with
@@ -200,6 +247,36 @@ def run_folders(
     return folders
 
 # %% ../../nbs/metrics/results.ipynb #read-runs
+def _measured(value):  # {metric: number}, read from JSON
+    "Whether these are metrics."
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(number, numbers.Real) for number in value.values())
+
+
+def _check_measured(run, where):
+    "The run, or the sentence that a table asks for more."
+    results, seconds = run["results"], run.get("seconds")
+    baselines = results.get("baselines")
+    rows = [*baselines.values()] if isinstance(baselines, dict) else [None]
+    timed = isinstance(seconds, dict) and "processor" in seconds
+    named = isinstance(results.get("name"), str)
+    if not (timed and named and all(map(_measured, [results.get("model"), *rows]))):
+        expected = "a test: results with name, model and baselines, and seconds,"
+        raise wrong(expected, _shown(results), where)
+    return run
+
+
+def _run_in(folder):
+    "The run of a folder."
+    about = read_json(folder / "experiment.json", "config")
+    history = read_json(folder / "history.json", "best_epoch")
+    results = read_json(folder / "test_results.json", "model", "baselines")
+    run = {**about, **history, "results": results}
+    _check_run(run, folder)
+    return _with_numbers(run)
+
+
 def read_runs(
     path,  # a file of JSON lines, the folder of a run, or a folder of such folders
 ):
@@ -212,15 +289,10 @@ def read_runs(
         a file of JSON lines, the folder of a run, or a folder of such folders
     """
     if path_of(path).is_file():
-        return read_results(path)
-    runs = []
-    for folder in run_folders(path):
-        if (folder / "test_results.json").exists():
-            about = read_json(folder / "experiment.json", "config")
-            history = read_json(folder / "history.json", "best_epoch")
-            results = read_json(folder / "test_results.json", "model", "baselines")
-            runs.append(_with_numbers({**about, **history, "results": results}))
-    return runs
+        return [_check_measured(run, path) for run in read_results(path)]
+    folders = run_folders(path)
+    tested = [each for each in folders if (each / "test_results.json").exists()]
+    return [_check_measured(_run_in(folder), folder) for folder in tested]
 
 # %% ../../nbs/metrics/results.ipynb #label
 def label(run):  # a line of `read_results`

@@ -6,13 +6,14 @@
 __all__ = ['NewsRecommender', 'fresh', 'encoder_of_width', 'TwoTower']
 
 # %% ../../nbs/models/base.ipynb #imports
-import dataclasses, math
+import dataclasses, inspect, math, numbers
 from types import MappingProxyType
 
 import keras
 from keras import ops
 
 from ..core import InputError, Seeds, Sizes, html_table, patch_to, wrong
+from ..layers.attention import Encoder
 from .forward import forward
 
 # %% ../../nbs/models/base.ipynb #checked-arguments
@@ -37,6 +38,44 @@ def _checked_arguments(
         legal = ", ".join(known)
         raise wrong(f"an argument of {model} ({legal})", ", ".join(unknown))
     return known, extra
+
+# %% ../../nbs/models/base.ipynb #check-values
+_KINDS = {  # of a default -> what an argument has to be
+    int: ("a whole number", numbers.Integral),
+    float: ("a number", numbers.Real),
+}
+
+
+def _check_encoder(name, encoder, model):
+    "Raises unless something is a layer by the encoder protocol, or None."
+    if encoder is None or isinstance(encoder, Encoder):
+        return
+    remedy = f"give a layer such as those of {name} in the package's layers"
+    got = f"an object of {type(encoder).__name__}"
+    if isinstance(encoder, type):
+        got, remedy = f"the class {encoder.__name__}", f"write {encoder.__name__}(…)"
+    raise wrong(f"{name} to be an encoder", got, model, remedy)
+
+
+def _check_values(
+    cls,  # the model's class
+    values,  # {argument: value}
+):
+    "Raises the sentence about a value of another kind than its default's."
+    for name in ("news_encoder", "user_encoder"):
+        _check_encoder(name, values.get(name), cls.__name__)
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        value = values.get(name)
+        expected, kind = _KINDS.get(type(parameter.default), (None, object))
+        if (
+            value is None
+            or isinstance(value, kind)
+            and not (isinstance(value, bool) and expected)
+        ):
+            continue
+        raise wrong(f"{name} to be {expected}", repr(value), where=cls.__name__)
+    if (length := values.get("history_length", 1)) < 1:
+        raise wrong("history_length to be 1 or more", length, where=cls.__name__)
 
 # %% ../../nbs/models/base.ipynb #saved-value
 def _saved(value):
@@ -76,6 +115,7 @@ class NewsRecommender(keras.Model):
         arguments,  # `locals()` of the subclass' constructor
     ):
         known, extra = _checked_arguments(type(self), arguments)
+        _check_values(type(self), known)
         # columns arrive as they are; each layer casts what it reads
         super().__init__(autocast=False, **extra)
         self.sizes = Sizes.of(known["sizes"])

@@ -29,6 +29,7 @@ class Recommender(Service):
     def from_pretrained(
         cls,
         handle,  # a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
+        trust=(),  # modules beside this package whose classes the folder may name, and text models
     ):
         """A saved model; its catalogue holds the articles that were saved with it, if
         any, and those that are added.
@@ -37,8 +38,11 @@ class Recommender(Service):
         ----------
         handle
             a folder, "hf://organisation/repository[/seed_42]" or "newsrex://toy"
+        trust : default ()
+            modules beside this package whose classes the folder may name, and text
+            models
         """
-        return cls(*publish.from_pretrained(handle))
+        return cls(*publish.from_pretrained(handle, trust))
 
     def save_pretrained(
         self,

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..core import patch_to, wrong
 from ..data.features import PLANNERS
-from ..data.schema import UNKNOWN
+from ..data.schema import UNKNOWN, need_dataset
 from ..data.times import zone_remark
 from ..engine.device import BUDGET
-from ..engine.rankers import is_model
+from ..engine.rankers import need_model
 from ..engine.vocabularies import check_vocabulary, model_users
 from .catalogue import CatalogueScorer
 from .live import LASTING, Moment, extend, live, past, room_for
@@ -35,17 +35,6 @@ def _lacks_log(model, data):  # a `NewsRecommender`, a `Dataset`
         "scores are not those that were measured: use Recommender(model, data) with "
         "the data set it was trained on."
     )
-
-# %% ../../nbs/recommend/service.ipynb #checked-model
-def _checked_model(model):
-    "The model, or the sentence that says that it is none."
-    if isinstance(model, type):
-        remedy = f"write {model.__name__}(data.sizes, …)"
-        raise wrong("a model", f"the class {model.__name__}", remedy=remedy)
-    if not is_model(model):
-        got = f"an object of {type(model).__name__}"
-        raise wrong("a `NewsRecommender`", got, remedy="write Recommender(model, data)")
-    return model
 
 # %% ../../nbs/recommend/service.ipynb #service
 class Service:
@@ -70,7 +59,8 @@ class Service:
         budget=BUDGET,  # bytes that encoded articles may take, and that article columns may take
         clock=time.time,  # gives the present time in seconds; None: there is no clock
     ):
-        self.model = _checked_model(model)
+        call = "Recommender(model, data)"
+        self.model, data = need_model(model, call), need_dataset(data, call)
         check_vocabulary(model, data.features)
         self.data = live(data)
         self.clock = clock
@@ -80,8 +70,7 @@ class Service:
         self.prepared = {}  # `Calls` by hour, of the latest hours
         self.number = {user: n for n, user in enumerate(self.data.users.tolist()) if n}
         self.known = model_users(model, data, np.arange(len(data.users)))
-        sentence = _lacks_log(model, data)
-        if sentence:
+        if sentence := _lacks_log(model, data):
             self.warn(sentence)
 
     def time(self, at):  # as for `Recommender.score`

@@ -6,13 +6,13 @@
 __all__ = ['device', 'replace', 'SavedEpoch', 'Checkpoint', 'NoCheckpoint', 'checkpoint_of', 'discard']
 
 # %% ../../nbs/train/checkpoint.ipynb #imports
-import dataclasses, json, os, warnings, weakref
+import contextlib, dataclasses, json, os, warnings, weakref
 
 import keras
 import numpy as np
 
-from ..core import atomic, fingerprint, json_text, patch_to, path_of
-from ..core import short_repr, wrong
+from ..core import atomic, fingerprint, json_text, locked, patch_to
+from ..core import path_of, short_repr, wrong
 from ..models.weights import weight_names
 from .identity import differences, identity
 
@@ -161,25 +161,32 @@ class Checkpoint:
         run = {**run, "weights before training": begun[place]}
         self.run = json.loads(json_text(run))
 
+# %% ../../nbs/train/checkpoint.ipynb #check-of
+def _check_of(text, state):
+    "The fingerprint of a header and of arrays by name."
+    return fingerprint(text, *(array for arrays in state.values() for array in arrays))
+
 # %% ../../nbs/train/checkpoint.ipynb #content
 def _content(path):
     "The arrays and the header of a checkpoint file."
     from safetensors import SafetensorError, safe_open
 
+    broken = KeyError, TypeError, ValueError, RecursionError, MemoryError
+    remedy = "remove the file to start anew"
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()["about"])
+            metadata = file.metadata()
+            about = json.loads(metadata["about"])
             state = {
                 name: [file.get_tensor(f"{name}.{i}") for i in range(size)]
                 for name, size in about["state"].items()
             }
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-        raise wrong(
-            "a checkpoint",
-            f"something else ({e})",
-            where=str(path),
-            remedy="remove the file to start anew",
-        ) from None
+    except (SafetensorError, OSError, *broken) as e:
+        got = f"something else ({e})"
+        raise wrong("a checkpoint", got, where=str(path), remedy=remedy) from None
+    if metadata.get("check") != _check_of(metadata["about"], state):
+        got = "one whose bytes have changed"
+        raise wrong("a checkpoint", got, where=str(path), remedy=remedy)
     return state, about
 
 # %% ../../nbs/train/checkpoint.ipynb #read
@@ -224,15 +231,16 @@ def write(
     from safetensors.numpy import save
 
     arrays, about = saved.as_file()
+    arrays = {n: [np.asarray(v, order="C") for v in vs] for n, vs in arrays.items()}
     sizes = {name: len(values) for name, values in arrays.items()}
     header = {**about, "state": sizes, "run": self.run, "device": device()}
     text = json_text(header)
     tensors = {
-        f"{name}.{i}": np.asarray(v, order="C")
+        f"{name}.{i}": v
         for name, values in arrays.items()
         for i, v in enumerate(values)
     }
-    content = save(tensors, {"about": text})
+    content = save(tensors, {"about": text, "check": _check_of(text, arrays)})
     try:
         replace(self.path, content)
     except OSError as e:
@@ -240,6 +248,12 @@ def write(
             f"Epoch {saved.done} is not kept ({e}): training goes on, "
             f"and what {self.path} holds stays as it is."
         )
+
+# %% ../../nbs/train/checkpoint.ipynb #held
+@patch_to(Checkpoint)
+def held(self):
+    "A block in which no other process trains in this folder."
+    return locked(self.path.parent, "training")
 
 # %% ../../nbs/train/checkpoint.ipynb #no-checkpoint
 class NoCheckpoint:
@@ -264,6 +278,10 @@ class NoCheckpoint:
         saved
             a `SavedEpoch`
         """
+
+    def held(self):
+        "A block that holds nothing."
+        return contextlib.nullcontext()
 
 # %% ../../nbs/train/checkpoint.ipynb #checkpoint-of
 def checkpoint_of(
@@ -300,7 +318,7 @@ def discard(folder):  # of a checkpoint
         of a checkpoint
     """
     folder = path_of(folder)
-    for name in ("state.safetensors", "state.safetensors.part"):
+    for name in ("state.safetensors", "state.safetensors.part", ".lock"):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

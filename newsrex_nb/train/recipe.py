@@ -28,16 +28,19 @@ def _unused(optimizer):
     return optimizer
 
 # %% ../../nbs/train/recipe.ipynb #rate
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def _rate(learning_rate):
     "The rate as a Keras optimizer takes it."
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         return learning_rate
     number = isinstance(learning_rate, numbers.Real) and type(learning_rate) is not bool
-    if number and 0 <= learning_rate < math.inf:
+    if number and 0 <= learning_rate <= _LARGEST:
         return float(learning_rate)
     if callable(learning_rate):
         return learning_rate
-    expected = "learning_rate to be a number, at least 0, or a Keras schedule"
+    expected = f"learning_rate to be a number, 0 to {_LARGEST:.1e}, or a Keras schedule"
     raise wrong(expected, repr(learning_rate))
 
 # %% ../../nbs/train/recipe.ipynb #make-optimizer
@@ -100,6 +103,9 @@ def make_loss(
     -------
     a function of logits (B, C) and target (B,)
     """
+    if isinstance(loss, type):
+        expected = "loss to be a name, or a function of logits and target"
+        raise wrong(expected, f"the class {loss.__name__}")
     function = loss_function(loss)
     if not label_smoothing:
         return function
@@ -128,8 +134,16 @@ def _or_none(test):
     "A test that None passes, too."
     return lambda value: value is None or test(value)
 
+
+def _are_callbacks(values):
+    "Whether this is a list of Keras callbacks."
+    kind = keras.callbacks.Callback
+    is_list = isinstance(values, (list, tuple))
+    return is_list and all(isinstance(value, kind) for value in values)
+
 # %% ../../nbs/train/recipe.ipynb #legal
-_COUNT = "a whole number, at least 1", _number(numbers.Integral, 1)
+_MOST = 2**31 - 1  # rows are numbered in 32 bits
+_COUNT = f"a whole number, 1 to {_MOST}", _number(numbers.Integral, 1, _MOST)
 _SWITCH = "True or False", _instance(bool, np.bool_)
 _LEGAL = {  # what an argument has to be, and the test; others are tested by their use
     **dict.fromkeys(("epochs", "batch_size", "negatives", "chunk"), _COUNT),
@@ -145,7 +159,7 @@ _LEGAL = {  # what an argument has to be, and the test; others are tested by the
     "monitor": ("a metric's name", _instance(str)),
     "patience": ("a whole number, or None", _or_none(_number(numbers.Integral, 0))),
     "min_improvement": ("a number", _number(numbers.Real, -math.inf)),
-    "callbacks": ("a list of Keras callbacks", _instance(list, tuple)),
+    "callbacks": ("a list of Keras callbacks", _are_callbacks),
     "checkpoint": ("a folder, or None", _or_none(_instance(str, os.PathLike))),
     "memory": ("a number of bytes", _number(numbers.Real, 0)),
 }

@@ -13,8 +13,9 @@ import keras
 from ..core import METRICS, patch_to, short_repr
 from ..data.notices import left_out
 from ..data.report import odd_times
-from ..data.schema import Behaviors
+from ..data.schema import Behaviors, need_dataset
 from ..evaluate.measure import evaluate, split_name, unmeasurable
+from ..engine.rankers import need_model
 from ..engine.vocabularies import Learned, check_vocabulary, remember
 from .checkpoint import SavedEpoch, checkpoint_of
 from .early_stopping import EarlyStopping
@@ -92,6 +93,9 @@ class Training:
         recipe,  # a `Recipe`
         stage=None,  # a model alike that is measured in its place, with its weights
     ):
+        need_model(model, "fit(model, data)")
+        need_dataset(data, "fit(model, data)")
+        data.split("train")  # says it where there is none
         self.clock = time.process_time()
         self.model, self.data, self.recipe = model, data, recipe
         check_vocabulary(model, data.features)

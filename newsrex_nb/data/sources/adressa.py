@@ -22,6 +22,7 @@ from .custom_log import build_custom, check_options
 from .custom_log import log_tables, usual_cuts
 from ..text import Numbering
 from ...files.archives import files_below
+from ...files.bounds import bounded, most_of
 from ...files.mirrors import find_vectors
 
 # %% ../../../nbs/data/sources/adressa.ipynb #is-day
@@ -103,6 +104,7 @@ def day_lines(
     seen = {}
     for file in files:
         try:
+            most = most_of(file.stat().st_size)
             for name, lines in _opened_days(file):
                 first = seen.setdefault(day_of(name), name)
                 if first != name:
@@ -112,7 +114,7 @@ def day_lines(
                         f"{first} and {name}",
                         remedy=remedy,
                     )
-                for number, line in enumerate(lines, 1):
+                for number, line in enumerate(bounded(lines, most, name), 1):
                     yield name, number, line
         except (OSError, EOFError, tarfile.TarError) as e:
             remedy = "download it again"

@@ -210,10 +210,14 @@ def read_entities(field):  # JSON, or nothing
         entities = json.loads(field)
         if not isinstance(entities, list):
             raise TypeError
-        return entity_ids([e for e in entities if e.get("WikidataId")])
-    except (ValueError, TypeError, AttributeError):
+        return entity_ids(
+            [e for e in entities if e.get("WikidataId") not in ("", None)]
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
         start = field[:40].decode(errors="replace")
-        raise ValueError("entities as a JSON list", start) from None
+        raise ValueError(
+            "entities as a JSON list with texts as WikidataId", start
+        ) from None
 
 # %% ../../../nbs/data/sources/mind_lines.ipynb #raw-article
 _TEXT_FIELDS = ("id", "category", "subcategory", "title", "abstract")

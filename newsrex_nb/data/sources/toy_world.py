@@ -6,7 +6,7 @@
 __all__ = ['SCALES', 'Oracle', 'ToyData', 'toy']
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #imports
-import dataclasses, datetime
+import dataclasses, datetime, math
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,27 @@ SCALES = {
 }
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #check-counts
+def _check_spread(name, values):  # of candidates or history
+    "Raises unless these are a median, a spread and two limits."
+    four = isinstance(values, (list, tuple)) and len(values) == 4
+    if four and all(isinstance(value, (int, float, np.number)) for value in values):
+        median, spread, least, most = values
+        if median > 0 and spread >= 0 and 0 <= least <= most < math.inf:
+            return
+    raise wrong(f"{name} as [median, spread, least, most]", repr(values))
+
+
 def _check_counts(sizes, usual):
     "Raises where a count is no whole number, or no day is left for training."
     for name, count in sizes.items():
         is_whole = isinstance(count, (int, np.integer)) and count >= 0
         if isinstance(usual[name], int) and not is_whole:
             raise wrong(f"a whole number {name}, 0 or more", repr(count))
+        is_share = isinstance(count, (int, float, np.number)) and 0 <= count <= 1
+        if isinstance(usual[name], float) and not is_share:
+            raise wrong(f"{name} to be a share, 0 to 1", repr(count))
+        if isinstance(usual[name], tuple):
+            _check_spread(name, count)
     if sizes["users"] < 1:
         raise wrong("at least 1 user", sizes["users"])
     least = 2 + (sizes["valid"] > 0)
@@ -79,6 +94,13 @@ def _check_counts(sizes, usual):
         remedy = "more days, or valid=0" if sizes["days"] == 2 else ""
         what = f"at least {least} days, one each for {parts}"
         raise wrong(what, sizes["days"], remedy=remedy)
+
+
+def _check_width(vectors):
+    "Raises unless this can be the width of word vectors, or None."
+    if vectors is not None:
+        if not isinstance(vectors, (int, np.integer)) or vectors < 0:
+            raise wrong("vectors to be a width, or None", repr(vectors))
 
 # %% ../../../nbs/data/sources/toy_world.ipynb #sizes
 def _sizes(scale, changes):
@@ -709,6 +731,7 @@ def toy(
     a `ToyData`, which is a `Dataset` with an oracle and `write_mind`
     """
     counts = _sizes(scale, sizes)
+    _check_width(vectors)
 
     def rng(purpose):
         return generator(seed, "toy", purpose)
