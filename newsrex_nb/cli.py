@@ -706,8 +706,7 @@ def _told(error, words):  # any exception; of the command line
     from hydra.errors import HydraException
 
     if isinstance(error, HydraException):
-        expected = "values that can be made something of"
-        return 2, str(wrong(expected, f"others ({error})", " ".join(words)))
+        return 2, str(wrong("values that make something", f"others ({error})"))
     return 1, _fault(error, words)
 
 # %% ../nbs/cli.ipynb #quiet

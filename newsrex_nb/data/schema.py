@@ -654,7 +654,7 @@ def need_dataset(
     """
     if not isinstance(data, Dataset):
         got = f"an object of {type(data).__name__}"
-        raise wrong("a data set, such as toy()", got, "data", f"write {call}")
+        raise wrong("a data set, such as toy(),", got, "data", f"write {call}")
     return data
 
 

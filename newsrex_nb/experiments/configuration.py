@@ -529,8 +529,7 @@ def compose(
     try:
         return OmegaConf.to_container(_composed(overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as e:
-        given = " ".join(f"{key}={value}" for key, value in overrides.items())
-        raise wrong("values that fit their keys", f"others ({e})", given) from None
+        raise wrong("values that fit their keys", f"others ({e})") from None
 
 # %% ../../nbs/experiments/configuration.ipynb #legal-kinds
 def _kind_and_fit(value, default):
