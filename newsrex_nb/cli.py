@@ -757,6 +757,5 @@ def main(argv=None):  # words of the command line; None = those of the process
     return status
 
 # %% ../nbs/cli.ipynb #as-module
-#| eval: false
 if __name__ == "__main__":
     sys.exit(main())
