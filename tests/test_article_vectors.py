@@ -139,6 +139,20 @@ def language_model(tmp_path_factory):
     return folder
 
 
+def test_a_text_model_that_a_folder_names_is_not_fetched_unasked(tmp_path):
+    data = world()
+    model = tiny(models.NRMS, data, news_encoder=ArticleVectors(16, 8, dropout=0.0))
+    features = data.features.encode(data.news)
+    features.recipe = {**features.recipe, "article_vectors": "somebody/a-model"}
+    hub.save(tmp_path / "run", model, features)
+    rec = Recommender.from_pretrained(tmp_path / "run")
+    assert rec.score([dict(vector=[1.0] * 16)], [dict(vector=[0.5] * 16)]).shape == (1,)
+    for ask in (lambda: rec.score([dict(title="one")], [dict(title="two")]), lambda: rec.add([dict(id="N9", title="one")]) and rec.score(["N9"], ["N9"])):
+        with pytest.raises(InputError, match="somebody/a-model', which the saved model names.*trust"): ask()
+    again = Recommender(rec.model, rec.data).save_pretrained(tmp_path / "again")
+    assert json.loads((again / "features.json").read_text())["recipe"]["article_vectors"] == "somebody/a-model"
+
+
 def test_a_language_model(language_model, tmp_path, monkeypatch):
     "Vectors of a sentence-transformers model; an article that is added later is read by the same model."
     data = world()

@@ -10,6 +10,8 @@ __all__ = ['COLUMNS', 'TABLES', 'PLANNERS', 'Column', 'column', 'table', 'planne
 # %% ../../nbs/data/features.ipynb #imports
 import dataclasses, inspect
 from collections.abc import Callable, Mapping
+from numbers import Integral
+from os import PathLike
 
 import numpy as np
 
@@ -140,6 +142,8 @@ def feature_recipe(
     -------
     a dict that JSON can write
     """
+    if isinstance(article_vectors, PathLike):
+        article_vectors = str(article_vectors)
     return dict(
         tokenizer=tokenizer,
         min_count=min_count,
@@ -150,11 +154,21 @@ def feature_recipe(
         missing_words=missing_words,
         popularity_mode=popularity_mode,
         popularity_hours=popularity_hours,
-        article_vectors=None if article_vectors is None else str(article_vectors),
+        article_vectors=article_vectors,
         vector_fields=list(vector_fields),
     )
 
 # %% ../../nbs/data/features.ipynb #check-recipe
+def _check_kinds(recipe):
+    "Raises unless each value of a whole recipe is of its default's kind."
+    kinds = {int: Integral, str: str, tuple: list, type(None): (str, type(None))}
+    words = {int: "a whole number", str: "a word", tuple: "a list"}
+    for name, parameter in inspect.signature(feature_recipe).parameters.items():
+        kind, value = type(parameter.default), recipe[name]
+        if not isinstance(value, kinds[kind]) or isinstance(value, bool):
+            raise wrong(words.get(kind, "a name"), repr(value), f"recipe.{name}")
+
+
 def _check_recipe(recipe):
     "Raises unless the values of a whole recipe are legal."
     for name in ("fields", "vector_fields"):
@@ -186,7 +200,11 @@ def read_recipe(given):  # a mapping with some of the recipe's arguments
     for name in given:
         if name not in known:
             raise wrong(f"arguments of the recipe ({', '.join(known)})", repr(name))
+    for name in ("fields", "vector_fields"):
+        if not isinstance(given.get(name, ()), (list, tuple)):
+            raise wrong("a list", repr(given[name]), where=f"recipe.{name}")
     recipe = feature_recipe(**given)
+    _check_kinds(recipe)
     _check_recipe(recipe)
     return recipe
 

@@ -13,6 +13,17 @@ import numpy as np
 
 from ..core import Sizes, html_table, patch_to, short_repr, wrong
 
+# %% ../../nbs/data/schema.ipynb #as-ids
+def _as_ids(values):
+    "Ids as an array of texts."
+    try:
+        ids = np.asarray(values, dtype=str)
+    except ValueError:  # lists among them
+        ids = np.zeros((0, 0))
+    if ids.ndim != 1:
+        raise wrong("one text per article", "lists", where="the news column 'ids'")
+    return ids
+
 # %% ../../nbs/data/schema.ipynb #news
 @dataclasses.dataclass
 class News:
@@ -49,7 +60,7 @@ class News:
         return f"News: {self._summary()}"
 
     def __post_init__(self):
-        self.ids = np.asarray(self.ids, dtype=str)
+        self.ids = _as_ids(self.ids)
         self._check_columns()
         self.row = {article: row for row, article in enumerate(self.ids.tolist())}
         self._check_ids()

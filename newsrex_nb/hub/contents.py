@@ -27,7 +27,7 @@ def write_text(
         its content
     """
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, "utf-8", errors="replace", newline="\n")
 
 # %% ../../nbs/hub/contents.ipynb #write-json
 def as_text(

@@ -261,8 +261,10 @@ def _read_about(path):
 def _read_recipe(recipe, trust, fetched):
     "A recipe whose source of vectors is used only where somebody asks for it."
     source = recipe.get("article_vectors")
+    if not isinstance(source, str):
+        return recipe  # None, or what no recipe takes
     is_own_file = is_file_of_vectors(source) and not fetched
-    if source is None or is_own_file or source in trusted_names(trust):
+    if is_own_file or source in trusted_names(trust):
         return recipe
     return {**recipe, "article_vectors": Unasked(source)}
 
