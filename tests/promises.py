@@ -364,9 +364,9 @@ def subjects(home):
         Subject(home, "a saved model", saved, opened, files, 1, protected=True),
         Subject(home, "a saved model of format 1", as_before, opened, files, 1),
         Subject(home, "a checkpoint", kept, resumed, ["state.safetensors"], 1, protected=True),
-        Subject(home, "a finished run", finished, table, ["run/experiment.json", "run/test_results.json", "run/history.json"], 4),
+        Subject(home, "a finished run", finished, table, ["run/experiment.json", "run/test_results.json", "run/history.json"], 16),
         Subject(home, "a run that is shared", finished, shared, ["run/experiment.json", "run/history.json", "run/test_results.json"], 1),
-        Subject(home, "a file of results", written, lambda folder: len(read_results(folder / "results.jsonl")), ["results.jsonl"], 40),
+        Subject(home, "a file of results", written, lambda folder: len(read_results(folder / "results.jsonl")), ["results.jsonl"], 160),
         Subject(home, "a log in MIND's format", lambda folder: world.write_mind(folder), lambda folder: len(mind(path=folder, **log, cache=False).news),
                 ["train/behaviors.tsv", "train/news.tsv"], 1),
         Subject(home, "its cache", lambda folder: mind(path=home / "log", **log, cache=folder), lambda folder: arrays_of(mind(path=home / "log", **log, cache=folder)),
@@ -374,9 +374,9 @@ def subjects(home):
         Subject(home, "a log of clicks", csv, clicks, ["clicks.csv", "news.csv"], 3),
         Subject(home, "packed files", packed, lambda folder: clicks(folder, "clicks.csv.gz", "news.csv.gz"), ["clicks.csv.gz", "news.csv.gz"], 3),
         Subject(home, "an archive", archive, lambda folder: len(mind(path=folder / "log.zip", **log, cache=False).news), ["log.zip"], 1),
-        Subject(home, "predictions", ranked, lambda folder: FileScores(folder / "prediction.txt", world).scores(world.test).tobytes(), ["prediction.txt"], 30),
+        Subject(home, "predictions", ranked, lambda folder: FileScores(folder / "prediction.txt", world).scores(world.test).tobytes(), ["prediction.txt"], 160),
         Subject(home, "article vectors", lambda folder: write_vectors(folder / "v.safetensors", {f"N{i}": [0.5] * 3 for i in range(5)}),
-                lambda folder: len(read_article_vectors(folder / "v.safetensors")), ["v.safetensors"], 40),
+                lambda folder: len(read_article_vectors(folder / "v.safetensors")), ["v.safetensors"], 160),
     ]
 
 

@@ -15,5 +15,5 @@ def test_runs_killed_at_random_moments(tmp_path):
 
 
 def test_what_is_changed_is_read_or_refused_in_a_sentence(tmp_path):
-    found, failures = promises.mutations(tmp_path, 2500)
+    found, failures = promises.mutations(tmp_path, 6000)
     assert not failures and all(sum(outcomes.values()) > 10 for outcomes in found.values())
