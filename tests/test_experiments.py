@@ -14,7 +14,7 @@ from newsrex_nb.experiments import sweeps
 from newsrex_nb.cli import main
 from newsrex_nb.experiments.configuration import configure, key_table
 from newsrex_nb.core import InputError
-from newsrex_nb.experiments.run_keys import already_run, key_of, run_key
+from newsrex_nb.experiments.run_keys import already_run, key_of, lines_by_key, run_key
 from newsrex_nb.experiments.runs import find_runs, reopen
 from newsrex_nb.metrics import ranking_metrics
 from newsrex_nb.metrics.results import read_results
@@ -162,11 +162,13 @@ def test_classes_of_another_package(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda p: p.stem)
 def test_committed_results_are_recognised(path):
     "A line's key follows from its configuration, also after arguments have been added; the command that made a line finds it."
+    lines, asked = lines_by_key(path), None
     for line in read_results(path):
         assert line["run"] == key_of(line) == run_key(line["config"]), "a default has changed: write key_of(line) into the lines"
         if line["config"]["seed"] != 42: continue
         asked = configure(*(t for t in line["config"]["given"] if not t.startswith("results=")), f"seed={line['config']['seed']}")
-        assert already_run(path, asked)["run"] == line["run"]
+        assert lines[run_key(asked)]["run"] == line["run"]
+    assert not asked or already_run(path, asked) == lines[run_key(asked)]
 
 
 def test_reproduce_in_the_shell(aborted, monkeypatch, capsys):
