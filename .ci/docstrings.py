@@ -120,9 +120,10 @@ def rewritten(source):
     return "\n".join(lines)
 
 
-def without_address(source):
-    "The source of a module without the line of its documentation's address, which nbdev 3 writes and nbdev 2 does not."
-    return re.sub(r'\A("""[^"]*?)\n\nDocs: \S+"""', r'\1"""', source)
+def of_either(source):
+    "The source of a module without what only one of nbdev 2 and 3 writes: its documentation's address, and which cells are not run."
+    source = re.sub(r'\A("""[^"]*?)\n\nDocs: \S+"""', r'\1"""', source)
+    return re.sub(r"^#\| ?eval: false\n", "", source, flags=re.M)
 
 
 def modules():
@@ -133,7 +134,7 @@ def modules():
 
 
 def main(check):
-    changed = [(path, new) for path, source in modules() if (new := rewritten(without_address(source))) != source]
+    changed = [(path, new) for path, source in modules() if (new := rewritten(of_either(source))) != source]
     if not check:
         for path, new in changed: path.write_text(new, encoding="utf-8")
     elif changed:

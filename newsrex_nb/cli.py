@@ -495,8 +495,8 @@ def share_command(arguments):  # of the line behind `share`
     """
     from newsrex_nb.core import read_json
     from newsrex_nb.experiments.overrides import plain_values
-    from newsrex_nb.experiments.run_tables import checked
     from newsrex_nb.hub.publish import gather, push_to_hub
+    from newsrex_nb.metrics.results import check_run
 
     keys = dict(folder=None, to=None, private=None, trust=None)
     runs = [text for text in arguments if _is_word(text, keys)]
@@ -512,7 +512,7 @@ def share_command(arguments):  # of the line behind `share`
     for run in runs:
         path = path_of(run) / "experiment.json"
         if path.exists():
-            checked(read_json(path, "config"), path)
+            check_run(read_json(path, "config"), path)
     if runs:
         trust = _trusted(keys)
         print(_gathered(gather(runs, keys["folder"], trust=trust)))
@@ -706,8 +706,7 @@ def _told(error, words):  # any exception; of the command line
     from hydra.errors import HydraException
 
     if isinstance(error, HydraException):
-        expected = "values that can be made something of"
-        return 2, str(wrong(expected, f"others ({error})", " ".join(words)))
+        return 2, str(wrong("values that make something", f"others ({error})"))
     return 1, _fault(error, words)
 
 # %% ../nbs/cli.ipynb #quiet
@@ -758,6 +757,5 @@ def main(argv=None):  # words of the command line; None = those of the process
     return status
 
 # %% ../nbs/cli.ipynb #as-module
-#| eval: false
 if __name__ == "__main__":
     sys.exit(main())

@@ -266,9 +266,9 @@ class Subject:
             assert "\n" not in str(error).strip("\n") and len(str(error)) < 4000, f"{self.name}: no sentence: {error}"
             return "sentence"
         finally:
-            for path in [path for path in self.folder.rglob("*") if path.is_file()]:
-                if path.relative_to(self.folder) not in self.whole: path.unlink()
-            for path, content in self.whole.items():
+            if self.name == "its cache": shutil.rmtree(self.folder), self.folder.mkdir()  # what cannot be read is written anew
+            for path, content in self.whole.items() if self.name == "its cache" else [(name, self.whole[name])]:
+                (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (self.folder / path).write_bytes(content)
 
 
@@ -313,9 +313,10 @@ def subjects(home):
         return None if state is None else b"".join(a.tobytes() for arrays in state.state.values() for a in arrays)
 
     def written(folder):
+        config = dict(given=[], parts={"model": "nrms", "data": "toy"}, model={"_target_": "models.NRMS"}, data={}, recipe={})
         results = dict(name="NRMS", model=dict(auc=0.5, mrr=0.2, impressions=12), baselines={}, data="toy")
-        append_result(folder / "results.jsonl", dict(config=dict(given=[], seed=1, parts={"model": "nrms"}), run="a"), results)
-        append_result(folder / "results.jsonl", dict(config=dict(given=[], seed=2, parts={"model": "nrms"}), run="b"), results)
+        append_result(folder / "results.jsonl", dict(config=config | dict(seed=1), run="a"), results)
+        append_result(folder / "results.jsonl", dict(config=config | dict(seed=2), run="b"), results)
 
     def csv(folder):
         lines = [f"U{i % 7},N{1 + i % 9},2019-11-1{i % 5} 0{i % 9}:00:00" for i in range(60)]
@@ -339,6 +340,12 @@ def subjects(home):
 
         return len(table_of_runs([str(folder / "run")]))
 
+    def shared(folder):
+        from newsrex_nb.hub.publish import gather
+
+        with tempfile.TemporaryDirectory() as place:
+            return sorted(path.name for path in gather([folder / "run"], Path(place) / "shared").rglob("*"))
+
     def packed(folder):
         csv(folder)
         for name in ("clicks.csv", "news.csv"): (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
@@ -358,6 +365,7 @@ def subjects(home):
         Subject(home, "a saved model of format 1", as_before, opened, files, 1),
         Subject(home, "a checkpoint", kept, resumed, ["state.safetensors"], 1, protected=True),
         Subject(home, "a finished run", finished, table, ["run/experiment.json", "run/test_results.json", "run/history.json"], 4),
+        Subject(home, "a run that is shared", finished, shared, ["run/experiment.json", "run/history.json", "run/test_results.json"], 1),
         Subject(home, "a file of results", written, lambda folder: len(read_results(folder / "results.jsonl")), ["results.jsonl"], 40),
         Subject(home, "a log in MIND's format", lambda folder: world.write_mind(folder), lambda folder: len(mind(path=folder, **log, cache=False).news),
                 ["train/behaviors.tsv", "train/news.tsv"], 1),

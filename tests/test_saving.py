@@ -16,6 +16,8 @@ from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.data.schema import take
 from newsrex_nb.engine.scoring import scores
+from newsrex_nb.hub.publish import save_pretrained
+from newsrex_nb.layers.vectors import ArticleVectors
 from newsrex_nb.models import NRMS
 from newsrex_nb.recommend import Recommender
 from newsrex_nb.train import fit
@@ -49,6 +51,9 @@ np.save(sys.argv[2], scores(recommender.model, data))
 news = data.news
 print(recommender.add([dict(id=i, title=t, category=c) for i, t, c in zip(news.ids[1:].tolist(), news.title[1:], news.category[1:])]))
 for article in recommender.recommend(news.ids[1:6].tolist(), k=5): print(article.id, article.score.hex())
+# a model made with an encoder whose class nothing here has imported
+vectors = Recommender.from_pretrained(sys.argv[3])
+print(vectors.score([dict(vector=[1.0, 0.0])], [dict(vector=[0.5, 2.0]), dict(vector=[1.0, 1.0])]).tobytes().hex())
 """
 
 
@@ -69,11 +74,15 @@ def test_a_weight_without_axes_keeps_its_shape(data, tmp_path):
 
 def test_fresh_process(folder, model, data, tmp_path):
     out = tmp_path / "scores.npy"
-    command = [sys.executable, "-c", FRESH.format(world=WORLD), folder, out]
+    reader = NRMS(data.sizes, num_heads=2, head_dim=4, query_dim=4, news_encoder=ArticleVectors(2, 8), seed=1)
+    saved = save_pretrained(tmp_path / "vectors", reader, data)
+    command = [sys.executable, "-c", FRESH.format(world=WORLD), folder, out, saved]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     here = scores(model, data)
     assert np.load(out).tobytes() == here.tobytes()
     lines = [f"{a.id} {a.score.hex()}" for a in Recommender(model, data).recommend(data.news.ids[1:6].tolist(), k=5)]
+    here = Recommender.from_pretrained(saved).score([dict(vector=[1.0, 0.0])], [dict(vector=[0.5, 2.0]), dict(vector=[1.0, 1.0])])
+    lines.append(here.tobytes().hex())
     assert done.stdout.split("\n")[:-1] == ["200", *lines]
 
 

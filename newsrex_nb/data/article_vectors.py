@@ -7,7 +7,7 @@ __all__ = ['KEPT', 'give_vectors', 'write_vectors', 'read_article_vectors', 'kep
            'is_file_of_vectors', 'refuse_unasked', 'article_vectors']
 
 # %% ../../nbs/data/article_vectors.ipynb #imports
-import json, warnings
+import contextlib, json, warnings
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +136,18 @@ def _read_table(path):
             "a whole file of article vectors", f"a broken one ({e})", where=str(path)
         ) from None
 
+# %% ../../nbs/data/article_vectors.ipynb #named-rows
+def _named_rows(text, tensors, path):
+    "(ids, matrix) of a file that `write_vectors` wrote as safetensors."
+    ids = matrix = None
+    with contextlib.suppress(ValueError, RecursionError):
+        ids, matrix = json.loads(text), tensors.get("vectors")
+    is_list = isinstance(ids, list) and all(isinstance(name, str) for name in ids)
+    if not is_list or matrix is None:
+        got = "something else"
+        raise wrong("a list of ids, and the tensor vectors", got, where=str(path))
+    return ids, matrix
+
 # %% ../../nbs/data/article_vectors.ipynb #read-vectors-file
 def read_article_vectors(
     path,  # of a .safetensors or .npy file
@@ -155,7 +167,7 @@ def read_article_vectors(
     if isinstance(table, dict):
         if "ids" not in about:
             return table
-        ids, matrix = json.loads(about["ids"]), table["vectors"]
+        ids, matrix = _named_rows(about["ids"], table, path)
     elif {"id", "vector"} <= {*(table.dtype.names or ())}:
         ids, matrix = table["id"].tolist(), table["vector"]
     else:

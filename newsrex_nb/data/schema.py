@@ -62,13 +62,20 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def _check_texts(texts, where):  # strings, or lists of them
-    "Raises the sentence about the first text with half a character."
+    "Raises the sentence about the first text that is none, or has half a character."
     for row, text in enumerate(texts):
-        text = text if isinstance(text, str) else "".join(text)
+        place = f"{where}, row {row}"
+        parts = [text] if isinstance(text, str) else text
+        if not isinstance(parts, (list, tuple)) or not all(map(_is_text, parts)):
+            raise wrong("a text, or a list of texts", repr(text)[:40], place)
+        text = "".join(parts)
         if not text.isascii() and _HALF.search(text):
-            place = f"{where}, row {row}"
             remedy = "read its file again with the encoding that it was written in"
             raise wrong("whole characters", repr(text[:40]), place, remedy)
+
+
+def _is_text(value):
+    return isinstance(value, str)
 
 # %% ../../nbs/data/schema.ipynb #news-checks
 @patch_to(News)
@@ -647,7 +654,7 @@ def need_dataset(
     """
     if not isinstance(data, Dataset):
         got = f"an object of {type(data).__name__}"
-        raise wrong("a data set, such as toy()", got, "data", f"write {call}")
+        raise wrong("a data set, such as toy(),", got, "data", f"write {call}")
     return data
 
 

@@ -68,8 +68,8 @@ def need_model(
     got, remedy = f"an object of {type(thing).__name__}", f"write {call}"
     if isinstance(thing, type):
         got = f"the class {thing.__name__}"
-        remedy = f"make one of {thing.__name__}(data.sizes)"
-    raise wrong("a model, such as NRMS(data.sizes)", got, "model", remedy)
+        remedy = f"make one, {thing.__name__}(data.sizes)"
+    raise wrong("a model, such as NRMS(data.sizes),", got, "model", remedy)
 
 # %% ../../nbs/engine/rankers.ipynb #named-ranker
 @typing.runtime_checkable

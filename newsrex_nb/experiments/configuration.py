@@ -529,14 +529,13 @@ def compose(
     try:
         return OmegaConf.to_container(_composed(overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as e:
-        given = " ".join(f"{key}={value}" for key, value in overrides.items())
-        raise wrong("values that fit their keys", f"others ({e})", given) from None
+        raise wrong("values that fit their keys", f"others ({e})") from None
 
 # %% ../../nbs/experiments/configuration.ipynb #legal-kinds
 def _kind_and_fit(value, default):
     "What a default asks for, in words, and whether a value is that."
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    finite = number and math.isfinite(value)
+    finite = number and abs(value) < math.inf
     legal = {
         bool: ("true or false", isinstance(value, (bool, str))),
         int: ("a whole number", finite and value == int(value)),

@@ -22,11 +22,10 @@ from .loggers import Printed, check_logger
 from .overrides import in_grammar, names_path, read_overrides
 from .overrides import whole_path
 from .run_keys import key_of, run_key
-from .run_tables import checked
 from .runner import Runner, about_run, about_training, silent
 from .runner import tested, trained
 from ..hub.classes import trusted_names
-from ..metrics.results import portable, run_folders
+from ..metrics.results import check_run, portable, run_folders
 from ..train.checkpoint import discard
 
 # %% ../../nbs/experiments/runs.ipynb #run-name
@@ -85,7 +84,7 @@ def free_folder(
     path = path_of(folder) / "experiment.json"
     about = {"finished": None}
     if path.exists():
-        about = checked(hub.read_json(path, "config"), path)
+        about = check_run(hub.read_json(path, "config"), path)
     if about.get("finished", True) and key_of(about) != key:
         raise wrong(
             "a folder without another run",
@@ -108,7 +107,7 @@ def find_runs(parent):  # a folder of runs, such as runs/
     runs = {}
     for folder in run_folders(parent, least=0):
         path = folder / "experiment.json"
-        about = checked(hub.read_json(path, "config"), path)
+        about = check_run(hub.read_json(path, "config"), path)
         key, finished = key_of(about), bool(about.get("finished", True))
         if finished or key not in runs:
             runs[key] = folder, finished

@@ -21,17 +21,21 @@ def _model_rows(name, results, seeds, best):
     return {row: values for row, values in rows.items() if values}
 
 # %% ../../nbs/hub/card.ipynb #table-lines
+def _cell_of(rows, metric):
+    "What a metric's cell says of some rows, a dash where none has it."
+    values = [row[metric] for row in rows if metric in row]
+    return cell(values) if values else "–"
+
+
 def _table_lines(models, metrics, baselines):
     "The lines of the table, in Markdown."
-    rows = {row: [cell([of[m]]) for m in metrics] for row, of in models.items()}
+    shown = {row: [of] for row, of in models.items()}
     if len(models) > 1:
-        mean = [cell([of[m] for of in models.values()]) for m in metrics]
-        rows["mean ± sd"] = mean
-    for row, of in baselines.items():
-        rows[row] = [cell([of[m]]) for m in metrics]
+        shown["mean ± sd"] = [*models.values()]
+    shown |= {row: [of] for row, of in baselines.items()}
     head = ["", *map(heading, metrics)]
     rule = [":--", *["--:"] * len(metrics)]
-    body = [[row, *values] for row, values in rows.items()]
+    body = [[row, *(_cell_of(of, m) for m in metrics)] for row, of in shown.items()]
     return [f"| {' | '.join(row)} |" for row in (head, rule, *body)]
 
 # %% ../../nbs/hub/card.ipynb #measured-on

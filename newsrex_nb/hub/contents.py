@@ -262,7 +262,10 @@ def _own_names(folder):
     own = broken_off(folder)
     with contextlib.suppress(InputError):  # no config.json, or somebody else's
         config = read_json(folder / "config.json", "format", "class", "config")
-        own |= set(config.get(LIST, (*NEEDED, *MORE, *ASKED))) | {"config.json"}
+        listed = config.get(LIST, (*NEEDED, *MORE, *ASKED))
+        own |= set(listed if isinstance(listed, (dict, tuple)) else ()) | {
+            "config.json"
+        }
     return own
 
 # %% ../../nbs/hub/contents.ipynb #refuse-others

@@ -102,7 +102,7 @@ def _is_own_text(folder):
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
     with contextlib.suppress(InputError):  # nothing was saved here, or it is broken
-        mark = read_json(folder / "config.json").get("card")
+        mark = read_json(folder / "config.json", "card")["card"]
     if mark:
         return _card_mark(text) != mark
     return "library_name: newsrex_nb" not in text
@@ -199,6 +199,10 @@ def save(
 # %% ../../nbs/hub/folder.ipynb #open-folder
 def _check_format(folder, config):
     "Raises unless this version can read a folder."
+    if not isinstance(config["config"], dict) or not isinstance(config["class"], str):
+        got, again = "something else", "save or copy the folder again"
+        where = str(folder / "config.json")
+        raise wrong("the name of a class, and its arguments", got, where, again)
     if config["format"] not in range(1, FORMAT + 1):
         raise wrong(
             f"format {FORMAT} or older",

@@ -7,7 +7,7 @@ __all__ = ['without_users', 'articles_text', 'read_articles', 'save_pretrained',
            'experiment_of', 'gather', 'check_shareable', 'push_to_hub', 'publish']
 
 # %% ../../nbs/hub/publish.ipynb #imports
-import contextlib, json, shutil, tempfile
+import contextlib, json, numbers, shutil, tempfile
 from pathlib import Path
 
 import keras
@@ -17,12 +17,12 @@ from .card import THIS
 from .contents import FORMAT, as_text, holds, write_text
 from .folder import load, open_folder, save
 from .handles import fetch, read_handle, upload
-from ..core import fingerprint, numbers_of, path_of, read_json
+from ..core import fingerprint, path_of, read_json
 from ..core import wrong
 from ..data.schema import Dataset, UNKNOWN, news_table
 from ..engine.vocabularies import learned_by
 from ..models.weights import weight_names
-from ..metrics.results import portable
+from ..metrics.results import check_results, portable
 
 # %% ../../nbs/hub/publish.ipynb #without-users
 def without_users(model):  # a `NewsRecommender`
@@ -250,6 +250,12 @@ def summary_of(run):  # what `fit` returned, or the folder of a run
     return {**about, "config": portable(config), "history": metrics, **history}
 
 # %% ../../nbs/hub/publish.ipynb #validation-of
+def _value_at(values, epoch):  # read from JSON
+    "One of some numbers, None where it is none."
+    with contextlib.suppress(TypeError, LookupError):
+        return values[epoch] if isinstance(values[epoch], numbers.Real) else None
+
+
 def validation_of(
     summary,  # as `summary_of` returns it
     where,  # for the message
@@ -288,7 +294,11 @@ def validation_of(
             "the test split is not there for choosing",
         )
     epoch = -1 if recipe.get("restore_best") is False else summary["best_epoch"] - 1
-    return float(np.mean([history[name][epoch] for name in names])), by
+    values = [_value_at(history[name], epoch) for name in names]
+    if None in values:
+        got = "something else"
+        raise wrong("a number of every epoch", got, where, "train the run again")
+    return float(np.mean(values)), by
 
 # %% ../../nbs/hub/publish.ipynb #experiment-of
 def experiment_of(run):  # a folder
@@ -328,7 +338,7 @@ def _runs_by_seed(runs, by):
             raise wrong("every seed once", f"seed {seed} again", where=str(run))
         value, by = validation_of(summary_of(run), str(run), by)
         path = run / "test_results.json"
-        results = numbers_of(read_json(path, "model")) if path.exists() else None
+        results = check_results(read_json(path), path) if path.exists() else None
         table[f"seed_{seed}"] = dict(run=run, validation=value, results=results)
     return table, by
 
