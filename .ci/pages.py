@@ -5,6 +5,7 @@ read as bold, and long sentences of an output are wrapped. settings.ini names `c
 PYTHONPATH. `python .ci/pages.py FOLDER` processes all pages without Quarto, to look at them or to test them."""
 import ast
 import functools
+import gc
 import re
 import sys
 import textwrap
@@ -126,6 +127,7 @@ def build(folder):
     from nbdev.serve_drv import main
     from notebooks import end_at_once
     end_at_once()
+    gc.set_threshold(100_000, 50, 100)  # a quarter of the time went into looking for garbage, of which there is little
     root = Path(__file__).resolve().parents[1] / "nbs"
     for page in sorted(root.rglob("*.ipynb")):
         if any(part.startswith(".") for part in page.relative_to(root).parts): continue

@@ -14,7 +14,7 @@ from newsrex_nb.experiments import sweeps
 from newsrex_nb.cli import main
 from newsrex_nb.experiments.configuration import configure, key_table
 from newsrex_nb.core import InputError
-from newsrex_nb.experiments.run_keys import already_run, key_of, run_key
+from newsrex_nb.experiments.run_keys import already_run, key_of, lines_by_key, run_key
 from newsrex_nb.experiments.runs import find_runs, reopen
 from newsrex_nb.metrics import ranking_metrics
 from newsrex_nb.metrics.results import read_results
@@ -138,14 +138,14 @@ def test_classes_of_another_package(tmp_path):
     (tmp_path / "my_package.py").write_text(OUTSIDE)
     (tmp_path / "logs").mkdir()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    def newsrex(*words):
-        command = [sys.executable, "-c", "import sys; sys.path = [p for p in sys.path if p]; "
-                   "from newsrex_nb.cli import main; sys.exit(main())", *words] # as the installed command: without the folder
+    def newsrex(*calls):
+        command = [sys.executable, "-c", "import json, sys; sys.path = [p for p in sys.path if p]; from newsrex_nb.cli import main; "
+                   "sys.exit(max(main(words) for words in json.loads(sys.argv[1])))", json.dumps(calls)] # as the installed command: without the folder
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
     own = [text for text in TINY if not text.startswith("model.")]
     encoder = ["model.news_encoder=my_package:MyEncoder", "model.news_encoder.filters=6", "model.user_encoder=AdditiveUser"]
     source = ["data=my_package.my_log", "data.path=./logs"]
-    done = newsrex("train", "model=my_package.MyModel", "model.boldness=3", *encoder, *source, *own, "folder=mine")
+    done = newsrex(["train", "model=my_package.MyModel", "model.boldness=3", *encoder, *source, *own, "folder=mine"])
     assert done.returncode == 0, done.stderr
     assert "newsrex train model=my_package.MyModel data=my_package.my_log --help" in done.stdout
     about = json.loads((tmp_path / "mine/experiment.json").read_text())["config"]
@@ -154,19 +154,21 @@ def test_classes_of_another_package(tmp_path):
     assert config["class"] == "my_package:MyModel" and config["config"]["boldness"] == 3
     assert config["config"]["news_encoder"]["config"]["filters"] == 6
     saved = json.loads((tmp_path / "mine/test_results.json").read_text())["model"]["auc"]
-    assert re.search(rf"^MyModel +{saved:.4f} ", newsrex("evaluate", "mine", "trust=my_package").stdout, re.M)
-    wrong = newsrex("train", "model=my_package.MyModel", "model.coldness=3", *own)
-    assert wrong.returncode == 2 and "perhaps boldness is meant" in wrong.stderr and wrong.stderr.count("\n") == 1
+    again = newsrex(["evaluate", "mine", "trust=my_package"], ["train", "model=my_package.MyModel", "model.coldness=3", *own])
+    assert re.search(rf"^MyModel +{saved:.4f} ", again.stdout, re.M)
+    assert again.returncode == 2 and "perhaps boldness is meant" in again.stderr and again.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda p: p.stem)
 def test_committed_results_are_recognised(path):
     "A line's key follows from its configuration, also after arguments have been added; the command that made a line finds it."
+    lines, asked = lines_by_key(path), None
     for line in read_results(path):
         assert line["run"] == key_of(line) == run_key(line["config"]), "a default has changed: write key_of(line) into the lines"
         if line["config"]["seed"] != 42: continue
         asked = configure(*(t for t in line["config"]["given"] if not t.startswith("results=")), f"seed={line['config']['seed']}")
-        assert already_run(path, asked)["run"] == line["run"]
+        assert lines[run_key(asked)]["run"] == line["run"]
+    assert not asked or already_run(path, asked) == lines[run_key(asked)]
 
 
 def test_reproduce_in_the_shell(aborted, monkeypatch, capsys):
@@ -191,7 +193,8 @@ def test_reproduce_in_the_shell(aborted, monkeypatch, capsys):
 def test_a_probe_of_two_seeds_is_not_repeated(tmp_path, monkeypatch, capsys):
     "Seeds share the parts of a configuration; the width that the first model adopts is not the second one's wish."
     monkeypatch.chdir(tmp_path)
-    words = ["probe", "model=nrms", "data.articles=300", "data.impressions=150", "data.test=150", "recipe.epochs=1", "seed=1,2", "results=probe.jsonl"]
+    words = ["probe", "model=nrms", "model.num_heads=2", "model.head_dim=4", "data.articles=150", "data.users=40",
+             "data.impressions=100", "data.valid=40", "data.test=40", "recipe.epochs=1", "seed=1,2", "results=probe.jsonl"]
     assert main(words) == 0 and capsys.readouterr().out.count("nrms-toy, seed") == 2
     lines = read_results("probe.jsonl")
     assert [line["run"] for line in lines] == [key_of(line) for line in lines] and len({line["run"] for line in lines}) == 2

@@ -1,7 +1,7 @@
 """Seeds that are trained in one call: each is the model that it would be by itself."""
 import numpy as np
 import pytest
-from probes import tiny
+from probes import Probe, tiny
 
 from newsrex_nb.train import program, training
 from newsrex_nb.core import InputError
@@ -95,9 +95,15 @@ def test_patience_of_each_seed(data, monkeypatch):
     assert len(one.history["loss"]) == 2 and one.best_epoch == 1 and len(other.history["loss"]) == 3 and other.best_epoch == 3
 
 
-def test_frozen_tables_of_each_seed(data):
+class FrozenWords(Probe):
+    "A table of words that is drawn and never trained, as CROWN's of categories."
+    def parts(self, sizes): self.words.trainable = False
+
+
+@pytest.mark.parametrize("cls", [FrozenWords, pytest.param(CROWN, marks=pytest.mark.slow)])
+def test_frozen_tables_of_each_seed(data, cls):
     "Tables that are drawn and never trained belong to their seed: on the stage of another a model is measured as by itself."
-    models = [tiny(CROWN, data, seed=seed) for seed in SEEDS[:2]]
+    models = [tiny(cls, data, seed=seed) for seed in SEEDS[:2]]
     frozen = [[np.array(v.value) for v in m.weights if not v.trainable] for m in models]
     assert frozen[0] and any((a != b).any() for a, b in zip(*frozen))
     runs = fit_seeds(models, data, SEEDS[:2], shared=True, **{**RUN, "epochs": 1, "validation": "valid"})
