@@ -1,0 +1,41 @@
+"Trainings that ask for the same programs compile them once: other learning rates, other seeds and a second training."
+import jax
+import pytest
+
+from newsrex_nb.data import toy
+from newsrex_nb.models import NRMS
+from newsrex_nb.train import fit
+
+TINY = dict(num_heads=2, head_dim=4, word_dim=8, query_dim=4, title_length=6, history_length=1)
+
+
+@pytest.fixture(scope="module")
+def data(): return toy(articles=16, topics=2, subtopics=1, users=30, impressions=300, valid=60, test=0, empty=0.0)  # every batch names every article
+
+
+@pytest.fixture
+def heard():
+    "What the compiler is asked for, while a test runs."
+    found = []
+    def note(name, seconds, **more):
+        if name.endswith("backend_compile_duration"): found.append(name)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def trained(data, seed, **more):
+    model = NRMS(data.sizes, **TINY, seed=seed)
+    return fit(model, data, epochs=1, seed=seed, chunk=2, verbose=0, **more), model
+
+
+def test_equal_programs_are_compiled_once(data, heard):
+    first, model = trained(data, 1)
+    assert heard
+    heard.clear()
+    faster, other = trained(data, 1, learning_rate=1e-2)
+    seed, _ = trained(data, 2)
+    again, _ = trained(data, 1, refit=True)
+    assert not heard and again.refitted == 1
+    assert first.history["loss"] == again.history["loss"] != seed.history["loss"]  # each with its own weights, batches and rate
+    assert any((a != b).any() for a, b in zip(model.get_weights(), other.get_weights()))
