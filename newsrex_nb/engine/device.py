@@ -12,12 +12,13 @@ import numpy as np
 
 from ..core import patch_to, wrong
 from ..data.features import COLUMNS, PLANNERS
+from .shared import Shared
 from .vocabularies import check_vocabulary
 
 # %% ../../nbs/engine/device.ipynb #jitted
 def _jitted(model, function):
     "The compiled `function`, called with the model's variables at given values."
-    import jax, keras
+    import keras
 
     reference = weakref.ref(model)  # a program must not keep its model alive
 
@@ -26,7 +27,7 @@ def _jitted(model, function):
         with keras.StatelessScope(state_mapping=bound):
             return function(reference(), *arguments)
 
-    return jax.jit(run)
+    return Shared(run)
 
 # %% ../../nbs/engine/device.ipynb #programs
 _PROGRAMS = weakref.WeakKeyDictionary()

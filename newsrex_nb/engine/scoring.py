@@ -13,6 +13,7 @@ from ..data.features import PLANNERS
 from ..data.schema import segments, take
 from .calls import Calls, text_groups
 from .device import BUDGET, device_tables, program, values_of
+from .progress import Progress, progress
 from .rankers import Ranker, checked_scores, is_model, ranker_name
 from .rankers import refuse_options
 from .sizes import tree_bytes
@@ -59,6 +60,7 @@ class Scorer:
         self.budget = budget
         self.rows = rows
         self.watch = watch
+        self.seen = Progress()  # of `scores`
         features = data.features
         self.calls = Calls(model, features, text_groups(model, features), budget)
         sizes = self.calls.sizes
@@ -144,12 +146,14 @@ def _encode(self, scorer, rows):
     from newsrex_nb.models.forward import join
 
     calls, parts, start = scorer.calls, [], 0
-    for g, widths in enumerate(calls.widths):
-        members = rows[calls.group[rows] == g]
-        self.at[members] = start + np.arange(len(members))
-        for block in blocks_of(members, scorer.rows):
-            parts.append(calls.encode(block, widths))
-        start += -(-len(members) // scorer.rows) * scorer.rows
+    with progress(len(rows), "encoding articles", "article") as seen:
+        for g, widths in enumerate(calls.widths):
+            members = rows[calls.group[rows] == g]
+            self.at[members] = start + np.arange(len(members))
+            for block in blocks_of(members, scorer.rows):
+                parts.append(calls.encode(block, widths))
+                seen.dispatched(parts[-1], np.count_nonzero(block))
+            start += -(-len(members) // scorer.rows) * scorer.rows
     self.catalogue = join(parts)
     scorer.watch("catalogue", self.catalogue)
 
@@ -410,6 +414,7 @@ def block_scores(
     whole = np.empty(inside.shape, np.float32)
     for real, scored in logits:
         whole[real] = np.asarray(scored)[: len(real)]
+        self.seen.advance(np.count_nonzero(inside[real]))
     out = np.empty(len(behaviors.candidates), np.float32)
     out[flat[inside]] = whole[inside]
     return out
@@ -439,12 +444,13 @@ def scores(
     catalogue = len(np.unique(named)) * tree_bytes(self.calls.sizes.row)
     whole = Encoded(self, behaviors, hour) if catalogue <= self.budget else None
     out = np.empty(len(behaviors.candidates), np.float32)
-    for start in range(0, len(order), self.block):
-        numbers = order[start : start + self.block]
-        block = take(behaviors, numbers)
-        at = segments(behaviors.offsets, numbers)[0]
-        encoded = whole or Encoded(self, block, hour[numbers])
-        out[at] = self.block_scores(encoded, block, user[numbers], hour[numbers])
+    with progress(len(out), "scoring", "candidate") as self.seen:
+        for start in range(0, len(order), self.block):
+            numbers = order[start : start + self.block]
+            block = take(behaviors, numbers)
+            at = segments(behaviors.offsets, numbers)[0]
+            encoded = whole or Encoded(self, block, hour[numbers])
+            out[at] = self.block_scores(encoded, block, user[numbers], hour[numbers])
     return out
 
 # %% ../../nbs/engine/scoring.ipynb #scorable

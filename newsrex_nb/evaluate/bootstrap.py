@@ -12,6 +12,7 @@ import dataclasses, math
 import numpy as np
 
 from ..core import generator, patch_to, short_repr, wrong
+from ..engine.notebook import subplots
 
 # %% ../../nbs/evaluate/bootstrap.ipynb #user-sums
 def user_sums(
@@ -457,12 +458,10 @@ def draw_ranking(
     -------
     the figure
     """
-    import matplotlib.pyplot as plt
-
     names = ranking.names
     wide = [group for group in ranking.groups if len(group) > 1]
     size = 6.5 + 0.15 * len(wide), 1 + 0.3 * len(names)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = subplots(figsize=size, layout="constrained")
     right = max(comparison.mean(n).high for n in names)
     left = min(comparison.mean(n).low for n in names)
     for place, name in enumerate(names):

@@ -15,6 +15,7 @@ import newsrex_nb.models
 from . import timing
 from ..core import atomic, json_text, path_of, wrong
 from ..data import toy
+from ..engine.notebook import subplots
 from ..recommend.recommender import Recommender
 
 # %% ../../nbs/experiments/bench.ipynb #model-class
@@ -329,10 +330,8 @@ def time_figure(
     result
         as `bench` returns it, with the optimizer and an evaluation
     """
-    import matplotlib.pyplot as plt
-
     t = next(t for t in result["training"] if t["batch_size"] == batch_size)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 2.6), layout="constrained")
+    figure, (left, right) = subplots(1, 2, figsize=(11, 2.6), layout="constrained")
     for y, path in enumerate(("shared", "plain")):
         stack(left, y, _sample_parts(t, path, result), legend=y == 0)
     title = f"{result['model']}, training, batch {batch_size}"
@@ -467,9 +466,7 @@ def epoch_figure(
     entries
         as `read_against` returns them, and `epoch_times`
     """
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure, axes = subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     groups = {}
     for e in entries:
         members = groups.setdefault((e["library"], e["machine"]), [])

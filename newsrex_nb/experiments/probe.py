@@ -9,6 +9,7 @@ __all__ = ['SMALL', 'small', 'probe', 'by_model', 'points', 'probe_table', 'draw
 import numpy as np
 
 from ..data.schema import take
+from ..engine.notebook import subplots
 from ..engine.rankers import ranker_name
 from ..engine.scoring import scores
 from .configuration import choose, configure, keys, spread
@@ -255,12 +256,10 @@ def draw_probe(
     -------
     the figure
     """
-    import matplotlib.pyplot as plt
-
     models = by_model(runs)
     size = (2 + 1.75 * len(PARTS), 1.4 + 0.26 * len(models))
     style = dict(figsize=size, sharey=True, layout="constrained")
-    figure, axes = plt.subplots(1, len(PARTS), **style)
+    figure, axes = subplots(1, len(PARTS), **style)
     for axis, part in zip(axes, PARTS):
         _draw_part(axis, part, models, labelled=axis is axes[0])
     shown = axes[0].get_legend_handles_labels()

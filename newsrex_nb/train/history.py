@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from ..core import atomic, html_table, numbers_of, patch_to
+from ..engine.notebook import subplots
 
 # %% ../../nbs/train/history.ipynb #run
 class Run(keras.callbacks.History):
@@ -122,7 +123,7 @@ def plot(
 
     validation = {k: v for k, v in self.history.items() if k.startswith("val_")}
     columns = 2 if validation else 1
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         1, columns, figsize=(4 * columns, 3), layout="constrained", squeeze=False
     )
     epochs = np.arange(1, len(self.history["loss"]) + 1)

@@ -14,6 +14,7 @@ import numpy as np
 from ..core import InputError, called, need_jax
 from ..data.schema import merge
 from ..engine.device import BUDGET
+from ..engine.progress import progress, quietly
 from .history import Run
 from .recipe import Recipe
 from .state import assign_weights
@@ -23,12 +24,24 @@ from .training import Phase, Training
 class Diverged(InputError, FloatingPointError):
     "The loss of a training is no number any more."
 
+
+def _check_finite(engine, epoch, done, losses):
+    "Raises where losses are no numbers; with a scaled loss such a step is left out."
+    scaled = isinstance(engine.optimizer, keras.optimizers.LossScaleOptimizer)
+    lost = losses[~np.isfinite(losses)]
+    if len(lost) and not scaled:
+        raise Diverged(
+            f"The loss is {lost[0]} before step {done} of epoch {epoch + 1} with seed "
+            f"{engine.batches.sampling.seed}: lower the learning rate, set clip_norm, "
+            "or train in float32."
+        )
+
 # %% ../../nbs/train/loop.ipynb #epoch-loss
 def epoch_loss(
     engine,  # an `Engine`
     epoch,  # 0, 1, …
     called,  # Keras' list of callbacks
-    verbose,  # 1: a progress bar
+    verbose,  # 1: its progress is shown
 ):
     """Runs one epoch: its mean loss per step, or a sentence where that is no number.
 
@@ -41,25 +54,18 @@ def epoch_loss(
     called
         Keras' list of callbacks
     verbose
-        1: a progress bar
+        1: its progress is shown
     """
-    batches = engine.batches
-    bar = keras.utils.Progbar(batches.steps, unit_name="step") if verbose == 1 else None
     losses = []
-    scaled = isinstance(engine.optimizer, keras.optimizers.LossScaleOptimizer)
-    for done, values in engine.chunks(epoch):
-        losses.append(values)
-        if not scaled and not np.isfinite(values).all():
-            raise Diverged(
-                f"The loss is {values[~np.isfinite(values)][0]} before step {done} of "
-                f"epoch {epoch + 1} with seed {batches.sampling.seed}: lower the "
-                "learning rate, set clip_norm, or train in float32."
-            )
-        mean = float(values.mean())
-        called.on_train_batch_begin(done - 1)
-        if bar:
-            bar.update(done, values=[("loss", mean)])
-        called.on_train_batch_end(done - 1, {"loss": mean})
+    steps, shown = engine.batches.steps, quietly(verbose != 1)
+    with shown, progress(steps, f"epoch {epoch + 1}", "step") as seen:
+        for done, values in engine.chunks(epoch):
+            losses.append(values)
+            _check_finite(engine, epoch, done, values)
+            mean = float(values.mean())
+            called.on_train_batch_begin(done - 1)
+            seen.advance(len(values), f"loss {mean:.4f}")
+            called.on_train_batch_end(done - 1, {"loss": mean})
     return float(np.nanmean(np.concatenate(losses)))
 
 # %% ../../nbs/train/loop.ipynb #train-phase
@@ -201,7 +207,7 @@ def fit(
     chunk=16,  # steps a dispatch, at most
     memory=BUDGET,  # bytes that article columns may take on the device; larger ones are sent chunk by chunk
     sharing=True,  # False trains by the plain path, a dispatch a step, to compare
-    verbose=1,  # 0 silent, 1 a progress bar, 2 a line per epoch; 1 and 2 say first what was left out of the data
+    verbose=1,  # 0 silent, 2 a line per epoch, 1 the same, and in a terminal or notebook what moves; 1 and 2 say first what was left out of the data
 ) -> Run:  # a `Run`
     """Trains a model and keeps its best validation epoch.
 
@@ -267,8 +273,8 @@ def fit(
     sharing : default True
         False trains by the plain path, a dispatch a step, to compare
     verbose : default 1
-        0 silent, 1 a progress bar, 2 a line per epoch; 1 and 2 say first what was
-        left out of the data
+        0 silent, 2 a line per epoch, 1 the same, and in a terminal or notebook what
+        moves; 1 and 2 say first what was left out of the data
 
     Returns
     -------

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core import patch_to, short_repr
 from ..engine.device import BUDGET, Tables
+from ..engine.shared import compiled
 from .batches import Batches, filled
 from .batches import plan as shared_plan
 from .sparse_adam import DenseUpdates, row_updates
@@ -110,7 +111,7 @@ class Engine:
         exactly = deterministic and jax.default_backend() == "gpu"
         options = {"xla_gpu_deterministic_ops": True} if exactly else None
         lowered = chunk.lower(state, tables, arrays, np.int32(1))
-        self.program = lowered.compile(options)
+        self.program = compiled(lowered, options)
 
 # %% ../../nbs/train/program.ipynb #engine-plan
 @patch_to(Engine)

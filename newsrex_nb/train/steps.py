@@ -153,7 +153,7 @@ def make_chunk(
         state, losses = jax.lax.fori_loop(0, steps, body, carry)
         return rows.finish(state, steps), losses
 
-    return jax.jit(chunk, donate_argnums=0)
+    return jax.jit(chunk, donate_argnums=0, keep_unused=True)
 
 # %% ../../nbs/train/steps.ipynb #shared-logits
 def shared_logits(

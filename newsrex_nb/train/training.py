@@ -14,6 +14,7 @@ from ..core import METRICS, patch_to, short_repr
 from ..data.notices import left_out
 from ..data.report import odd_times
 from ..data.schema import Behaviors, need_dataset
+from ..engine.progress import quietly
 from ..evaluate.measure import evaluate, split_name, unmeasurable
 from ..engine.rankers import need_model
 from ..engine.vocabularies import Learned, check_vocabulary, remember
@@ -116,7 +117,7 @@ class Training:
     def say(self, line):
         "Prints a line, unless the recipe wants silence."
         if self.recipe.verbose:
-            print(line)
+            print(line, flush=True)  # into a file, too, when it is said
 
 # %% ../../nbs/train/training.ipynb #validate
 @patch_to(Training)
@@ -143,7 +144,8 @@ def validate(
     metrics = self.stopping.metrics
     if self.unmeasured:
         return {f"val_{m}": math.nan for m in metrics}, False
-    with weights_lent(self.model, self.stage):
+    shown = quietly(self.recipe.verbose != 1)
+    with shown, weights_lent(self.model, self.stage):
         measured = evaluate(self.stage, self.data, phase.validation, metrics=metrics)
     stop = self.stopping.update(self.model, epoch + 1, measured)
     return {f"val_{m}": measured[m] for m in metrics}, stop
@@ -180,6 +182,7 @@ def begin(
     (engine, Keras' list of callbacks)
     """
     if prepared is None:
+        self.say("counting batches and compiling the program for all of them …")
         work = phase.behaviors, phase.epochs
         prepared = prepare(self.model, self.data, self.recipe, *work)
     remember(self.model, Learned.of(self.data))

@@ -9,6 +9,7 @@ __all__ = ['word_figure', 'shortened', 'click_figure', 'grid_figure']
 import numpy as np
 
 from ..core import wrong
+from ..engine.notebook import subplots
 from .pictures import COLORS
 
 # %% ../../nbs/viz/attention.ipynb #column-widths
@@ -55,7 +56,7 @@ def word_figure(
     left = np.cumsum([0, *widths])
     inches = 0.085 * left[-1]
     figsize = min(1.2 + inches, 14), 0.9 + 0.34 * len(texts)
-    figure, axis = plt.subplots(figsize=figsize, layout="constrained")
+    figure, axis = subplots(figsize=figsize, layout="constrained")
     size = min(9, 8 * 14 / max(inches, 14))
     for y, (words, weights) in enumerate(texts):
         lightness = [scale(weight) for weight in weights]
@@ -101,13 +102,11 @@ def click_figure(
     title : default 'Attention over clicks'
         heading of the figure
     """
-    import matplotlib.pyplot as plt
-
     count = len(titles)
     if count != len(weights):
         raise wrong(f"a title for each of {len(weights)} weights", f"{count} titles")
     size = 8, 1 + 0.24 * count
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = subplots(figsize=size, layout="constrained")
     axis.barh(range(count), weights, color=COLORS[0], height=0.7)
     line = dict(color=COLORS[1], ls="--", lw=1)
     axis.axvline(1 / count, **line, label=f"equal weights, 1/{count}")
@@ -154,12 +153,10 @@ def grid_figure(
     names : default ('', '')
         of the two axes: rows, columns
     """
-    import matplotlib.pyplot as plt
-
     values, signed = np.asarray(values, float), np.min(values) < 0
     most = np.abs(values).max() or 1
     size = min(5.2 + 0.5 * len(columns), 13), 1.5 + 0.26 * len(rows)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = subplots(figsize=size, layout="constrained")
     colours = dict(cmap="PuOr_r" if signed else "Blues", vmin=-most if signed else 0)
     drawn = axis.imshow(values, **colours, vmax=most, aspect="auto")
     figure.suptitle(title, fontsize=11)

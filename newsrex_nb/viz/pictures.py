@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core import wrong
 from ..data.schema import owner
+from ..engine.notebook import subplots
 from ..metrics.ranking import ranks
 from ..metrics.results import heading
 
@@ -141,8 +142,6 @@ def click_map(
     -------
     a figure
     """
-    import matplotlib.pyplot as plt
-
     if size not in ("ctr", "articles"):
         raise wrong("size to be 'ctr' or 'articles'", repr(size))
     shown, clicked = shown_and_clicked(data, split)
@@ -154,7 +153,7 @@ def click_map(
         f"Bottom {100 * (1 - top):g} % by clicks": low,
         f"Top {100 * top:g} % by clicks": high,
     }
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    figure, axes = subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     for axis, (name, mask) in zip(axes, panels.items()):
         counts = shown[mask], clicked[mask]
         drawn = _click_panel(axis, name, *counts, mean, highest, size)
@@ -354,7 +353,7 @@ def treemap(
     sums = np.maximum(np.sum([*counts.values()], axis=0), 1)
     ratio = _share_ratios(counts, sums)
     scale, shades = colors.Normalize(-1.5, 1.5), plt.get_cmap("PuOr_r")
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure, axes = subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for side, axis in enumerate(axes):
         sizes = {kind: pair[side] for kind, pair in counts.items() if pair[side]}
         sizes = dict(sorted(sizes.items(), key=lambda item: -item[1]))
@@ -431,15 +430,13 @@ def seed_figure(
     -------
     a figure
     """
-    import matplotlib.pyplot as plt
-
     values = {
         name: np.atleast_1d(v[metric] if isinstance(v, dict) else v).astype(float)
         for name, v in rows.items()
     }
     values = dict(sorted(values.items(), key=lambda item: item[1].mean()))
     size = 7, 1.1 + 0.32 * len(values)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = subplots(figsize=size, layout="constrained")
     for y, (name, v) in enumerate(values.items()):
         low, high = (intervals or {}).get(name, _seed_interval(v))
         _draw_seeds(axis, y, v, low, high)
