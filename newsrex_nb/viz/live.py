@@ -6,7 +6,7 @@
 __all__ = ['Canvas', 'Clock', 'clock_panel', 'new_figure', 'clock_figure', 'watch_evaluation', 'LiveMetrics']
 
 # %% ../../nbs/viz/live.ipynb #imports
-import dataclasses, io, sys, time
+import dataclasses, io, time
 
 import keras
 import numpy as np
