@@ -198,5 +198,5 @@ def progress(
     if place is None:
         yield Progress()
         return
-    with _bar(place, total, what, f" {unit}", after) as bar:
+    with quietly(), _bar(place, total, what, f" {unit}", after) as bar:
         yield Progress(bar)

@@ -11,7 +11,7 @@ import copy
 from ..core import Sizes, wrong
 from ..data.schema import Dataset
 from .configuration import arguments, check_config, choose, parts
-from ..hub.classes import check_trust
+from ..hub.classes import check_trust, trusted_names
 from ..layers.vectors import ArticleVectors
 
 # %% ../../nbs/experiments/building.ipynb #check-trusted
@@ -20,7 +20,7 @@ def check_trusted(
     trust,  # names of packages, modules or functions
     where="data",  # what names it, for the message
 ):
-    """Raises for a function of a package that nobody has named.
+    """Raises for a function that nobody has named: those of this package write files, too.
 
     Parameters
     ----------
@@ -31,8 +31,18 @@ def check_trusted(
     where : default 'data'
         what names it, for the message
     """
-    if name not in parts()["data"]:
-        check_trust(name, trust, where)
+    known, package = parts()["data"], wrong.__module__.partition(".")[0]
+    if name in known:
+        return
+    way = name.replace(":", ".")
+    if way.partition(".")[0] == package and not {name, way} & {*trusted_names(trust)}:
+        raise wrong(
+            f"data ({', '.join(known)}), or a function of a module that you trust",
+            repr(name),
+            where=where,
+            remedy=f'if you know what it does, say trust=("{way}",)',
+        )
+    check_trust(name, trust, where)
 
 # %% ../../nbs/experiments/building.ipynb #load-data
 def load_data(

@@ -73,6 +73,17 @@ def run_key(config):  # of one seed
         settings[group] = [config["parts"].get(group), changed]
     return fingerprint(portable(settings), config["seed"])
 
+# %% ../../nbs/experiments/run_keys.ipynb #targets
+def _targets(value):
+    "The ways to classes and functions in a part of a configuration, at any depth."
+    if not isinstance(value, (dict, list)):
+        return []
+    parts_of_it = value.values() if isinstance(value, dict) else value
+    named = (
+        [value["_target_"]] if isinstance(value, dict) and "_target_" in value else []
+    )
+    return named + [way for part in parts_of_it for way in _targets(part)]
+
 # %% ../../nbs/experiments/run_keys.ipynb #of-this-package
 def _is_ours(config):  # read back
     "Whether all that a configuration names belongs to this package."
@@ -81,11 +92,8 @@ def _is_ours(config):  # read back
         if group != "logging" and name not in known[group]:
             return False
     package = fingerprint.__module__.partition(".")[0]
-    return all(
-        value["_target_"].startswith(f"{package}.")
-        for value in config["model"].values()
-        if isinstance(value, dict) and "_target_" in value
-    )
+    told = {group: value for group, value in config.items() if group != "logging"}
+    return all(str(way).startswith(f"{package}.") for way in _targets(told))
 
 # %% ../../nbs/experiments/run_keys.ipynb #key-of
 def key_of(about):  # what `experiment.json` or a line of results says

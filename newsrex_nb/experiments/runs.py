@@ -17,7 +17,7 @@ from ..core import locked, path_of, short_repr, wrong
 from ..engine.vocabularies import forget_users, learned_by, reread
 from ..evaluate.measure import unmeasurable
 from .building import check_trusted, load_data
-from .configuration import configure
+from .configuration import check_config, configure
 from .loggers import Printed, check_logger
 from .overrides import in_grammar, names_path, read_overrides
 from .overrides import whole_path
@@ -315,13 +315,19 @@ def _about_saved(folder):
     paths = [hub.fetch(folder) / name for name in names]
     about = next((hub.read_json(path) for path in paths if path.exists()), {})
     told = about if isinstance(about, dict) else {}
-    config, data = (told.get(key) or {} for key in ("config", "data"))
+    held = (told.get(key) for key in ("config", "data"))
+    config, data = (value if isinstance(value, dict) else {} for value in held)
     if not {"data", "parts"} <= set(config) or "key" not in data:
         raise wrong(
             names[0],
             "a model without it",
             where=str(folder),
             remedy="use Recommender.from_pretrained",
+        )
+    name = check_config(config)["parts"].get("data")
+    if not isinstance(name, str):
+        raise wrong(
+            "the name of a data set", repr(name), f"{folder}, config.parts.data"
         )
     return about
 

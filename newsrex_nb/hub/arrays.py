@@ -6,12 +6,12 @@
 __all__ = ['put_weights', 'read_arrays', 'Form', 'read_header', 'check_numbers', 'check_header']
 
 # %% ../../nbs/hub/arrays.ipynb #imports
-import concurrent.futures, typing
+import concurrent.futures, math, typing
 
 import keras
 import numpy as np
 
-from ..core import wrong
+from ..core import drawing, wrong
 from ..models.weights import weight_names
 
 # %% ../../nbs/hub/arrays.ipynb #unlike-weights
@@ -177,10 +177,10 @@ def check_numbers(
             raise wrong(f"{name} of at most {longest:,}", f"{value:,}", where=where)
 
 # %% ../../nbs/hub/arrays.ipynb #check-header
-def _shapes_of(make, policy):
+def _shapes_of(make, policy, most, where):
     "(class of a model, its weights without their numbers)"
     keras.config.set_dtype_policy(policy)  # which every thread has for itself
-    with keras.StatelessScope(initialize_variables=False):
+    with keras.StatelessScope(initialize_variables=False), drawing(most, where):
         model = make()
     return type(model).__name__, weight_names(model)
 
@@ -202,6 +202,8 @@ def check_header(
         for the message
     """
     policy = keras.config.dtype_policy()
+    held = sum(math.prod(form.shape) for form in forms.values())
+    most = 4 * held + 10**7  # initial values drawn, those not kept included
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        name, weights = pool.submit(_shapes_of, make, policy).result()
+        name, weights = pool.submit(_shapes_of, make, policy, most, where).result()
     _check_weights(name, weights, forms, where)

@@ -107,7 +107,7 @@ def is_trusted(
         names of packages, modules, classes or functions beside this package
     """
     package = models.__name__.partition(".")[0]
-    names = (package, *trusted_names(trust))
+    names = [name.replace(":", ".") for name in (package, *trusted_names(trust))]
     return any(f"{way}.".startswith(f"{name}.") for name in names)
 
 # %% ../../nbs/hub/classes.ipynb #check-trust

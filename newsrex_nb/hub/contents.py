@@ -113,7 +113,7 @@ def check_names(
 def _is_hub_link(path):
     "Whether a file of a snapshot is a link to its blob in the hub's cache."
     blob = path.resolve()
-    snapshots = blob.parent.with_name("snapshots")
+    snapshots = blob.parent.parent / "snapshots"
     is_blob = path.is_symlink() and blob.is_file() and blob.parent.name == "blobs"
     return is_blob and snapshots in path.parent.resolve().parents
 

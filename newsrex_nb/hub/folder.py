@@ -6,7 +6,7 @@
 __all__ = ['versions', 'save', 'open_folder', 'load']
 
 # %% ../../nbs/hub/folder.ipynb #imports
-import contextlib, platform, re, shutil, warnings
+import contextlib, inspect, platform, re, shutil, warnings
 from pathlib import Path
 
 import keras
@@ -16,7 +16,7 @@ from .. import __version__
 from ..core import InputError, fingerprint, path_of, read_json
 from ..core import wrong
 from ..data.article_vectors import Unasked, is_file_of_vectors
-from ..data.features import Features
+from ..data.features import Features, feature_recipe
 from ..data.schema import news_table
 from ..engine.vocabularies import Learned, check_vocabulary, learned_by
 from ..engine.vocabularies import remember, user_mark
@@ -243,6 +243,27 @@ def open_folder(
     check_list(folder, config, (*NEEDED, *ASKED))
     return folder, config
 
+# %% ../../nbs/hub/folder.ipynb #like-default
+_LONGEST = 10_000  # what a number of a recipe may be
+
+
+def _is_like(value, default):
+    "Whether a value of a recipe is of the kind of its default."
+    if isinstance(default, tuple):
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if isinstance(default, int):
+        return type(value) is int and 0 <= value <= _LONGEST
+    return value is default or isinstance(value, str)
+
+# %% ../../nbs/hub/folder.ipynb #check-recipe
+def _check_recipe(recipe, path):
+    "Raises unless the values of a recipe are of the kinds of their defaults."
+    known = inspect.signature(feature_recipe).parameters
+    for name, value in recipe.items():
+        if name in known and not _is_like(value, default := known[name].default):
+            expected = f"recipe.{name} like {default!r}"
+            raise wrong(expected, repr(value), str(path), "save or copy it again")
+
 # %% ../../nbs/hub/folder.ipynb #read-about
 def _read_about(path):
     "The recipe and the vocabulary of features.json."
@@ -255,6 +276,7 @@ def _read_about(path):
     if not isinstance(recipe, dict) or not lists:
         got, again = "something else", "save or copy the folder again"
         raise wrong("a recipe, and lists of names", got, str(path), again)
+    _check_recipe(recipe, path)
     return about
 
 # %% ../../nbs/hub/folder.ipynb #read-features

@@ -14,7 +14,7 @@ from ..core import need_jax, wrong
 from .loop import fit, run_training
 from .program import prepare
 from .recipe import Recipe
-from .training import Training
+from .training import COMPILING, Training
 
 # %% ../../nbs/train/seeds.ipynb #train-in-turn
 def _train_in_turn(models, data, recipes):  # one of each per seed
@@ -23,6 +23,7 @@ def _train_in_turn(models, data, recipes):  # one of each per seed
     trainings = [Training(m, data, r, stage) for m, r in zip(models, recipes)]
     trainings[0].tell_data()
     seeds = [recipe.seed for recipe in recipes]
+    trainings[0].say(COMPILING)
     shared = prepare(stage, data, recipes[0], data.train, recipes[0].epochs, seeds)
     runs = []
     for training in trainings:
