@@ -414,6 +414,7 @@ def atomic(
 def locked(
     folder,  # made if it is not there
     what="run",  # what lives in it, for the message
+    name=".lock",  # of the file that is held
 ):
     """Holds a folder while the block runs, or says that another process holds it.
 
@@ -423,12 +424,14 @@ def locked(
         made if it is not there
     what : default 'run'
         what lives in it, for the message
+    name : default '.lock'
+        of the file that is held
     """
     import filelock
 
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = filelock.FileLock(folder / name, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:

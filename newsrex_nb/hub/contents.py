@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'NEEDED', 'MORE', 'ASKED', 'LIST', 'write_text', 'as_text', 'write_json', 'check_names', 'check_file',
-           'digest', 'mark_of', 'mixed', 'check_list', 'holds', 'broken_off', 'refuse_others', 'replaced']
+           'digest', 'mark_of', 'mixed', 'check_list', 'holds', 'broken_off', 'refuse_others', 'saving', 'replaced']
 
 # %% ../../nbs/hub/contents.ipynb #imports
 import contextlib, hashlib, json, re, shutil, stat
 
-from ..core import InputError, atomic, fingerprint, json_text, read_json
-from ..core import wrong
+from ..core import InputError, atomic, fingerprint, json_text, locked
+from ..core import read_json, wrong
 
 # %% ../../nbs/hub/contents.ipynb #write-text
 def write_text(
@@ -238,10 +238,14 @@ def holds(
     return name in config.get(LIST, {}) if LIST in config else (folder / name).exists()
 
 # %% ../../nbs/hub/contents.ipynb #own-names
-_HALF = (
-    ".unfinished"  # the folder in which a model is written before it takes its place
-)
-_PLAN = "names.json"  # in it: the names that are being replaced
+_HALF = ".unfinished"  # the folder in it, where a model is written before it takes its place
+_PLAN = "names.json"  # in that: the names that are being replaced
+
+
+def _ours(names):  # of files, as a file says
+    "Those that are written here: no file says of others that they may be removed."
+    listed = names if isinstance(names, (list, tuple, dict)) else ()
+    return {name for name in (*NEEDED, *MORE, *ASKED) if name in listed}
 
 
 def broken_off(folder):  # a `Path`
@@ -252,20 +256,20 @@ def broken_off(folder):  # a `Path`
     folder
         a `Path`
     """
-    with contextlib.suppress(InputError):  # no process was
-        return set(read_json(folder / _HALF / _PLAN, "names")["names"])
+    path = folder / _HALF / _PLAN
+    if path.is_file():
+        with contextlib.suppress(InputError):  # it was killed before it had a plan
+            return _ours(read_json(path, "names")["names"])
     return set()
 
 
 def _own_names(folder):
     "The names of files in a folder that were written by `replaced`."
-    own = broken_off(folder)
-    with contextlib.suppress(InputError):  # no config.json, or somebody else's
-        config = read_json(folder / "config.json", "format", "class", "config")
-        listed = config.get(LIST, (*NEEDED, *MORE, *ASKED))
-        own |= set(listed if isinstance(listed, (dict, tuple)) else ()) | {
-            "config.json"
-        }
+    own, path = broken_off(folder), folder / "config.json"
+    if path.is_file():
+        with contextlib.suppress(InputError):  # somebody else's
+            config = read_json(path, "format", "class", "config")
+            own |= _ours(config.get(LIST, (*NEEDED, *MORE, *ASKED))) | {"config.json"}
     return own
 
 # %% ../../nbs/hub/contents.ipynb #refuse-others
@@ -282,17 +286,40 @@ def refuse_others(
     names
         of files that are to be written
     """
-    if folder.exists() and not folder.is_dir():
-        raise wrong("a folder", "a file", str(folder), "give another name")
-    own = _own_names(folder)
-    others = [n for n in names if n not in own and (folder / n).exists()]
+    own, places = _own_names(folder), {n: folder / n for n in (*names, "README.md")}
+    others = [n for n in names if n not in own and places[n].exists()]
+    others += [n for n, p in places.items() if p.exists() and not p.is_file()]
     if others:
         raise wrong(
             "a new folder, or one that holds a saved model",
-            f"{', '.join(others)} of something else",
+            f"{', '.join(dict.fromkeys(others))} of something else",
             where=str(folder),
             remedy="give another folder, or move these files away",
         )
+
+# %% ../../nbs/hub/contents.ipynb #saving
+@contextlib.contextmanager
+def saving(folder):  # a `Path`; made if it is not there
+    """A block in which no other process saves in a folder.
+
+    Parameters
+    ----------
+    folder
+        a `Path`; made if it is not there
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise wrong("a folder", "a file", str(folder), "give another name")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        expected, got = "a folder that can be made", f"none ({e})"
+        raise wrong(expected, got, str(folder), "give another name") from None
+    with locked(folder, "saving", ".saving"):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows keeps what is held
+                (folder / ".saving").unlink(missing_ok=True)
 
 # %% ../../nbs/hub/contents.ipynb #replaced
 @contextlib.contextmanager
@@ -306,7 +333,11 @@ def replaced(folder):  # a `Path`; made if it is not there
     """
     own, half = _own_names(folder), folder / _HALF
     shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
+    try:
+        half.mkdir(parents=True)
+    except OSError as e:
+        expected, got = "a folder in which files can be made", f"none ({e})"
+        raise wrong(expected, got, str(folder), "give another folder") from None
     try:
         yield half
         new = {path.name for path in half.iterdir()}

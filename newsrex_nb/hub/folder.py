@@ -34,7 +34,7 @@ from newsrex_nb.hub.contents import (
     mark_of,
     mixed,
 )
-from .contents import as_text, refuse_others, replaced
+from .contents import as_text, refuse_others, replaced, saving
 from .contents import write_json, write_text
 from .handles import fetch, is_fetched
 from ..metrics.results import portable
@@ -98,7 +98,7 @@ def _card_mark(text):
 def _is_own_text(folder):
     "Whether a folder has a README that is not the card that was saved there."
     path, mark = folder / "README.md", None
-    if not path.exists() or path.name in broken_off(folder):
+    if not path.is_file() or path.name in broken_off(folder):
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
     with contextlib.suppress(InputError):  # nothing was saved here, or it is broken
@@ -185,15 +185,16 @@ def save(
     text = card(type(model).__name__, name, [*model.reads], results, **told)
     known = {n: v for n, v in zip(MORE, (results, summary)) if v is not None}
     texts = {**asked, **{n: as_text(v) for n, v in known.items()}}
-    refuse_others(folder, (*NEEDED, *texts))
-    keeps_text = _is_own_text(folder)
-    if keeps_text:
-        _say_own_text(folder)
-    else:
-        texts["README.md"] = text
-    with replaced(folder) as half:
-        config = _config_of(model, features, text)
-        _write_model(half, model, features, config, texts)
+    with saving(folder):
+        refuse_others(folder, (*NEEDED, *texts))
+        keeps_text = _is_own_text(folder)
+        if keeps_text:
+            _say_own_text(folder)
+        else:
+            texts["README.md"] = text
+        with replaced(folder) as half:
+            config = _config_of(model, features, text)
+            _write_model(half, model, features, config, texts)
     return folder
 
 # %% ../../nbs/hub/folder.ipynb #open-folder
