@@ -317,6 +317,8 @@ def read_json(
     """
     again = "save or copy the folder again"
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait without end
+            raise OSError("no plain file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as e:
         got = f"something else ({e})"

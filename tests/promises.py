@@ -129,10 +129,9 @@ def operations(home, step=1, works=("save", "train")):
     for work in works:
         whole, out = home / f"{work}.whole", home / f"{work}.bits"
         if work == "save": first(home / "old")
-        for name in ("once", "again"):  # the second time everything is compiled
-            place = home / f"{work}-{name}"
-            if work == "save": shutil.copytree(home / "old", place)
-            assert forks.run(work, place, whole) == 0, f"{work} fails by itself"
+        place = home / f"{work}-whole"
+        if work == "save": shutil.copytree(home / "old", place)
+        assert forks.run(work, place, whole) == 0, f"{work} fails by itself"
         outcomes, number, status = {}, step, -9
         while status == -9:
             place = home / f"{work}-{number}"

@@ -39,3 +39,17 @@ def test_equal_programs_are_compiled_once(data, heard):
     assert not heard and again.refitted == 1
     assert first.history["loss"] == again.history["loss"] != seed.history["loss"]  # each with its own weights, batches and rate
     assert any((a != b).any() for a, b in zip(model.get_weights(), other.get_weights()))
+
+
+def test_seeds_that_are_told_of_each_other_compile_once(heard):
+    "Batches of a larger world have shapes of their own; a list of seeds gives them one, and what a seed learns depends on that list alone."
+    data = toy(articles=160, topics=3, subtopics=2, users=30, impressions=150, valid=0, test=0)
+    arguments = dict(shape_seeds=(1, 2, 3), validation=None)
+    one, model = trained(data, 1, **arguments)
+    heard.clear()
+    other, _ = trained(data, 2, **arguments)
+    assert not heard and one.history["loss"] != other.history["loss"]
+    again, same = trained(data, 1, **arguments)
+    assert all((a == b).all() for a, b in zip(model.get_weights(), same.get_weights()))
+    alone, _ = trained(data, 1, validation=None)
+    assert alone.history["loss"][0] == pytest.approx(one.history["loss"][0], abs=1e-4)

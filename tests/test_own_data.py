@@ -247,13 +247,13 @@ def test_the_shell_trains_on_files(tables, tmp_path, monkeypatch, capsys):
     trained = capsys.readouterr().out
     drawn = "Candidates: 20 of what was published or clicked in the 36h before, drawn with seed 42"
     assert "Test: custom" in trained and drawn in trained
-    assert main(["evaluate", "runs/nrms-custom-1"]) == 0
+    assert main(["evaluate", "runs/nrms-custom-seed_42"]) == 0
     measured = capsys.readouterr().out
     row = lambda text: re.search(r"^NRMS .*$", text, re.M)[0]
     assert row(measured) == row(trained) and drawn in measured
-    about = json.loads((tmp_path / "runs/nrms-custom-1/test_results.json").read_text())
+    about = json.loads((tmp_path / "runs/nrms-custom-seed_42/test_results.json").read_text())
     assert about["candidates"] == drawn.removeprefix("Candidates: ")
-    saved = "".join(p.read_text() for p in (tmp_path / "runs/nrms-custom-1").glob("*.json"))
+    saved = "".join(p.read_text() for p in (tmp_path / "runs/nrms-custom-seed_42").glob("*.json"))
     assert not [u for u in world.users[1:] if f'"{u}"' in saved]
     assert main(["train", "data=custom", "data.news=news.csv"]) == 2 and "behaviors=" in capsys.readouterr().err
     assert main(["train", *files, "data.alive=36"]) == 2 and "data.alive" in capsys.readouterr().err

@@ -7,13 +7,13 @@ def test_a_saving_killed_before_each_operation(tmp_path):
 
 
 def test_a_run_killed_before_some_operations(tmp_path):
-    assert sum(promises.operations(tmp_path, 12, ("train",))["train"].values()) >= 3
+    assert sum(promises.operations(tmp_path, 18, ("train",))["train"].values()) >= 2
 
 
 def test_runs_killed_at_random_moments(tmp_path):
-    assert promises.moments(tmp_path, 3)["kills"] == 3
+    assert promises.moments(tmp_path, 2)["kills"] == 2
 
 
 def test_what_is_changed_is_read_or_refused_in_a_sentence(tmp_path):
-    found, failures = promises.mutations(tmp_path, 6000)
-    assert not failures and all(sum(outcomes.values()) > 10 for outcomes in found.values())
+    found, failures = promises.mutations(tmp_path, 4000)
+    assert not failures and all(sum(outcomes.values()) > 5 for outcomes in found.values())

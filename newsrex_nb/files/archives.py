@@ -198,25 +198,12 @@ def _opener(
 
     return opened
 
-# %% ../../nbs/files/archives.ipynb #archive
-def _archive(
-    stack,  # a `contextlib.ExitStack`
-    file,  # opened, binary
-    name,  # the file's, which says what it is
-):  # (names of its files, function that opens one), or None for another file
-    "An archive, opened."
-    import tarfile
-
-    if name.lower().endswith(".zip"):
-        archive = stack.enter_context(zipfile.ZipFile(file))
-        names = [n for n in archive.namelist() if not n.endswith("/")]
-        return names, _opener(archive, name)
-    if name.lower().endswith(TARS):
-        archive = stack.enter_context(tarfile.open(fileobj=file))
-        names = [member.name for member in archive.getmembers() if member.isfile()]
-        return names, archive.extractfile
-
 # %% ../../nbs/files/archives.ipynb #unpacked
+def _plain_ending(name):  # of an archive of tar
+    "The name with the ending that says how it is packed, `.tgz` as `.gz`."
+    return re.sub(r"\.t(gz|bz2|xz)$", r".\1", name.lower())
+
+
 def _unpacked(
     file,  # opened, binary
     name,  # the file's, which says how it is packed
@@ -231,6 +218,27 @@ def _unpacked(
         raise wrong(f"a plain file, or one of {known}", ending, name, remedy)
     opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending)
     return opened(file) if opened else None
+
+# %% ../../nbs/files/archives.ipynb #archive
+def _archive(
+    stack,  # a `contextlib.ExitStack`
+    file,  # opened, binary
+    name,  # the file's, which says what it is
+    most,  # bytes that may come out of it
+):  # (names of its files, function that opens one), or None for another file
+    "An archive, opened."
+    import tarfile
+
+    if name.lower().endswith(".zip"):
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        names = [n for n in archive.namelist() if not n.endswith("/")]
+        return names, _opener(archive, name)
+    if name.lower().endswith(TARS):
+        packed = _unpacked(file, _plain_ending(name))
+        whole = bounded(stack.enter_context(packed), most, name) if packed else file
+        archive = stack.enter_context(tarfile.open(fileobj=whole, mode="r:"))
+        names = [member.name for member in archive.getmembers() if member.isfile()]
+        return names, archive.extractfile
 
 # %% ../../nbs/files/archives.ipynb #enter
 def enter(
@@ -264,7 +272,7 @@ def enter(
     """
     check_depth(name, depth)
     refuse_stand_in(file, name)
-    if archive := _archive(stack, file, name):
+    if archive := _archive(stack, file, name, most):
         names, opened = archive
         member = chosen(names, inner, name)
         name, inner = f"{name}, {member}", inner[1:]
@@ -363,6 +371,7 @@ def members(
     path,  # of an archive
     file=None,  # that archive, opened; None = open `path`
     depth=1,  # in how many archives its files lie
+    most=None,  # bytes that may come out of it; None = as the file allows
 ):  # list of tuples (member, …), as `open_bytes` takes them behind the archive
     """The files of an archive and of the archives in it.
 
@@ -374,6 +383,8 @@ def members(
         that archive, opened; None = open `path`
     depth : default 1
         in how many archives its files lie
+    most : default None
+        bytes that may come out of it; None = as the file allows
 
     Returns
     -------
@@ -384,13 +395,14 @@ def members(
     with readable(path), contextlib.ExitStack() as stack:
         file = file or stack.enter_context(open(path, "rb"))
         refuse_stand_in(file, path)
-        names, opened = _archive(stack, file, str(path))
+        most = most or most_of(os.fstat(file.fileno()).st_size)
+        names, opened = _archive(stack, file, str(path), most)
         for name in inside(names, path):
             if not name.lower().endswith(ARCHIVES):
                 files.append((name,))
                 continue
             with opened(name) as inner:
-                within = members(f"{path}, {name}", inner, depth + 1)
+                within = members(f"{path}, {name}", inner, depth + 1, most)
             files += [(name, *member) for member in within]
     return files
 

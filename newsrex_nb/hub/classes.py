@@ -87,7 +87,8 @@ def trusted_names(trust):  # a name, or several
     trust
         a name, or several
     """
-    names = (trust,) if isinstance(trust, str) else tuple(trust)
+    is_several = isinstance(trust, (list, tuple, set, frozenset))
+    names = tuple(trust) if is_several else (trust,)
     if not all(isinstance(name, str) and name for name in names):
         raise wrong("names of modules", repr(trust), where="trust")
     return names

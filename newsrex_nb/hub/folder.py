@@ -6,7 +6,7 @@
 __all__ = ['versions', 'save', 'open_folder', 'load']
 
 # %% ../../nbs/hub/folder.ipynb #imports
-import contextlib, inspect, platform, re, shutil, warnings
+import contextlib, inspect, os, platform, re, shutil, warnings
 from pathlib import Path
 
 import keras
@@ -61,6 +61,7 @@ def _write_weights(
     mark,  # of `mark_of`
 ):
     "Writes the weights, with the fingerprint of what they belong to."
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     weights = {
@@ -68,7 +69,11 @@ def _write_weights(
         for name, v in weight_names(model).items()
     }
     path = folder / "model.safetensors"
-    save_file(weights, path, dict(mark=mark))
+    try:
+        save_file(weights, path, dict(mark=mark))
+    except SafetensorError as e:
+        expected, got = "a disk with room for the weights", f"none ({e})"
+        raise wrong(expected, got, str(path), "make room and save again") from None
     # safetensors keeps its files from everybody else
     shutil.copymode(folder / "features.json", path)
 
@@ -231,7 +236,7 @@ def open_folder(
     right = (
         "give the folder that save_pretrained wrote, or hf://organisation/repository"
     )
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # or none that may be looked into
         raise wrong(
             "the folder of a saved model", "nothing", where=str(folder), remedy=right
         )
@@ -351,6 +356,7 @@ def load(
     put_weights(model, read_arrays(path), str(path))
     recipe = _read_recipe(about["recipe"], trust, is_fetched(handle))
     features = Features(news_table([]), recipe, about["vocabulary"])
+    check_vocabulary(model, features)
     names = config.get("data"), features.vocabulary, features.recipe
     remember(model, Learned(*names, mark=config.get("users")))
     return model, features

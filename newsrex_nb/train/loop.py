@@ -205,6 +205,7 @@ def fit(
     precision=None,  # "float32", "mixed_bfloat16", "mixed_float16"; None keeps the model's own
     deterministic=False,  # equal bits on a GPU too, at some cost in speed
     chunk=16,  # steps a dispatch, at most
+    shape_seeds=(),  # seeds whose runs are to share one compiled program, `seed` among them: batches get room for all of theirs; () = each its own
     memory=BUDGET,  # bytes that article columns may take on the device; larger ones are sent chunk by chunk
     sharing=True,  # False trains by the plain path, a dispatch a step, to compare
     verbose=1,  # 0 silent, 2 a line per epoch, 1 the same, and in a terminal or notebook what moves; 1 and 2 say first what was left out of the data
@@ -267,6 +268,9 @@ def fit(
         equal bits on a GPU too, at some cost in speed
     chunk : default 16
         steps a dispatch, at most
+    shape_seeds : default ()
+        seeds whose runs are to share one compiled program, `seed` among them:
+        batches get room for all of theirs; () = each its own
     memory : default BUDGET
         bytes that article columns may take on the device; larger ones are sent
         chunk by chunk
@@ -305,6 +309,7 @@ def fit(
         precision=precision,
         deterministic=deterministic,
         chunk=chunk,
+        shape_seeds=tuple(shape_seeds),
         memory=memory,
         sharing=sharing,
         verbose=verbose,

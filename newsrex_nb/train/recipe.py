@@ -141,6 +141,12 @@ def _are_callbacks(values):
     is_list = isinstance(values, (list, tuple))
     return is_list and all(isinstance(value, kind) for value in values)
 
+
+def _are_seeds(values):
+    "Whether this is a list of seeds."
+    is_seed = _number(numbers.Integral, -math.inf)
+    return isinstance(values, (list, tuple)) and all(map(is_seed, values))
+
 # %% ../../nbs/train/recipe.ipynb #legal
 _MOST = 2**31 - 1  # rows are numbered in 32 bits
 _COUNT = f"a whole number, 1 to {_MOST}", _number(numbers.Integral, 1, _MOST)
@@ -150,6 +156,7 @@ _LEGAL = {  # what an argument has to be, and the test; others are tested by the
     **dict.fromkeys(("lazy", "shuffle", "restore_best", "refit"), _SWITCH),
     **dict.fromkeys(("deterministic", "sharing"), _SWITCH),
     "seed": ("a whole number", _number(numbers.Integral, -math.inf)),
+    "shape_seeds": ("a list of seeds", _are_seeds),
     "clip_norm": ("a number, or None", _or_none(_number(numbers.Real, 0))),
     "label_smoothing": ("a number from 0 to 1", _number(numbers.Real, 0, 1)),
     "validation": (
@@ -171,6 +178,9 @@ def _check(recipe):
         value = getattr(recipe, name)
         if not test(value):
             raise wrong(f"{name} to be {expected}", repr(value))
+    if recipe.shape_seeds and recipe.seed not in recipe.shape_seeds:
+        expected = f"shape_seeds with seed {recipe.seed} among them"
+        raise wrong(expected, repr(recipe.shape_seeds))
     one_of("order", recipe.order, ("random", "positive_first"))
     one_of("precision", recipe.precision, (None, *PRECISIONS))
     one_of("verbose", recipe.verbose, (0, 1, 2))
@@ -209,6 +219,7 @@ class Recipe:
     precision: str | None
     deterministic: bool
     chunk: int
+    shape_seeds: tuple
     memory: int
     sharing: bool
     verbose: int

@@ -186,7 +186,7 @@ def begin(
     """
     if prepared is None:
         self.say(COMPILING)
-        work = phase.behaviors, phase.epochs
+        work = phase.behaviors, phase.epochs, self.recipe.shape_seeds
         prepared = prepare(self.model, self.data, self.recipe, *work)
     remember(self.model, Learned.of(self.data))
     run.batches, run.samples = prepared.batches, len(prepared.batches.samples)
