@@ -101,7 +101,7 @@ def test_runs_that_were_stopped_or_edited(runs, capsys):
         assert status == 0 and "\n| NRMS |" in out and err == "newsrex: Left out, since it was not finished: runs/b.\n"
     for words in (["table", "runs"], ["compare", "runs"], ["share", "runs/b", "folder=shared"], ["train", *TINY, "seed=1", "folder=runs/b"]):
         status, _, err = told(dict(config=None), *words)
-        assert status == 2 and "seed of a run under config in runs/b" in err and err.count("\n") == 1
+        assert status == 2 and "a run: config with model, data" in err and err.count("\n") == 1
     told({}, "table", "runs")
 
 

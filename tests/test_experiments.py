@@ -159,7 +159,7 @@ def test_classes_of_another_package(tmp_path):
     assert again.returncode == 2 and "perhaps boldness is meant" in again.stderr and again.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted({*(ROOT / "results").glob("*.jsonl")} - {ROOT / "results/promises.jsonl"}), ids=lambda p: p.stem)
 def test_committed_results_are_recognised(path):
     "A line's key follows from its configuration, also after arguments have been added; the command that made a line finds it."
     lines, asked = lines_by_key(path), None
