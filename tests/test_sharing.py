@@ -108,6 +108,7 @@ def trained(folder, data, seed, valid, test, change={}, **recipe): # what newsre
     model = NRMS(data.sizes, **{**dict(num_heads=2, head_dim=3, seed=seed, **TINY), **change})
     hub.save(folder, model, data.features, dict(name="NRMS", data="toy", split="test", model=dict(auc=test, impressions=9), baselines={}))
     config = dict(seed=seed, folder=str(folder), data=dict(path="/somewhere/of/mine"), recipe=dict(monitor="auc", restore_best=True, **recipe))
+    config |= dict(model={"_target_": "models.NRMS"}, parts=dict(model="nrms", data="mind"), given=[])
     hub.write_json(folder / "experiment.json", dict(format=1, config=config, data=dict(key="k")))
     hub.write_json(folder / "history.json", dict(loss=[2., 1.], **valid, best_epoch=2, samples=9, seconds={}))
     return folder
