@@ -15,7 +15,7 @@ from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = """tutorials/06_ index tutorials/02_ models/crown tutorials/07_ train/loop models/tccm tutorials/09_ viz/attention experiments/timing
+LONG = """tutorials/06_ index tutorials/02_ models/crown tutorials/07_ train/loop models/tccm tutorials/09_ viz/attention experiments/timing cli hub/publish
     models/ layers/attention layers/candidate_clicks recommend/recommender experiments/ tutorials/ train/ layers/""".split()  # beginnings of paths, the longest first
 RUN_LONG = {"index.ipynb"}  # run longer than they compile: without any optimisation they take twice as long
 
