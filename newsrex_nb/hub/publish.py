@@ -211,6 +211,19 @@ def _summary_of_fit(run):
         seconds=seconds | dict(epochs=run.seconds),
     )
 
+# %% ../../nbs/hub/publish.ipynb #checked-summary
+def _checked_summary(summary, where):
+    "The same, if its parts are of the kinds that a run has."
+    config, data = summary.get("config", {}), summary.get("data", {})
+    parts = [summary["history"], config, data]
+    parts += [config.get("recipe", {})] if isinstance(config, dict) else []
+    epoch = summary.get("best_epoch")
+    is_epoch = epoch is None or type(epoch) is int
+    if is_epoch and all(isinstance(part, dict) for part in parts):
+        return summary
+    expected = "the history, best_epoch, config and data of a run"
+    raise wrong(expected, "something else", str(where), "train the run again")
+
 # %% ../../nbs/hub/publish.ipynb #summary-of
 def summary_of(run):  # what `fit` returned, or the folder of a run
     """What `training_run_summary.json` says; of a folder also its configuration.
@@ -224,7 +237,8 @@ def summary_of(run):  # what `fit` returned, or the folder of a run
         return _summary_of_fit(run)
     run = path_of(run)
     if (run / "training_run_summary.json").exists():
-        return read_json(run / "training_run_summary.json", "history")
+        path = run / "training_run_summary.json"
+        return _checked_summary(read_json(path, "history"), path)
     if not (run / "history.json").exists():
         raise wrong(
             "the folder of a run",
@@ -240,7 +254,8 @@ def summary_of(run):  # what `fit` returned, or the folder of a run
     config = {
         k: v for k, v in about["config"].items() if k not in ("folder", "results")
     }
-    return {**about, "config": portable(config), "history": metrics, **history}
+    summary = {**about, "config": portable(config), "history": metrics, **history}
+    return _checked_summary(summary, run / "history.json")
 
 # %% ../../nbs/hub/publish.ipynb #validation-of
 def _value_at(values, epoch):  # read from JSON
