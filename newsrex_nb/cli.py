@@ -398,7 +398,7 @@ def protocols_command(arguments):  # of the line behind `protocols`
         of the line behind `protocols`
     """
     from newsrex_nb.experiments.compare_runs import protocols_of_runs
-    from newsrex_nb.experiments.comparison_tables import as_markdown
+    from newsrex_nb.metrics.results import as_markdown
     from newsrex_nb.experiments.comparison_tables import write_csv
 
     keys = dict(split="test", csv=None, trust=None)
@@ -417,7 +417,7 @@ def probe_command(arguments):  # of the line behind `probe`
     arguments
         of the line behind `probe`
     """
-    from newsrex_nb.experiments.comparison_tables import as_markdown
+    from newsrex_nb.metrics.results import as_markdown
     from newsrex_nb.experiments.probe import draw_probe, probe_models, probe_table
 
     keys, rest = dict(model=None, results=None, path=None), []
@@ -450,7 +450,7 @@ def ablate_command(arguments):  # of the line behind `ablate`
     """
     from newsrex_nb.experiments.ablations import QUESTIONS, ablate
     from newsrex_nb.experiments.ablations import effect_table, keep_effects
-    from newsrex_nb.experiments.comparison_tables import as_markdown
+    from newsrex_nb.metrics.results import as_markdown
 
     keys, rest = dict(results=None, effects=None, folder="runs/ablations"), []
     for text in map(bracketed, arguments):
@@ -493,10 +493,8 @@ def share_command(arguments):  # of the line behind `share`
     arguments
         of the line behind `share`
     """
-    from newsrex_nb.core import read_json
     from newsrex_nb.experiments.overrides import plain_values
     from newsrex_nb.hub.publish import gather, push_to_hub
-    from newsrex_nb.metrics.results import check_run
 
     keys = dict(folder=None, to=None, private=None, trust=None)
     runs = [text for text in arguments if _is_word(text, keys)]
@@ -509,10 +507,6 @@ def share_command(arguments):  # of the line behind `share`
             "newsrex share runs/nrms-toy-seed_1 runs/nrms-toy-seed_2 folder=shared/nrms"
         )
         raise wrong("the folders of runs, and folder=", given, remedy=f"write {line}")
-    for run in runs:
-        path = path_of(run) / "experiment.json"
-        if path.exists():
-            check_run(read_json(path, "config"), path)
     if runs:
         trust = _trusted(keys)
         print(_gathered(gather(runs, keys["folder"], trust=trust)))

@@ -130,7 +130,7 @@ class Sizes:
         return cls(**{k: int(v) for k, v in sizes.items()})
 
 # %% ../nbs/core.ipynb #drawing
-_ROOM = contextvars.ContextVar("_ROOM", default=None)  # [numbers left, where]
+_LEFT = contextvars.ContextVar("_LEFT", default=None)  # [how many numbers, where]
 
 
 @contextlib.contextmanager
@@ -147,22 +147,22 @@ def drawing(
     where
         for the message
     """
-    token = _ROOM.set([most, where])
+    token = _LEFT.set([most, where])
     try:
         yield
     finally:
-        _ROOM.reset(token)
+        _LEFT.reset(token)
 
-
+# %% ../nbs/core.ipynb #take
 def _take(size):  # of an array that is to be drawn
-    "Takes its numbers from the room that there is."
-    room = _ROOM.get()
-    if room is None:
+    "Takes its numbers from those that are left."
+    left = _LEFT.get()
+    if left is None:
         return
-    room[0] -= math.prod(map(int, np.atleast_1d(size)))
-    if room[0] < 0:
+    left[0] -= math.prod(map(int, np.atleast_1d(size)))
+    if left[0] < 0:
         got = "a configuration of a far larger one"
-        raise wrong("a model of the size of its weights", got, where=room[1])
+        raise wrong("a model of the size of its weights", got, where=left[1])
 
 # %% ../nbs/core.ipynb #limited
 class _Limited(np.random.Generator):
@@ -192,7 +192,7 @@ def generator(
         zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xFFFFFFFF
         for k in keys
     ]
-    kind = np.random.Generator if _ROOM.get() is None else _Limited
+    kind = np.random.Generator if _LEFT.get() is None else _Limited
     return kind(np.random.PCG64(np.random.SeedSequence(words)))
 
 # %% ../nbs/core.ipynb #seeds
@@ -272,14 +272,13 @@ def json_text(
     return json.dumps(_plain(value), allow_nan=False, **layout)
 
 # %% ../nbs/core.ipynb #numbers-of
-def numbers_of(
-    value,
-):  # what JSON has read: numbers, and lists and dictionaries of them
+def numbers_of(value):  # what JSON has read
     """The same with NaN in the place of null.
 
-    Returns
-    -------
-    what JSON has read: numbers, and lists and dictionaries of them
+    Parameters
+    ----------
+    value
+        what JSON has read
     """
     if isinstance(value, Mapping):
         return {key: numbers_of(part) for key, part in value.items()}

@@ -1,4 +1,4 @@
-"""What is promised of faults, tried as often as one likes: `python tests/promises.py operations|moments|mutations [COUNT]` prints one line of JSON.
+"""What is promised of faults, tried as often as one likes: `python tests/promises.py operations|moments|mutations [COUNT [SUBJECT]]` prints one line of JSON.
 
 operations: a training and a saving are killed before every operation on files; a process counts its own operations and ends by SIGKILL
 moments: trainings are killed COUNT times at moments drawn at random, and started again
@@ -405,9 +405,10 @@ class Overrides:
             return "sentence"
 
 
-def mutations(home, count, seed=0):
+def mutations(home, count, only=None, seed=0):
     "Tries `count` changes, as many of each subject; {subject: {outcome: number}}. What is neither read nor refused in a sentence raises."
     tried, found, failures = [*subjects(home), Overrides()], {}, {}
+    tried = [subject for subject in tried if only in (None, subject.name)]
     whole = sum(subject.share for subject in tried)
     with warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
@@ -424,7 +425,7 @@ def mutations(home, count, seed=0):
 
 
 def main(kind, *count):
-    started, count = time.time(), [int(number) for number in count]
+    started, count = time.time(), [int(number) for number in count[:1]] + [*count[1:]]
     with tempfile.TemporaryDirectory() as folder:
         found = dict(operations=operations, moments=moments, mutations=mutations)[kind](Path(folder), *count)
     failures = {}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'give_vectors', 'write_vectors', 'read_article_vectors', 'kept_vectors', 'vectors_of', 'Unasked',
-           'is_file_of_vectors', 'refuse_unasked', 'article_vectors']
+           'is_file_of_vectors', 'article_vectors']
 
 # %% ../../nbs/data/article_vectors.ipynb #imports
 import contextlib, json, warnings
@@ -291,14 +291,8 @@ def is_file_of_vectors(source):  # a name, or None
     return source is not None and Path(source).suffix in (".npy", ".safetensors")
 
 
-def refuse_unasked(source):  # the source of article vectors, a text
-    """Raises where a source was named by a folder alone.
-
-    Parameters
-    ----------
-    source
-        the source of article vectors, a text
-    """
+def _refuse_unasked(source):  # the source of article vectors, a text
+    "Raises where a source was named by a folder alone."
     if isinstance(source, Unasked):
         raise wrong(
             "a source of article vectors that you have asked for",
@@ -329,7 +323,7 @@ def article_vectors(
     articles = [row for row, name in enumerate(ids) if name not in ("", UNKNOWN)]
     lack = [row for row in articles if ids[row] not in have]
     if lack and source:
-        refuse_unasked(source)
+        _refuse_unasked(source)
         if is_file_of_vectors(source):
             have |= read_article_vectors(source) | have
         else:

@@ -57,12 +57,18 @@ def unmeasurable(
     )
 
 
-def split_name(data, log):  # a `Dataset`; `Behaviors`
+def split_name(
+    data,  # a `Dataset`
+    log,  # `Behaviors`, perhaps one of its splits
+):
     """What a sentence calls a split, such as "valid split".
 
-    Returns
-    -------
-    a `Dataset`; `Behaviors`
+    Parameters
+    ----------
+    data
+        a `Dataset`
+    log
+        `Behaviors`, perhaps one of its splits
     """
     named = (name for name, known in data.splits.items() if known is log)
     return f"{next(named, 'given')} split"

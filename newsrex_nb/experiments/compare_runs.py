@@ -21,7 +21,7 @@ from ..evaluate.protocols import protocol_table, under_protocols
 from ..evaluate.rankers import scores_of
 from ..evaluate.slices import VIEWS, slices as slices_of
 from .building import load_data
-from .comparison_tables import as_markdown, compare_scores
+from .comparison_tables import compare_scores
 from .comparison_tables import difference_table
 from .comparison_tables import impression_metrics, overview
 from .comparison_tables import slice_table, write_csv
@@ -31,7 +31,7 @@ from .run_tables import given_values, latest, run_names
 from .runner import shown
 from .runs import reopen
 from ..hub.arrays import read_arrays
-from ..metrics.results import heading
+from ..metrics.results import as_markdown, heading
 
 # %% ../../nbs/experiments/compare_runs.ipynb #belongs
 def _belongs(name, array, log):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GIVEN', 'TOP', 'parts', 'nowhere', 'choose', 'chosen_parts', 'encoder_class', 'source_of', 'arguments', 'defaults_of',
            'signature_keys', 'keys', 'check_key', 'preset_overrides', 'preset_parts', 'compose', 'check_kind', 'settle',
-           'configure', 'check_config', 'preset_line', 'argument_table', 'key_table', 'spread']
+           'configure', 'preset_line', 'argument_table', 'key_table', 'spread']
 
 # %% ../../nbs/experiments/configuration.ipynb #imports
 import difflib, functools, importlib, inspect, io, itertools, json, math, textwrap
@@ -15,6 +15,7 @@ from .. import data, hub, models
 from ..core import one_of, wrong
 from ..data.features import feature_recipe
 from ..data.sources.toy_world import SCALES
+from ..hub.classes import is_trusted
 from ..layers.attention import Encoder
 from .loggers import to_csv, to_tensorboard, to_wandb
 from ..models.base import NewsRecommender
@@ -138,7 +139,7 @@ def _known_encoders():
     known = {}
     for cls in classes:
         classes += cls.__subclasses__()
-        if cls.__module__.startswith("newsrex_nb.") and "__init__" in vars(cls):
+        if is_trusted(cls.__module__) and "__init__" in vars(cls):
             known[cls.__name__] = cls
     return known
 
@@ -659,21 +660,6 @@ def configure(
     """
     config, chosen = _configured(overrides)
     _check_needed(config, chosen)
-    return config
-
-# %% ../../nbs/experiments/configuration.ipynb #check-config
-def check_config(config):  # read back from a run's file
-    """The configuration, or the sentence that says that the file was changed.
-
-    Parameters
-    ----------
-    config
-        read back from a run's file
-    """
-    whole = isinstance(config, dict)
-    if not whole or not all(isinstance(config.get(k), dict) for k in ("parts", "data")):
-        remedy = "save or copy the folder of the run again"
-        raise wrong("config with parts and data", repr(config), "a run's file", remedy)
     return config
 
 # %% ../../nbs/experiments/configuration.ipynb #preset-line

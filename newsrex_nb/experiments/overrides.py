@@ -34,12 +34,18 @@ _PATHS = (
 _ALWAYS_TEXT = ("data.path", "data.news", "data.behaviors", "folder", "results")
 
 
-def names_path(key, value):  # such as "data.path", as it was written
+def names_path(
+    key,  # such as "data.path"
+    value,  # as it was written
+):
     """Whether a value of a key is the path of a file or folder that is there.
 
-    Returns
-    -------
-    such as "data.path", as it was written
+    Parameters
+    ----------
+    key
+        such as "data.path"
+    value
+        as it was written
     """
     if key.rpartition(".")[2] not in _PATHS or not value:
         return False
@@ -52,12 +58,18 @@ def names_path(key, value):  # such as "data.path", as it was written
 _TABLES = ("train", "valid", "test")  # keys of data that take a share, a time or a path
 
 
-def whole_path(key, value):  # such as "path", with its value
+def whole_path(
+    key,  # such as "path"
+    value,  # of that key
+):
     """The whole path of a file or folder that is there; any other value as it is.
 
-    Returns
-    -------
-    such as "path", with its value
+    Parameters
+    ----------
+    key
+        such as "path"
+    value
+        of that key
     """
     if isinstance(value, list):
         return [whole_path(key, entry) for entry in value]

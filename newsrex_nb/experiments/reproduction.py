@@ -343,12 +343,18 @@ def reproduction_table(
     return "\n\n".join([table, *_TABLE_NOTES])
 
 # %% ../../nbs/experiments/reproduction.ipynb #reproduction-help
-def reproduction_help(name=None, *overrides):  # of an experiment; texts
+def reproduction_help(
+    name=None,  # of an experiment; None: all of them
+    *overrides,  # texts such as "recipe.epochs=3"
+):
     """The experiments, or the keys of one of them with their values.
 
-    Returns
-    -------
-    of an experiment; texts
+    Parameters
+    ----------
+    name : default None
+        of an experiment; None: all of them
+    *overrides
+        texts such as "recipe.epochs=3"
     """
     if name is not None:
         seeds = f"seed={in_grammar(experiment(name).seeds)}"

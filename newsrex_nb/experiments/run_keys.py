@@ -9,9 +9,9 @@ __all__ = ['set_values', 'run_key', 'key_of', 'lines_by_key', 'already_run']
 import json
 
 from ..core import fingerprint, json_text
-from .configuration import arguments, check_config, chosen_parts
-from .configuration import encoder_class
+from .configuration import arguments, chosen_parts, encoder_class
 from .configuration import parts, signature_keys
+from ..hub.classes import is_trusted
 from ..metrics.results import portable, read_results
 
 # %% ../../nbs/experiments/run_keys.ipynb #set-values
@@ -89,11 +89,10 @@ def _is_ours(config):  # read back
     "Whether all that a configuration names belongs to this package."
     known = parts()
     for group, name in config["parts"].items():
-        if group != "logging" and name not in known[group]:
+        if group != "logging" and name not in tuple(known.get(group, ())):
             return False
-    package = fingerprint.__module__.partition(".")[0]
     told = {group: value for group, value in config.items() if group != "logging"}
-    return all(str(way).startswith(f"{package}.") for way in _targets(told))
+    return all(is_trusted(str(way)) for way in _targets(told))
 
 # %% ../../nbs/experiments/run_keys.ipynb #key-of
 def key_of(about):  # what `experiment.json` or a line of results says
@@ -104,7 +103,7 @@ def key_of(about):  # what `experiment.json` or a line of results says
     about
         what `experiment.json` or a line of results says
     """
-    config = check_config(about["config"])
+    config = about["config"]
     if not _is_ours(config):
         return about.get("run")
     return run_key({**config, "parts": {**config["parts"], "logging": "none"}})

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from .. import hub
-from ..core import METRICS, numbers_of, patch_to, path_of, short_repr, wrong
+from ..core import METRICS, patch_to, path_of, short_repr, wrong
 from .configuration import configure, preset_line, spread
 from .lists import expand_lists
 from .overrides import in_grammar
 from .run_keys import already_run, run_key
 from .runs import find_runs, run, run_name
-from ..metrics.results import aligned, cell, heading, result_table
+from ..metrics.results import aligned, cell, check_results
+from ..metrics.results import check_validation, heading, read_run
+from ..metrics.results import result_table
 
 # %% ../../nbs/experiments/sweeps.ipynb #trial
 @dataclasses.dataclass
@@ -73,11 +75,13 @@ def read(self, folder):  # of a finished run
         of a finished run
     """
     self.folder = path_of(folder)
-    self.about = hub.read_json(self.folder / "experiment.json", "config")
-    measured = self.folder / "test_results.json"
-    if measured.exists():
-        self.results = numbers_of(hub.read_json(measured, "model"))
-    self.validation = hub.read_json(self.folder / "history.json").get("validation")
+    self.about = read_run(self.folder)
+    path = self.folder / "test_results.json"
+    if path.exists():
+        self.results = check_results(hub.read_json(path), path, METRICS)
+    path = self.folder / "history.json"
+    history = hub.read_json(path, "best_epoch")
+    self.validation = check_validation(history.get("validation"), path)
 
 # %% ../../nbs/experiments/sweeps.ipynb #own-folder
 def _own_folder(parent, config, taken):  # that somebody has named; of one seed
@@ -136,9 +140,10 @@ def find_trial(
     """
     config = trial.config
     if line := already_run(config["results"], config):
+        place = f"{config['results']}, {trial.title}"
         trial.about = line
-        trial.results = line["results"]
-        trial.validation = line.get("validation")
+        trial.results = check_results(line["results"], place, METRICS)
+        trial.validation = check_validation(line.get("validation"), place)
         return config["results"]
     parent = path_of(config["folder"]).parent if config["folder"] else "runs"
     known = find_runs(parent) if many else {}
@@ -240,12 +245,10 @@ def rank_value(self, trial):  # a `Trial`
     trial
         a `Trial`
     """
-    measured = trial.validation
-    if not measured:
-        return None
-    if self.monitor == "mean":
-        return float(np.mean([measured[metric] for metric in METRICS]))
-    return measured.get(self.monitor)
+    metrics = METRICS if self.monitor == "mean" else [self.monitor]
+    validation = trial.validation or {}
+    value = float(np.mean([validation.get(metric, np.nan) for metric in metrics]))
+    return None if np.isnan(value) else value
 
 # %% ../../nbs/experiments/sweeps.ipynb #rank-values
 @patch_to(Sweep)

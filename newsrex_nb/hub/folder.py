@@ -23,17 +23,11 @@ from ..engine.vocabularies import remember, user_mark
 from .arrays import check_header, check_numbers, put_weights
 from .arrays import read_arrays, read_header
 from .card import card
-from .classes import class_name, named_classes, saved_class
-from .classes import trusted_names
+from .classes import class_name, is_trusted, named_classes
+from .classes import saved_class, trusted_names
 from .contents import ASKED, FORMAT, LIST, MORE, NEEDED, check_file
-from newsrex_nb.hub.contents import (
-    broken_off,
-    check_list,
-    check_names,
-    digest,
-    mark_of,
-    mixed,
-)
+from .contents import broken_off, check_list, check_names, digest
+from .contents import mark_of, mixed
 from .contents import as_text, refuse_others, replaced, saving
 from .contents import write_json, write_text
 from .handles import fetch, is_fetched
@@ -309,7 +303,7 @@ def _made(config, trust, forms, where):
     "The model of a configuration, without its weights."
     cls = saved_class(config["class"], trust, where)
     classes = named_classes(config["config"], trust, where)
-    ours = all(c.__module__.startswith("newsrex_nb.") for c in (cls, *classes.values()))
+    ours = all(is_trusted(c.__module__) for c in (cls, *classes.values()))
 
     def make():
         with keras.saving.custom_object_scope(classes):

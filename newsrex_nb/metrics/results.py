@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['heading', 'cell', 'aligned', 'result_table', 'portable', 'append_result', 'check_run', 'read_results', 'run_folders',
-           'check_results', 'check_measured', 'label', 'one_data_set', 'comparison', 'markdown']
+           'read_run', 'check_results', 'check_measured', 'check_validation', 'label', 'one_data_set', 'comparison',
+           'comparison_lines', 'as_markdown', 'markdown']
 
 # %% ../../nbs/metrics/results.ipynb #imports
 import errno, json, numbers, os, warnings
@@ -13,7 +14,7 @@ from pathlib import PureWindowsPath
 import numpy as np
 
 from ..core import METRICS, fingerprint, json_text, numbers_of, path_of
-from ..core import wrong
+from ..core import read_json, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):  # its name, such as "ndcg@5"
@@ -152,12 +153,6 @@ def append_result(
     finally:
         os.close(handle)
 
-# %% ../../nbs/metrics/results.ipynb #with-numbers
-def _with_numbers(run):
-    "A run whose metrics are NaN where they could not be measured."
-    known = {"results": numbers_of(run["results"])} if "results" in run else {}
-    return {**run, **known}
-
 # %% ../../nbs/metrics/results.ipynb #check-run
 def _shown(value):  # what JSON has read
     "A value of a file as a sentence quotes it."
@@ -228,7 +223,7 @@ def read_results(path):  # a file of JSON lines; one that does not exist is empt
     for place, run in _lines(path):
         if not isinstance(check_run(run, place).get("results"), dict):
             raise wrong("results", _shown(run), place, "take the line out")
-        runs.append(_with_numbers(run))
+        runs.append({**run, "results": numbers_of(run["results"])})
     return runs
 
 # %% ../../nbs/metrics/results.ipynb #folders-with
@@ -265,14 +260,35 @@ def run_folders(
         raise wrong("a run, or a folder of runs", "none", where=str(path))
     return folders
 
-# %% ../../nbs/metrics/results.ipynb #check-measured
+# %% ../../nbs/metrics/results.ipynb #read-run
+def read_run(
+    folder,  # of a run, a `Path`
+    *keys,  # that its file must have beside the configuration
+):  # a dict
+    """What `experiment.json` says of a run.
+
+    Parameters
+    ----------
+    folder
+        of a run, a `Path`
+    *keys
+        that its file must have beside the configuration
+
+    Returns
+    -------
+    a dict
+    """
+    path = folder / "experiment.json"
+    return check_run(read_json(path, "config", *keys), path)
+
+# %% ../../nbs/metrics/results.ipynb #is-measured
 def _is_measured(value, metrics):  # {metric: number}, read from JSON; names
     "Whether these are numbers, some metrics among them."
     if not isinstance(value, dict) or not {*metrics} <= {*value}:
         return False
     return all(isinstance(number, numbers.Real) for number in value.values())
 
-
+# %% ../../nbs/metrics/results.ipynb #check-results
 def check_results(
     results,  # what `test_results.json` says, or the same in a line
     where,  # for the message
@@ -303,7 +319,7 @@ def check_results(
     expected = "the results of a test: data, model and baselines,"
     raise wrong(expected, _shown(results), str(where), "leave it out")
 
-
+# %% ../../nbs/metrics/results.ipynb #check-measured
 def check_measured(
     run,  # with results, and the seconds that it took
     where,  # for the message
@@ -324,17 +340,39 @@ def check_measured(
     -------
     the same, with NaN for what could not be measured
     """
-    results, seconds = (
-        check_results(run.get("results"), where, metrics),
-        run.get("seconds"),
-    )
-    timed = isinstance(seconds, dict) and isinstance(
-        seconds.get("processor"), numbers.Real
-    )
-    if timed and isinstance(results.get("name"), str):
+    results, seconds = run.get("results"), run.get("seconds")
+    results = check_results(results, where, metrics)
+    processor = seconds.get("processor") if isinstance(seconds, dict) else None
+    if isinstance(processor, numbers.Real) and isinstance(results.get("name"), str):
         return {**run, "results": results}
     expected = "the name of a model, and the seconds of its training,"
     raise wrong(expected, _shown(seconds), str(where), "leave it out")
+
+# %% ../../nbs/metrics/results.ipynb #check-validation
+def check_validation(
+    validation,  # what `history.json` or a line says of it, perhaps nothing
+    where,  # for the message
+):  # the same, with NaN for what could not be measured
+    """Raises unless these are numbers by metric, or None.
+
+    Parameters
+    ----------
+    validation
+        what `history.json` or a line says of it, perhaps nothing
+    where
+        for the message
+
+    Returns
+    -------
+    the same, with NaN for what could not be measured
+    """
+    if validation is None:
+        return None
+    measured = numbers_of(validation)
+    if not _is_measured(measured, ()):
+        expected, got = "the metrics of a validation,", _shown(validation)
+        raise wrong(expected, got, str(where), "leave it out")
+    return measured
 
 # %% ../../nbs/metrics/results.ipynb #label
 def label(run):  # a line of `read_results`
@@ -409,7 +447,10 @@ def _add(rows, name, values):
         row.setdefault(metric, []).append(value)
 
 # %% ../../nbs/metrics/results.ipynb #comparison
-def comparison(runs):  # of `read_results`
+def comparison(
+    runs,  # of `read_results`
+    names=None,  # what each is called; None = its `label`
+):
     """Runs of one data set as rows, baselines first: {label: {metric: values,
     "seconds": values}}.
 
@@ -417,6 +458,8 @@ def comparison(runs):  # of `read_results`
     ----------
     runs
         of `read_results`
+    names : default None
+        what each is called; None = its `label`
     """
     if not runs:
         raise wrong("at least one run", "none")
@@ -427,12 +470,48 @@ def comparison(runs):  # of `read_results`
     rows = {}
     for name, measured in _baselines(runs).items():
         _add(rows, name, measured)
-    for run in runs:
+    for name, run in zip(names or map(label, runs), runs):
         trained = dict(seconds=run["seconds"]["processor"], seeds=run["config"]["seed"])
-        _add(rows, label(run), {**run["results"]["model"], **trained})
+        _add(rows, name, {**run["results"]["model"], **trained})
     if "oracle" in rows:
         rows["oracle"] = rows.pop("oracle")
     return rows
+
+# %% ../../nbs/metrics/results.ipynb #comparison-lines
+def comparison_lines(
+    rows,  # of `comparison`
+    metrics=METRICS,  # names of the columns
+):
+    """A comparison as rows of text, the first one the heading.
+
+    Parameters
+    ----------
+    rows
+        of `comparison`
+    metrics : default METRICS
+        names of the columns
+    """
+    lines = [["", *map(heading, metrics), "seeds", "processor s"]]
+    for name, row in rows.items():
+        trained = ["", ""]
+        if "seeds" in row:
+            trained = [str(len(row["seeds"])), f"{np.mean(row['seconds']):.0f}"]
+        lines.append([name, *(cell(row[m]) for m in metrics), *trained])
+    return lines
+
+# %% ../../nbs/metrics/results.ipynb #as-markdown
+def as_markdown(lines):  # rows of text, the first one the heading
+    """A table in Markdown.
+
+    Parameters
+    ----------
+    lines
+        rows of text, the first one the heading
+    """
+    rule = [":--", *["--:"] * (len(lines[0]) - 1)]
+    cells = [[text.replace("|", "\\|") for text in line] for line in lines]
+    rows = [cells[0], rule, *cells[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 # %% ../../nbs/metrics/results.ipynb #markdown
 def markdown(
@@ -448,13 +527,4 @@ def markdown(
     metrics : default METRICS
         names of the columns
     """
-    lines = [
-        ["", *map(heading, metrics), "seeds", "processor s"],
-        [":--", *["--:"] * (len(metrics) + 2)],
-    ]
-    for name, row in rows.items():
-        trained = ["", ""]
-        if "seeds" in row:
-            trained = [str(len(row["seeds"])), f"{np.mean(row['seconds']):.0f}"]
-        lines.append([name, *(cell(row[m]) for m in metrics), *trained])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return as_markdown(comparison_lines(rows, metrics))
