@@ -205,10 +205,10 @@ def fit(
     precision=None,  # "float32", "mixed_bfloat16", "mixed_float16"; None keeps the model's own
     deterministic=False,  # equal bits on a GPU too, at some cost in speed
     chunk=16,  # steps a dispatch, at most
-    shape_seeds=(),  # seeds whose runs are to share one compiled program, `seed` among them: batches get room for all of theirs; () = each its own
+    shape_seeds=(),  # seeds whose runs share one compiled program, `seed` among them; () = each its own
     memory=BUDGET,  # bytes that article columns may take on the device; larger ones are sent chunk by chunk
     sharing=True,  # False trains by the plain path, a dispatch a step, to compare
-    verbose=1,  # 0 silent, 2 a line per epoch, 1 the same, and in a terminal or notebook what moves; 1 and 2 say first what was left out of the data
+    verbose=1,  # 0 silent, 2 what was left out and a line per epoch, 1 also what moves in a terminal or notebook
 ) -> Run:  # a `Run`
     """Trains a model and keeps its best validation epoch.
 
@@ -269,16 +269,16 @@ def fit(
     chunk : default 16
         steps a dispatch, at most
     shape_seeds : default ()
-        seeds whose runs are to share one compiled program, `seed` among them:
-        batches get room for all of theirs; () = each its own
+        seeds whose runs share one compiled program, `seed` among them; () = each
+        its own
     memory : default BUDGET
         bytes that article columns may take on the device; larger ones are sent
         chunk by chunk
     sharing : default True
         False trains by the plain path, a dispatch a step, to compare
     verbose : default 1
-        0 silent, 2 a line per epoch, 1 the same, and in a terminal or notebook what
-        moves; 1 and 2 say first what was left out of the data
+        0 silent, 2 what was left out and a line per epoch, 1 also what moves in a
+        terminal or notebook
 
     Returns
     -------
