@@ -121,15 +121,24 @@ def _trusted(keys):  # of a command, from which it is taken out
     return tuple(filter(None, (keys.pop("trust") or "").split(",")))
 
 # %% ../nbs/cli.ipynb #next-steps
-def _next_steps(run, given=()):  # what `experiment` returns; of the line
+_PARTS = "model=", "data="
+
+
+def _next_steps(run, given=(), best=None):  # an `Outcome`; of the line; a folder
     "The commands that make sense after a training."
     clicked = ",".join(run.data.news.ids[1:4].tolist())
     own = ("seed=", "folder=", "results=")
     same = [shlex.quote(text) for text in given if not text.startswith(own)]
-    parts = [text for text in same if text.strip("'").startswith(("model=", "data="))]
+    parts = [text for text in same if text.strip("'").startswith(_PARTS)]
+    plain = [text for text in parts if text.startswith(_PARTS)]  # without quotes
+    ways = [way for text in plain for way in text.partition("=")[2].split(",")]
+    foreign = {way.partition(".")[0] for way in ways if "." in way} - {"newsrex_nb"}
+    parts = [text.partition(",")[0] if text in plain else text for text in parts]
+    trust = f" trust={','.join(sorted(foreign))}" if foreign else ""
+    folder = best or run.folder
     return (
-        f"Next   newsrex recommend {run.folder} history={clicked}\n"
-        f"       newsrex evaluate {run.folder} split=valid\n"
+        f"Next   newsrex recommend {folder} history={clicked}{trust}\n"
+        f"       newsrex evaluate {folder} split=valid{trust}\n"
         f"       newsrex {' '.join(['train', *same, 'seed=42,123,456'])}\n"
         f"       newsrex {' '.join(['train', *parts, '--help'])}"
     )
@@ -177,7 +186,9 @@ def train_command(arguments):  # of the line behind `train`
         if trial.folder and not trial.failed:
             print(f"Run    {trial.folder}\nCurve  {trial.folder / 'curve.png'}")
     if runs.outcome is not None:
-        print(f"\n{_next_steps(runs.outcome, arguments)}")
+        ranked = [t for t in runs.trials if runs.rank_value(t) is not None]
+        best = max(ranked, key=runs.rank_value).folder if ranked else None
+        print(f"\n{_next_steps(runs.outcome, arguments, best)}")
 
 # %% ../nbs/cli.ipynb #reproduce
 def reproduce_command(arguments):  # of the line behind `reproduce`

@@ -16,6 +16,8 @@ from newsrex_nb.core import InputError
 from newsrex_nb.data import toy
 from newsrex_nb.data.schema import take
 from newsrex_nb.engine.scoring import scores
+from newsrex_nb.experiments.building import build_model
+from newsrex_nb.experiments.configuration import configure
 from newsrex_nb.hub.publish import save_pretrained
 from newsrex_nb.layers.vectors import ArticleVectors
 from newsrex_nb.models import NRMS
@@ -229,6 +231,21 @@ def test_a_saving_that_is_killed(tmp_path, model, data, monkeypatch):
         assert sorted(p.name for p in home.iterdir()) == ["README.md", "config.json", "features.json", "model.safetensors"]
         if left[0]: break
     assert outcomes == sorted(outcomes, key=["old", "refused", "new"].index) and set(outcomes) == {"old", "refused", "new"}, outcomes
+
+
+class Warm(NRMS):
+    "An own model as one writes it first: an argument more, and the others handed on."
+    def __init__(self, sizes, temperature=2.0, **rest):
+        super().__init__(sizes, **rest)
+        self.temperature = temperature
+
+
+def test_arguments_of_an_own_model_are_kept(data, tmp_path):
+    model = Warm(data.sizes, temperature=8.0, num_heads=2, head_dim=4, word_dim=8, seed=5)
+    again, _ = hub.load(hub.save(tmp_path, model, data.features), trust=__name__)
+    assert again.temperature == 8.0 and again.configuration["num_heads"] == 2 and again.configuration["seed"] == 5
+    config = configure("model=test_saving:Warm", "model.num_heads=2", "model.temperature=3.0", "seed=7")
+    assert build_model({**config, "seed": 7}, data, say=lambda line: None).configuration["seed"] == 7
 
 
 def test_class_of_another_package(tmp_path, data, monkeypatch):

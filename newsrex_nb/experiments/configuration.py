@@ -207,11 +207,36 @@ def _meanings_of(function):
         return {}
 
 # %% ../../nbs/experiments/configuration.ipynb #arguments
+def _constructors(cls):
+    "The constructors of a class, as far as each hands on arguments to the next one."
+    for base in cls.__mro__:
+        if base in (NewsRecommender, Encoder) or base.__module__.startswith("keras"):
+            return
+        if "__init__" not in vars(base):
+            continue
+        yield base.__init__
+        kinds = [p.kind for p in inspect.signature(base.__init__).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return
+
+
+def _own_arguments(function, skip):  # how many stand first that nobody sets
+    "{name: (default, meaning)} of one signature, without those of any number."
+    meanings = _meanings_of(function)
+    parameters = [*inspect.signature(function).parameters.items()]
+    return {
+        name: (parameter.default, meanings.get(name, ""))
+        for name, parameter in parameters[skip:]
+        if parameter.kind not in _ANY_NUMBER
+    }
+
+
 def arguments(
     function,  # a function or class
     without=(),  # names to leave out
 ):  # {name: (default, meaning)}
-    """The arguments of a function or class, but for those that stand for any number.
+    """The arguments of a function or class; of a class that hands on any number also
+    those of the classes that it hands them to.
 
     Parameters
     ----------
@@ -225,14 +250,12 @@ def arguments(
     {name: (default, meaning)}
     """
     is_class = isinstance(function, type)
-    function = function.__init__ if is_class else function
-    meanings = _meanings_of(function)
-    parameters = [*inspect.signature(function).parameters.items()]
-    return {
-        name: (parameter.default, meanings.get(name, ""))
-        for name, parameter in parameters[is_class:]
-        if name not in without and parameter.kind not in _ANY_NUMBER
-    }
+    functions = [*_constructors(function)] if is_class else [function]
+    found = {}
+    for each in functions or [function.__init__]:
+        for name, about in _own_arguments(each, is_class).items():
+            found.setdefault(name, about)
+    return {name: about for name, about in found.items() if name not in without}
 
 # %% ../../nbs/experiments/configuration.ipynb #defaults-of
 def defaults_of(

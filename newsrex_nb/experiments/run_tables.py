@@ -260,7 +260,7 @@ def _run_rows(
     keys = given_keys([run for runs in sets for _, _, run in runs])
     differences = [f"{metric}_difference" for metric in metrics]
     ends = ["impressions", "processor_seconds", "folder", *differences, *keys]
-    rows = [["model", "data", "seed", *metrics, *ends]]
+    rows = [["name", "dataset", "seed", *metrics, *ends]]
     for runs in sets:
         first = runs[0][2]["results"]["model"]
         for name, place, run in runs:

@@ -186,7 +186,7 @@ def _example(handle, articles):
     add = 'recommender.add([{"id": "A1", "title": "…"}, {"id": "A2", "title": "…"}])'
     return (
         "``` python\n"
-        "from newsrex_nb.recommend.recommender import Recommender\n\n"
+        "from newsrex_nb.recommend import Recommender\n\n"
         f'recommender = Recommender.from_pretrained("{handle}")\n'
         + ("" if articles else f"{add}\n")
         + 'recommender.recommend(history=[{"title": "…"}], k=10)\n```\n\n'

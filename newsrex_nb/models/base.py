@@ -91,6 +91,31 @@ def _restored(value):
         return keras.saving.deserialize_keras_object(value)
     return value
 
+# %% ../../nbs/models/base.ipynb #given
+def _given(cls, arguments, named):
+    "{argument: value} of a class as it is called, those behind two stars among them."
+    try:
+        bound = inspect.signature(cls.__init__).bind(None, *arguments, **named)
+    except TypeError:  # which the constructor will say
+        return {}
+    bound.apply_defaults()
+    given = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            given |= value
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            given[name] = value
+    return {k: v for k, v in given.items() if k not in (*_NOT_SAVED, "name", "dtype")}
+
+
+def _kept(cls, known, given):
+    "What makes the same model again: all that its class takes."
+    kinds = [p.kind for p in inspect.signature(cls.__init__).parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return {**known, **{k: v for k, v in given.items() if k not in known}}
+    return {k: known.get(k, v) for k, v in given.items()}
+
 # %% ../../nbs/models/base.ipynb #news-recommender
 class NewsRecommender(keras.Model):
     """A model as its steps; subclasses pass `locals()` to `super().__init__`, which
@@ -110,6 +135,11 @@ class NewsRecommender(keras.Model):
     graph = None  # a column (N, G) of neighbour rows, or a planner of user subgraphs
     news_width = None  # of a news vector, where another news encoder can be given
 
+    def __new__(cls, *arguments, **named):
+        model = super().__new__(cls, *arguments, **named)
+        vars(model)["given"] = _given(cls, arguments, named)
+        return model
+
     def __init__(
         self,
         arguments,  # `locals()` of the subclass' constructor
@@ -120,7 +150,8 @@ class NewsRecommender(keras.Model):
         super().__init__(autocast=False, **extra)
         self.sizes = Sizes.of(known["sizes"])
         self.history_length = int(known["history_length"])
-        configuration = {name: _saved(value) for name, value in known.items()}
+        kept = _kept(type(self), known, vars(self)["given"])
+        configuration = {name: _saved(value) for name, value in kept.items()}
         configuration["sizes"] = dataclasses.asdict(self.sizes)
         self.configuration = MappingProxyType(configuration)
         self.seeds = Seeds(known["seed"])
