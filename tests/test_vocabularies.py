@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probes import as_format_1
+
 from newsrex_nb import hub
 from newsrex_nb.cli import main
 from newsrex_nb.core import InputError
@@ -119,7 +121,7 @@ def test_older_folders_load(tmp_path):
     "Without a fingerprint of users, their number has to do; the vocabulary was always there."
     mine, model = trained()
     hub.save(tmp_path, model, mine.features)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((as_format_1(tmp_path) / "config.json").read_text())
     hub.write_json(tmp_path / "config.json", {k: v for k, v in config.items() if k not in ("users", "card")})
     old, _ = hub.load(tmp_path)
     assert (scores(old, mine) == scores(model, mine)).all()
@@ -217,7 +219,7 @@ def test_the_shell_says_what_a_run_does_not_know(tmp_path, monkeypatch, capsys):
     for overrides in (place("users"), ["data=toy", "data.articles=128", "data.users=8", "data.impressions=40"]):
         said, *unknown = users_of(*overrides)
         assert re.search(r"no vectors for \d of \d users of the training split", said[-1]) and unknown == [False, [0, 0]]
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((as_format_1(tmp_path / "run") / "config.json").read_text())
     hub.write_json(tmp_path / "run" / "config.json", {k: v for k, v in config.items() if k not in ("users", "card")})
     assert users_of() == ([], True, [1, 2])
     assert "no vectors for 8 of 8" in users_of(*place("corrected"))[0][0]  # without a fingerprint other data have other users

@@ -156,4 +156,13 @@ def build_model(
     if encoder == "vectors":
         offered |= vector_encoder(make, config["model"], dataset, say)
     takes = arguments(make.func)
+    for name, value in offered.items():
+        if (
+            name not in takes
+            and value is not None
+            and not is_trusted(make.func.__module__)
+        ):
+            say(
+                f"{name} does not reach {make.func.__name__}: name it in the constructor"
+            )
     return make(dataset.sizes, **{k: v for k, v in offered.items() if k in takes})

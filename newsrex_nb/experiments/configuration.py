@@ -208,15 +208,17 @@ def _meanings_of(function):
 
 # %% ../../nbs/experiments/configuration.ipynb #arguments
 def _constructors(cls):
-    "The constructors of a class, as far as each hands on arguments to the next one."
+    """The constructors of a class, as far as each hands on arguments to the next one;
+    what is called kwargs is Keras' own, a name for instance."""
     for base in cls.__mro__:
         if base in (NewsRecommender, Encoder) or base.__module__.startswith("keras"):
             return
         if "__init__" not in vars(base):
             continue
         yield base.__init__
-        kinds = [p.kind for p in inspect.signature(base.__init__).parameters.values()]
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
+        parameters = inspect.signature(base.__init__).parameters.values()
+        rest = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+        if rest in ([], ["kwargs"]):
             return
 
 

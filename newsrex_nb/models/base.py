@@ -109,12 +109,10 @@ def _given(cls, arguments, named):
     return {k: v for k, v in given.items() if k not in (*_NOT_SAVED, "name", "dtype")}
 
 
-def _kept(cls, known, given):
-    "What makes the same model again: all that its class takes."
-    kinds = [p.kind for p in inspect.signature(cls.__init__).parameters.values()]
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return {**known, **{k: v for k, v in given.items() if k not in known}}
-    return {k: known.get(k, v) for k, v in given.items()}
+def _configuration(given, sizes):
+    "What makes the same model again, in a form that a file can keep."
+    saved = {name: _saved(value) for name, value in given.items()}
+    return MappingProxyType({**saved, "sizes": dataclasses.asdict(sizes)})
 
 # %% ../../nbs/models/base.ipynb #news-recommender
 class NewsRecommender(keras.Model):
@@ -150,10 +148,7 @@ class NewsRecommender(keras.Model):
         super().__init__(autocast=False, **extra)
         self.sizes = Sizes.of(known["sizes"])
         self.history_length = int(known["history_length"])
-        kept = _kept(type(self), known, vars(self)["given"])
-        configuration = {name: _saved(value) for name, value in kept.items()}
-        configuration["sizes"] = dataclasses.asdict(self.sizes)
-        self.configuration = MappingProxyType(configuration)
+        self.configuration = _configuration(self.given or known, self.sizes)
         self.seeds = Seeds(known["seed"])
         self.built = True
 
