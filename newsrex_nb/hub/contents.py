@@ -107,6 +107,8 @@ def check_names(
             f"weights without {lost} cannot be used, as in folders that NewsReX "
             "itself wrote; give a folder that save_pretrained wrote"
         )
+    if (folder / "experiment.json").exists():
+        remedy = "this run is not finished: give its train line again"
     raise wrong(" and ".join(lack), got, where=where, remedy=remedy)
 
 # %% ../../nbs/hub/contents.ipynb #check-file
