@@ -18,7 +18,7 @@ def data():
     return mind(path=SAMPLE, malformed="skip", cache=False)
 
 
-LOOKING_BACK = ["ctr", "ctr_bin", "word_ctr", "entity_ctr", "published_hour", "news_counts"]
+LOOKING_BACK = ["ctr", "ctr_bin", "ctr_floor", "word_ctr", "entity_ctr", "published_hour", "news_counts"]
 
 
 @pytest.mark.parametrize("recipe", [dict(popularity_hours=6), *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (dict(popularity_hours=1), dict(popularity_mode="train_only")))], ids=str)
