@@ -167,18 +167,34 @@ def summary(runs):  # a `Sweep` that has run
     seeds = f", mean ± sd of {len(results)} seeds" if len(results) > 1 else ""
     return f"\n{headline}{seeds}\n\n{result_table(results)}\n"
 
+# %% ../nbs/cli.ipynb #made
+def _made(arguments):
+    "The runs of a line, and the line without trials, but with what was best in them."
+    from newsrex_nb.experiments.overrides import in_grammar, plain_values
+    from newsrex_nb.experiments.search import search
+    from newsrex_nb.experiments.sweeps import sweep
+
+    texts = [*map(bracketed, arguments)]
+    count = [text for text in texts if text.startswith("trials=")]
+    if not count:
+        return sweep(*texts), arguments
+    rest = [text for text in texts if text not in count]
+    runs = search(*rest, **plain_values(count))
+    best = runs.ranking[0][0]
+    found = [f"{key}={in_grammar(value)}" for key, value in best.items()]
+    plain = [text for text in arguments if not text.startswith("trials=")]
+    return runs, [*plain, *found]
+
 # %% ../nbs/cli.ipynb #train
 def train_command(arguments):  # of the line behind `train`
-    """train [key=value …]  trains a model and measures it; a list, such as seed=42,123, means several runs
+    """train [key=value …]  trains a model and measures it; seed=42,123 means several runs, trials=6 a search
 
     Parameters
     ----------
     arguments
         of the line behind `train`
     """
-    from newsrex_nb.experiments.sweeps import sweep
-
-    runs = sweep(*map(bracketed, arguments))
+    runs, arguments = _made(arguments)
     if runs.outcome is None and len(runs.trials) == 1:
         return
     print(summary(runs))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST', 'NEVER', 'hour_count', 'news_counts', 'windows', 'hourly_sums', 'rate', 'bins', 'article_sums', 'ctr',
-           'ctr_bin', 'once', 'token_bins', 'word_ctr', 'entity_ctr', 'published_hour']
+           'ctr_bin', 'ctr_floor', 'once', 'token_bins', 'word_ctr', 'entity_ctr', 'published_hour']
 
 # %% ../../nbs/data/popularity.ipynb #imports
 import numpy as np
@@ -167,6 +167,7 @@ def rate(
 def bins(
     clicked,  # (...) clicks
     shown,  # (...) displays
+    whole=np.ceil,  # makes a whole number of a rate times 200: `np.ceil` or `np.floor`
 ):  # (...) uint8
     """The bin of a rate, from 0 to 199.
 
@@ -176,13 +177,15 @@ def bins(
         (...) clicks
     shown
         (...) displays
+    whole : default np.ceil
+        makes a whole number of a rate times 200: `np.ceil` or `np.floor`
 
     Returns
     -------
     (...) uint8
     """
     binned, there = np.zeros(np.shape(shown), np.uint8), np.nonzero(clicked)
-    binned[there] = np.minimum(199, np.ceil(200 * rate(clicked[there], shown[there])))
+    binned[there] = np.minimum(199, whole(200 * rate(clicked[there], shown[there])))
     return binned
 
 # %% ../../nbs/data/popularity.ipynb #article-columns
@@ -230,6 +233,19 @@ def ctr_bin(features):  # `Features` of a data set
     """
     shown, clicked = article_sums(features)
     return bins(clicked, shown)
+
+# %% ../../nbs/data/popularity.ipynb #ctr-floor-column
+@column("ctr_floor", hours=True)
+def ctr_floor(features):  # `Features` of a data set
+    """(N, hours + 1) uint8: the bin of the same rate, rounded down.
+
+    Parameters
+    ----------
+    features
+        `Features` of a data set
+    """
+    shown, clicked = article_sums(features)
+    return bins(clicked, shown, np.floor)
 
 # %% ../../nbs/data/popularity.ipynb #once
 def once(ids):  # (N, L) numbers, 0 pads

@@ -46,6 +46,8 @@ class News:
         N lists of entity ids named in the title, in order of appearance
     published : default None
         (N,) int64 seconds, -1 = unknown; None: no field
+    sentiment : default None
+        (N,) float32, -1 gloomy to 1 glad, NaN = unknown
     """
 
     ids: np.ndarray  # (N,) strings, ids[0] = ""
@@ -55,6 +57,10 @@ class News:
     subcategory: list  # N strings
     entities: list  # N lists of entity ids named in the title, in order of appearance
     published: np.ndarray = None  # (N,) int64 seconds, -1 = unknown; None: no field
+    sentiment: np.ndarray = None  # (N,) float32, -1 gloomy to 1 glad, NaN = unknown
+    minority: np.ndarray = (
+        None  # (N,) int8, 1 = about a minority, 0 = not, -1 = unknown
+    )
 
     def __repr__(self):
         return f"News: {self._summary()}"
@@ -62,6 +68,7 @@ class News:
     def __post_init__(self):
         self.ids = _as_ids(self.ids)
         self._check_columns()
+        self._check_moods()
         self.row = {article: row for row, article in enumerate(self.ids.tolist())}
         self._check_ids()
 
@@ -115,12 +122,35 @@ def _check_ids(self):
         twice = next(a for r, a in enumerate(self.ids.tolist()) if self.row[a] != r)
         raise wrong("distinct article ids", f"{twice!r} twice", where="the news table")
 
+# %% ../../nbs/data/schema.ipynb #news-moods-check
+@patch_to(News)
+def _check_moods(self):
+    "Raises unless sentiments lie between -1 and 1 and minorities are 1, 0 or -1."
+    if self.sentiment is not None:
+        self.sentiment = np.asarray(self.sentiment, np.float32)
+        odd = self.sentiment[abs(self.sentiment) > 1]  # no comparison with NaN holds
+        if len(odd):
+            raise wrong("sentiments between -1 and 1, NaN where unknown", odd[0])
+    if self.minority is not None:
+        minority = np.asarray(self.minority)
+        odd = minority[~np.isin(minority, (-1, 0, 1))]
+        if len(odd):
+            raise wrong("1, 0 or -1 (unknown) in the news column 'minority'", odd[0])
+        self.minority = minority.astype(np.int8)
+
 # %% ../../nbs/data/schema.ipynb #unknown
 UNKNOWN = "<unknown>"  # the id of the row that stands for all articles without a row
 
+# %% ../../nbs/data/schema.ipynb #stated
+def _stated(values, kind, unknown):
+    "The column as an array, or None where every value is None."
+    if all(value is None for value in values):
+        return None
+    return np.array([unknown if value is None else kind(value) for value in values])
+
 # %% ../../nbs/data/schema.ipynb #news-from
 def news_table(
-    articles,  # dicts with `id` and any of title, abstract, category, subcategory, entities, published
+    articles,  # dicts with `id` and any of title, abstract, category, subcategory, entities, published, sentiment, minority
     unknown=False,  # whether to add the row that stands for unknown articles
 ) -> News:  # a `News` with the padding row in front
     """Builds the news table from one dict per article; fields that are missing are
@@ -130,7 +160,7 @@ def news_table(
     ----------
     articles
         dicts with `id` and any of title, abstract, category, subcategory, entities,
-        published
+        published, sentiment, minority
     unknown : default False
         whether to add the row that stands for unknown articles
 
@@ -140,16 +170,16 @@ def news_table(
     """
     rows = [{"id": ""}, *articles, *([{"id": UNKNOWN}] if unknown else [])]
     fields = "title", "abstract", "category", "subcategory"
-    dates = [row.get("published") for row in rows]
-    published = None
-    if any(date is not None for date in dates):
-        seconds = [-1 if date is None else int(date) for date in dates]
-        published = np.array(seconds, np.int64)
+    kinds = dict(published=(int, -1), sentiment=(float, np.nan), minority=(int, -1))
+    stated = {
+        name: _stated([row.get(name) for row in rows], *kind)
+        for name, kind in kinds.items()
+    }
     return News(
         ids=[row.get("id") or "" for row in rows],
         **{field: [row.get(field) or "" for row in rows] for field in fields},
         entities=[list(row.get("entities") or ()) for row in rows],
-        published=published,
+        **stated,
     )
 
 # %% ../../nbs/data/schema.ipynb #news-filled
@@ -158,8 +188,13 @@ def _filled(self):
     "The names of the fields that say something of at least one article."
     names = ["title", "abstract", "category", "subcategory", "entities"]
     filled = [name for name in names if any(getattr(self, name))]
-    dated = self.published is not None and (self.published >= 0).any()
-    return [*filled, "published"] if dated else filled
+    if self.published is not None and (self.published >= 0).any():
+        filled.append("published")
+    if self.sentiment is not None and (self.sentiment == self.sentiment).any():
+        filled.append("sentiment")
+    if self.minority is not None and (self.minority >= 0).any():
+        filled.append("minority")
+    return filled
 
 # %% ../../nbs/data/schema.ipynb #news-summary
 @patch_to(News)

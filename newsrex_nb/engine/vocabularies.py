@@ -31,6 +31,7 @@ NAMELESS = (  # columns and tables of numbers that stand for no names
     "article_vectors",
     "ctr",
     "ctr_bin",
+    "ctr_floor",
     "published_hour",
     "news_counts",
     "click_edges",

@@ -14,7 +14,7 @@ import tokenize
 from .. import data, hub, models
 from ..core import one_of, wrong
 from ..data.features import feature_recipe
-from ..data.sources.toy_world import SCALES
+from ..data.sources.toy_sizes import SCALES
 from ..hub.classes import is_trusted
 from ..layers.attention import Encoder
 from .loggers import to_csv, to_tensorboard, to_wandb
@@ -725,7 +725,8 @@ def argument_table(function):  # such as `bench`
 # %% ../../nbs/experiments/configuration.ipynb #many-runs
 _MANY_RUNS = (
     "A list means several runs, such as recipe.learning_rate=1e-3,3e-4: every "
-    "combination of all lists."
+    "combination of all lists. trials=6 means a search: six runs that change one thing "
+    "each, ranked on validation."
 )
 
 # %% ../../nbs/experiments/configuration.ipynb #top-lines

@@ -169,27 +169,9 @@ def sweep(
     say : default print
         takes one line
     """
-    found = Sweep(trials(*overrides))
-    many = len(found.trials) > 1
-    data, source = None, None
-    for trial in found.trials:
-        if place := find_trial(trial, many):
-            say(f"{trial.title}: already in {place}")
-            continue
-        say(f"{trial.title}; {preset_line(trial.config)}")
-        same_data = source == trial.config["data"]
-        try:
-            outcome = run(trial.config, trial.folder, data if same_data else None)
-        except FloatingPointError as e:
-            if not many:
-                raise
-            trial.failed = str(e)
-            say(f"{trial.title}: {e}")
-            continue
-        trial.read(outcome.folder)
-        found.outcome, data, source = outcome, outcome.data, trial.config["data"]
-        if many and trial.results:
-            say(f"\n{result_table(trial.results)}\n")
+    wanted = trials(*overrides)
+    found = Sweep()
+    found.make(wanted, many=len(wanted) > 1, say=say)
     return found
 
 # %% ../../nbs/experiments/sweeps.ipynb #sweep-class
@@ -198,13 +180,14 @@ class Sweep:
 
     Parameters
     ----------
-    trials
+    trials : default ()
         of `trials`
     """
 
-    def __init__(self, trials):  # of `trials`
-        self.trials = trials
+    def __init__(self, trials=()):  # of `trials`
+        self.trials = [*trials]
         self.outcome = None  # the last run that was made now, with model and data
+        self.source = None  # what its data were made from
 
     @property
     def monitor(self):
@@ -262,6 +245,46 @@ def _rank_values(self, group):
 def _mean(self, group):
     "The mean validation of a group, which ranks last without one."
     return np.mean(self._rank_values(group) or [-np.inf])
+
+# %% ../../nbs/experiments/sweeps.ipynb #make
+@patch_to(Sweep)
+def make(
+    self,
+    trials,  # of `trials`, which are added
+    many,  # whether they are some of several; a single run is run again
+    say=print,  # takes one line
+):
+    """Makes those of some runs that are not there yet.
+
+    Parameters
+    ----------
+    trials
+        of `trials`, which are added
+    many
+        whether they are some of several; a single run is run again
+    say : default print
+        takes one line
+    """
+    self.trials += trials
+    for trial in trials:
+        if place := find_trial(trial, many):
+            say(f"{trial.title}: already in {place}")
+            continue
+        say(f"{trial.title}; {preset_line(trial.config)}")
+        same_data = self.source == trial.config["data"]
+        data = self.outcome.data if same_data else None
+        try:
+            outcome = run(trial.config, trial.folder, data)
+        except FloatingPointError as e:
+            if not many:
+                raise
+            trial.failed = str(e)
+            say(f"{trial.title}: {e}")
+            continue
+        trial.read(outcome.folder)
+        self.outcome, self.source = outcome, trial.config["data"]
+        if many and trial.results:
+            say(f"\n{result_table(trial.results)}\n")
 
 # %% ../../nbs/experiments/sweeps.ipynb #row
 @patch_to(Sweep)

@@ -63,7 +63,11 @@ def _article_line(news, row):
     fields = {name: getattr(news, name)[row] for name in names}
     if news.published is not None and news.published[row] >= 0:
         fields["published"] = int(news.published[row])
-    filled = {name: value for name, value in fields.items() if value}
+    if news.minority is not None and news.minority[row] >= 0:
+        fields["minority"] = int(news.minority[row])
+    if news.sentiment is not None and not np.isnan(news.sentiment[row]):
+        fields["sentiment"] = float(news.sentiment[row])
+    filled = {name: value for name, value in fields.items() if value not in ("", [])}
     return as_text({"id": str(news.ids[row]), **filled}, indent=None)
 
 # %% ../../nbs/hub/publish.ipynb #articles-text

@@ -42,8 +42,9 @@ class TitleEntityCategory(Encoder):
     dropout : default 0.2
         dropout rate before and behind each self-attention, and of a category's
         vector
-    train_tables : default False
-        whether training changes the vectors of entities and categories
+    train_tables : default None
+        whether training changes the vectors of entities and categories; None: those
+        of entities where no vectors are given
     projected : default False
         heads with biases, projected back to the width of what they read
     """
@@ -61,7 +62,7 @@ class TitleEntityCategory(Encoder):
         category_dim=100,  # width of a category's vector
         title_length=30,  # words to read
         dropout=0.2,  # dropout rate before and behind each self-attention, and of a category's vector
-        train_tables=False,  # whether training changes the vectors of entities and categories
+        train_tables=None,  # whether training changes the vectors of entities and categories; None: those of entities where no vectors are given
         projected=False,  # heads with biases, projected back to the width of what they read
         **kwargs,
     ):
@@ -106,15 +107,17 @@ def create(
     of_head = a["word_dim"] // a["num_heads"] if a["projected"] else a["head_dim"]
     heads = a["num_heads"], of_head
     self.title = self._text_layer(a["word_dim"], *heads, next(seeds))
-    tables = dict(trainable=a["train_tables"], **policy)
-    names = dict(vectors=entity_vectors, kind="entity", seed=next(seeds), **tables)
-    self.names = WordEmbedding(sizes.entities, a["entity_dim"], **names)
+    asked = a["train_tables"]
+    is_trained = entity_vectors is None if asked is None else asked
+    names = dict(vectors=entity_vectors, kind="entity", seed=next(seeds), **policy)
+    dim = a["entity_dim"]
+    self.names = WordEmbedding(sizes.entities, dim, trainable=is_trained, **names)
     heads = a["entity_heads"], a["entity_head_dim"]
     self.entities = self._text_layer(a["entity_dim"], *heads, next(seeds))
-    kinds = dict(seed=next(seeds), **tables)
-    self.kinds = WordEmbedding(sizes.categories, a["category_dim"], **kinds)
-    self.drop = self.dropout(a["dropout"], seeds)
     dim = a["category_dim"]
+    kinds = dict(trainable=bool(asked), seed=next(seeds), **policy)
+    self.kinds = WordEmbedding(sizes.categories, dim, **kinds)
+    self.drop = self.dropout(a["dropout"], seeds)
     self.kind_kernel = self.weight("kind_kernel", glorot((dim, dim), next(seeds)))
     self.kind_bias = self.weight("kind_bias", (dim,))
     width = self.title.output_dim + self.entities.output_dim + dim

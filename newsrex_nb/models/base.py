@@ -116,8 +116,7 @@ def _configuration(given, sizes):
 
 # %% ../../nbs/models/base.ipynb #news-recommender
 class NewsRecommender(keras.Model):
-    """A model as its steps; subclasses pass `locals()` to `super().__init__`, which
-    keeps them as the configuration.
+    """The steps of a model; a subclass hands `locals()` up, which are its configuration.
 
     Parameters
     ----------
@@ -132,6 +131,7 @@ class NewsRecommender(keras.Model):
     candidate_key = ("row",)  # what encode_candidate depends on: row, or row and hour
     graph = None  # a column (N, G) of neighbour rows, or a planner of user subgraphs
     news_width = None  # of a news vector, where another news encoder can be given
+    notes = ()  # sentences that `fit` says before it trains
 
     def __new__(cls, *arguments, **named):
         model = super().__new__(cls, *arguments, **named)

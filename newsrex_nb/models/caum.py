@@ -356,8 +356,9 @@ class CAUM(NewsRecommender):
         last clicks read of a history
     dropout : default 0.2
         dropout rate, see `TitleEntityCategory` and `CandidateAwareUser`
-    train_tables : default False
-        whether training changes the vectors of entities and categories
+    train_tables : default None
+        whether training changes the vectors of entities and categories; None: those
+        of entities where no vectors are given
     wrap : default None
         what lies beyond the ends of a history: "zero" or "circular"; None: the
         wiring's
@@ -391,7 +392,7 @@ class CAUM(NewsRecommender):
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
         dropout=0.2,  # dropout rate, see `TitleEntityCategory` and `CandidateAwareUser`
-        train_tables=False,  # whether training changes the vectors of entities and categories
+        train_tables=None,  # whether training changes the vectors of entities and categories; None: those of entities where no vectors are given
         wrap=None,  # what lies beyond the ends of a history: "zero" or "circular"; None: the wiring's
         wiring="paper",  # "paper", "official" or "newsrex"
         news_encoder=None,  # another news encoder
@@ -415,6 +416,10 @@ _OF_NEWS = (
     *("query_dim", "word_dim", "entity_dim", "category_dim", "title_length"),
     *("dropout", "train_tables"),
 )
+_RANDOM = (
+    "CAUM was given no entity_vectors: those of entities begin at random and are "
+    "trained. A data set of MIND's files has them, data.entity_vectors."
+)
 
 
 @patch_to(CAUM)
@@ -424,6 +429,8 @@ def _make_news(self, news_encoder, projected, word_vectors, entity_vectors):
     if news_encoder is None:
         shared = {name: self.configuration[name] for name in _OF_NEWS}
         news_encoder = TitleEntityCategory(**shared, projected=projected)
+        if not vectors and shared["train_tables"] is None:
+            self.notes = (_RANDOM,)
     elif vectors:
         raise wrong(
             "entity_vectors for the paper's news encoder",

@@ -249,7 +249,8 @@ class PPRec(NewsRecommender):
         form, self.wired = wirings()[one_of("wiring", wiring, wirings())]
         self._make_encoders(form, word_vectors, entity_vectors)
         self._make_user(form)
-        hourly = dict(ctr=ctr, ctr_bin=history_ctr)
+        self.bin_column = "ctr_floor" if self.wired["floor"] else "ctr_bin"
+        hourly = {"ctr": ctr, self.bin_column: history_ctr}
         self.hourly = tuple(column for column, is_read in hourly.items() if is_read)
         reads = self.news_encoder.reads | dict.fromkeys(self.hourly)
         self.reads = reads | (dict(published_hour=None) if recency else {})
@@ -361,9 +362,7 @@ def encode_user(
     """
     bins = None
     if self.user.bins:
-        bins = ops.cast(context["clicked"]["ctr_bin"], "int32")
-        if self.wired["floor"]:
-            bins = ops.maximum(bins - 1, 0)
+        bins = ops.cast(context["clicked"][self.bin_column], "int32")
     user = self.user(clicked, mask, bins, training=training)
     if self.gate:
         return {"user": user, "eta": self.gate(user)}

@@ -233,9 +233,10 @@ def _both(old, new, field):  # two `News`; the name of a field
     "A field of the articles of two tables, one behind the other."
     parts = [getattr(news, field) for news in (old, new)]
     if all(part is None for part in parts):
-        return None  # the optional field of the news table
+        return None  # an optional field of the news table
+    unknown = np.nan if field == "sentiment" else -1
     first, second = (
-        np.full(len(news), -1) if part is None else part
+        np.full(len(news), unknown) if part is None else part
         for news, part in zip((old, new), parts)
     )
     both = [*first, *second[1:]]
@@ -444,7 +445,8 @@ def observe(
     return dataclasses.replace(data, observed=log, until=until, features=features)
 
 # %% ../../nbs/recommend/live.ipynb #recent
-WINDOWED = ("ctr", "ctr_bin", "word_ctr", "entity_ctr")  # of the hours before an hour
+# of the hours before an hour
+WINDOWED = ("ctr", "ctr_bin", "ctr_floor", "word_ctr", "entity_ctr")
 
 
 def recent(

@@ -156,9 +156,10 @@ def validate(
 # %% ../../nbs/train/training.ipynb #tell-data
 @patch_to(Training)
 def tell_data(self):
-    "Says what was left out of the data, and which of their times cannot be right."
+    "Says the model's notes, what was left out of the data, and odd times."
     if self.recipe.verbose:
-        for sentence in [*left_out(self.data.notes), *odd_times(self.data)]:
+        about_data = [*left_out(self.data.notes), *odd_times(self.data)]
+        for sentence in [*self.model.notes, *about_data]:
             self.say(sentence)
 
 # %% ../../nbs/train/training.ipynb #begin

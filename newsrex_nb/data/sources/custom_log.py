@@ -127,6 +127,8 @@ def content_key(data):  # a `Dataset`
         __version__,
         news.ids.tolist(),
         news.published,
+        news.sentiment,
+        news.minority,
         *texts,
         data.users.tolist(),
         [log is None for log in splits],
