@@ -48,6 +48,8 @@ class News:
         (N,) int64 seconds, -1 = unknown; None: no field
     sentiment : default None
         (N,) float32, -1 gloomy to 1 glad, NaN = unknown
+    minority : default None
+        (N,) int8, 1 about a minority, 0 not, -1 unknown
     """
 
     ids: np.ndarray  # (N,) strings, ids[0] = ""
@@ -58,9 +60,7 @@ class News:
     entities: list  # N lists of entity ids named in the title, in order of appearance
     published: np.ndarray = None  # (N,) int64 seconds, -1 = unknown; None: no field
     sentiment: np.ndarray = None  # (N,) float32, -1 gloomy to 1 glad, NaN = unknown
-    minority: np.ndarray = (
-        None  # (N,) int8, 1 = about a minority, 0 = not, -1 = unknown
-    )
+    minority: np.ndarray = None  # (N,) int8, 1 about a minority, 0 not, -1 unknown
 
     def __repr__(self):
         return f"News: {self._summary()}"

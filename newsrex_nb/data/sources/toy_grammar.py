@@ -74,7 +74,8 @@ _CIRCUMSTANCES = """
 3 before the TOPIC
 3 after TOPIC
 3 ahead of the TOPIC
-4 without any things
+4 against all odds
+4 much to everyone's surprise
 4 despite adj thing
 5 with help from whos
 6 as BODY verbs thing
@@ -133,7 +134,12 @@ _AND_SO = """
 2 phrase5
 3 before the TOPIC
 3 after the TOPIC
-4 without a adj thing
+4 against all advice
+4 to some applause
+4 sooner or later
+4 if the weather permits
+4 as everybody knows
+4 on second thoughts
 4 together with the body
 6 as the who verbs things
 6 while the body verbs a thing

@@ -59,18 +59,24 @@ def _sentence_lengths(rng, lengths):
     return table[table > 0] - 1, offsets_of((table > 0).sum(1))
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #draw
-def _draw(rng, lexicon, pool):
-    "A word of each of these pools; 0 where a pool is empty."
+def _draw(rng, lexicon, pool, most=None):
+    "A word of each of these pools, of their first `most`; 0 where a pool is empty."
     size = lexicon.sizes[pool]
+    if most:
+        size = np.minimum(size, most)
     rank = (size * rng.random(len(pool)) ** 1.7).astype(np.int64)
     return np.where(size > 0, lexicon.starts[pool] + rank, 0)
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #stories
+_EVENTS = 5  # things of a topic that one can come before or after; they stand first
+
+
 def _stories(rng, lexicon, subtopic, minority):
     "(articles, slots of the story) words."
     story = {}
     for kind in STORY:
-        story[kind] = _draw(rng, lexicon, lexicon.pools(kind, subtopic))
+        most = _EVENTS if kind == "topic" else None
+        story[kind] = _draw(rng, lexicon, lexicon.pools(kind, subtopic), most)
     pool = {
         kind: lexicon.pools(kind, subtopic) for kind in ("name", "last", "org", "body")
     }

@@ -11,8 +11,8 @@ from .toy_words import written
 # %% ../../../nbs/data/sources/toy_words_leisure.ipynb #sports
 SPORTS = written("""
 verbs: chase defend claim practise eye target replay contest
-things: match season tournament medal trophy record title fixture championship podium
-  comeback final
+things: match final season tournament championship medal trophy record title fixture
+  podium comeback
 phrase2: in overtime, at home
 phrase4: before a full house, under the new floodlights, for once without injuries
 phrase5: in front of proud parents, after a tense second half, on a very muddy ground
@@ -45,7 +45,7 @@ swimming deeds: swims backstroke final, perfects springboard dive, finds left fl
 # %% ../../../nbs/data/sources/toy_words_leisure.ipynb #travel
 TRAVEL = written("""
 verbs: visit explore photograph recommend book reach cross revisit
-things: journey holiday itinerary destination excursion tour voyage adventure trip
+things: journey holiday excursion tour voyage itinerary destination adventure trip
   visa stopover getaway
 phrase2: by boat, at sunrise
 phrase4: off the beaten track, for the whole summer, far from the crowds
@@ -80,8 +80,8 @@ cities deeds: posts late postcard, climbs cathedral tower, stamps full passport,
 # %% ../../../nbs/data/sources/toy_words_leisure.ipynb #movies
 MOVIES = written("""
 verbs: direct film screen cast rewrite premiere shoot edit
-things: scene script role sequel trailer remake plot ending soundtrack award
-  blockbuster character
+things: screening gala sequel award finish scene script role trailer remake plot
+  ending
 phrase2: on screen, in black-and-white
 phrase4: on a small budget, from the back row, in its original language
 phrase5: before the end credits roll, after a month of rewrites, to the very last seat
@@ -114,8 +114,8 @@ documentaries deeds: restores silent newsreel, narrates final episode, films vil
 # %% ../../../nbs/data/sources/toy_words_leisure.ipynb #music
 MUSIC = written("""
 verbs: play perform rehearse compose hear arrange hum stage
-things: song concert melody album rhythm recital chord festival rehearsal tune score
-  audience
+things: concert recital festival rehearsal serenade song melody album rhythm chord tune
+  score
 phrase2: on stage, from memory
 phrase4: half a tone higher, in a minor key, to a standing ovation
 phrase5: shortly before the second encore, after three nights of practice, with the

@@ -11,7 +11,7 @@ from .toy_words import written
 # %% ../../../nbs/data/sources/toy_words_town.ipynb #news
 NEWS = written("""
 verbs: debate announce review propose consider examine outline present
-things: plan report decision survey hearing announcement proposal initiative inquiry
+things: hearing survey inquiry announcement decision plan report proposal initiative
   agreement project headline
 phrase2: at noon, in public
 phrase4: at the town hall, before the summer break, by show of hands
@@ -46,8 +46,8 @@ transport deeds: opens second tunnel, repaints old tram, changes bus lane, holds
 # %% ../../../nbs/data/sources/toy_words_town.ipynb #finance
 FINANCE = written("""
 verbs: price trade value finance audit weigh offer calculate
-things: profit invoice quarter investment subsidy discount balance purchase percentage
-  ledger fee surplus
+things: quarter auction payday purchase takeover profit invoice investment subsidy
+  discount balance fee
 phrase2: by Friday, on credit
 phrase4: by three per cent, before the quarter ends, at a fair price
 phrase5: after a quiet trading day, in spite of higher costs, to the very last penny
@@ -80,8 +80,8 @@ jobs deeds: fills open vacancy, shortens Monday meeting, doubles yearly bonus, m
 # %% ../../../nbs/data/sources/toy_words_town.ipynb #health
 HEALTH = written("""
 verbs: try test explain monitor compare introduce adapt check
-things: habit remedy therapy symptom allergy vitamin recovery treatment diet posture
-  tonic precaution
+things: treatment recovery therapy lunch diet habit remedy symptom allergy vitamin
+  posture precaution
 phrase2: at bedtime, in moderation
 phrase4: on an empty stomach, with plenty of water, for a steady pulse
 phrase5: after a brisk morning walk, without any known side effects, in less than ten
@@ -115,8 +115,8 @@ sleep deeds: takes longer naps, hums quiet lullaby, silences early alarm, knits
 # %% ../../../nbs/data/sources/toy_words_town.ipynb #science
 SCIENCE = written("""
 verbs: observe discover model simulate catalogue analyse measure describe
-things: experiment theory discovery formula sample measurement breakthrough instrument
-  equation specimen dataset prototype
+things: experiment lecture discovery measurement breakthrough theory sample formula
+  instrument equation specimen dataset
 phrase2: in theory, under glass
 phrase4: with very little funding, at normal room temperature, in a controlled trial
 phrase5: after ten years of work, with a bit of luck, to four or five decimals
