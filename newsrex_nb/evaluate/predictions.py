@@ -537,7 +537,9 @@ def _open_table(path):
         with open_bytes(path):
             pass  # says it if there is none, or something that stands for it
         how = dict(sep="\t", dtype=text, keep_default_na=False, low_memory=False)
-        return pd.read_csv(path, **how, float_precision="round_trip")
+        if int(pd.__version__.partition(".")[0]) < 3:  # numbers to the last bit
+            how["float_precision"] = "round_trip"
+        return pd.read_csv(path, **how)
     except ImportError:
         raise no_parquet(path) from None
     except InputError:
