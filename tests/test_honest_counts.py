@@ -41,8 +41,8 @@ def test_one_wrong_year_costs_no_memory_and_is_said(capsys):
     assert sum(a.nbytes for a in arrays.values()) < 1 << 20 and peak < 64 << 20
     sentence = next(s for s in data.report()["findings"] if "2090-01-01 10:30" in s)
     assert "impression 100 " in sentence
-    given = dict(epochs=1, batch_size=16, negatives=2, seed=1, optimizer="adam", learning_rate=1e-3, clip_norm=None, lazy=False,
-                 loss="softmax", label_smoothing=0.0, order="random", shuffle=True, validation=None, monitor="mean", patience=None,
+    given = dict(epochs=1, batch_size=16, negatives=2, seed=1, optimizer="adam", learning_rate=1e-3, warmup=0, clip_norm=None,
+                 lazy=False, loss="softmax", label_smoothing=0.0, order="random", shuffle=True, validation=None, monitor="mean", patience=None,
                  min_improvement=0.0, restore_best=True, refit=False, callbacks=(), checkpoint=None, precision=None,
                  deterministic=False, chunk=4, memory=1 << 30, sharing=True)
     Training(model, data, Recipe(**given, shape_seeds=(), verbose=0)).tell_data()
