@@ -187,7 +187,8 @@ def fit(
     seed=42,  # of order, negatives and dropout
     *,
     optimizer="adam",  # a Keras optimizer that has made no step, or the name of one
-    learning_rate=1e-4,  # number or Keras schedule, for an optimizer given by name
+    learning_rate=None,  # number or Keras schedule, for an optimizer given by name; None: by the number of steps, see `train.rates`
+    warmup=None,  # steps in which the rate rises from zero, or their share of all; None: a fifth without a learning_rate, else no rise
     clip_norm=None,  # largest global norm of the gradient
     lazy=False,  # rows of large tables move only when a batch names them; False is Adam as published
     loss="softmax",  # "softmax", "binary", "bpr", or a function of logits (B, C) and target (B,)
@@ -228,8 +229,12 @@ def fit(
         of order, negatives and dropout
     optimizer : default 'adam'
         a Keras optimizer that has made no step, or the name of one
-    learning_rate : default 0.0001
-        number or Keras schedule, for an optimizer given by name
+    learning_rate : default None
+        number or Keras schedule, for an optimizer given by name; None: by the
+        number of steps, see `train.rates`
+    warmup : default None
+        steps in which the rate rises from zero, or their share of all; None: a
+        fifth without a learning_rate, else no rise
     clip_norm : default None
         largest global norm of the gradient
     lazy : default False
@@ -292,6 +297,7 @@ def fit(
         seed=seed,
         optimizer=optimizer,
         learning_rate=learning_rate,
+        warmup=warmup,
         clip_norm=clip_norm,
         lazy=lazy,
         loss=loss,

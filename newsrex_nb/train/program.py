@@ -284,7 +284,7 @@ def prepare(
         model,
         data,
         batches,
-        optimizer=recipe.new_optimizer(model),
+        optimizer=recipe.new_optimizer(model, epochs * batches.steps),
         loss=loss,
         sharing=recipe.sharing,
         lazy=recipe.lazy,
@@ -315,5 +315,6 @@ def for_seed(
     """
     reset_dropout(model, recipe.seed)
     batches = self.batches.of_seed(recipe.seed)
-    engine = self.engine.serving(model, recipe.new_optimizer(model), batches)
+    steps = recipe.epochs * batches.steps
+    engine = self.engine.serving(model, recipe.new_optimizer(model, steps), batches)
     return dataclasses.replace(self, batches=batches, engine=engine)

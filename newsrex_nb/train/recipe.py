@@ -14,6 +14,7 @@ import numpy as np
 from ..core import one_of, patch_to, short_repr, wrong
 from ..data.schema import Behaviors
 from ..losses import loss_function
+from .rates import USUAL_WARMUP, usual_rate, warmed_up
 from .state import PRECISIONS
 
 # %% ../../nbs/train/recipe.ipynb #unused
@@ -130,6 +131,13 @@ def _instance(*kinds):
     return lambda value: isinstance(value, kinds)
 
 
+def _is_warmup(value):
+    "Whether this is a number of steps, or a share of all."
+    known = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    whole = isinstance(value, numbers.Integral)
+    return known and 0 <= value and (whole or value < 1)
+
+
 def _or_none(test):
     "A test that None passes, too."
     return lambda value: value is None or test(value)
@@ -157,6 +165,7 @@ _LEGAL = {  # what an argument has to be, and the test; others are tested by the
     **dict.fromkeys(("deterministic", "sharing"), _SWITCH),
     "seed": ("a whole number", _number(numbers.Integral, -math.inf)),
     "shape_seeds": ("a list of seeds", _are_seeds),
+    "warmup": ("a number of steps, a share below 1, or None", _or_none(_is_warmup)),
     "clip_norm": ("a number, or None", _or_none(_number(numbers.Real, 0))),
     "label_smoothing": ("a number from 0 to 1", _number(numbers.Real, 0, 1)),
     "validation": (
@@ -184,8 +193,15 @@ def _check(recipe):
     one_of("order", recipe.order, ("random", "positive_first"))
     one_of("precision", recipe.precision, (None, *PRECISIONS))
     one_of("verbose", recipe.verbose, (0, 1, 2))
-    optimizer = make_optimizer(recipe.optimizer, recipe.learning_rate, recipe.clip_norm)
-    if recipe.refit and optimizer is recipe.optimizer:
+    rate = 0.0 if recipe.learning_rate is None else recipe.learning_rate
+    optimizer = make_optimizer(recipe.optimizer, rate, recipe.clip_norm)
+    ready = optimizer is recipe.optimizer
+    if ready and recipe.warmup:
+        remedy = "give the optimizer a rate that rises, such as `rates.WarmUp`"
+        expected = "warmup together with an optimizer's name"
+        raise wrong(expected, "a ready optimizer and warmup", remedy=remedy)
+    warmed_up(rate, recipe.warmup or 0, 9)
+    if recipe.refit and ready:
         remedy = "give its name, learning_rate and clip_norm"
         expected = "an optimizer's name with refit, which trains twice"
         raise wrong(expected, "a ready optimizer", remedy=remedy)
@@ -201,7 +217,8 @@ class Recipe:
     negatives: int
     seed: int
     optimizer: str | keras.optimizers.Optimizer
-    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | None
+    warmup: float | None
     clip_norm: float | None
     lazy: bool
     loss: str | collections.abc.Callable
@@ -228,18 +245,72 @@ class Recipe:
     def __post_init__(self):
         _check(self)
 
+# %% ../../nbs/train/recipe.ipynb #rate-of
+@patch_to(Recipe)
+def chosen_rate(
+    self,
+    model,  # a `NewsRecommender`
+    steps,  # of the whole training
+):  # a number, or None where the caller gave a rate or a ready optimizer
+    """The learning rate where nobody gave one.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    steps
+        of the whole training
+
+    Returns
+    -------
+    a number, or None where the caller gave a rate or a ready optimizer
+    """
+    ready = isinstance(self.optimizer, keras.optimizers.Optimizer)
+    if ready or self.learning_rate is not None:
+        return None
+    return usual_rate(model, steps)
+
+
+@patch_to(Recipe)
+def rate(
+    self,
+    model,  # a `NewsRecommender`
+    steps,  # of the whole training
+):  # number or Keras schedule
+    """The learning rate of a training.
+
+    Parameters
+    ----------
+    model
+        a `NewsRecommender`
+    steps
+        of the whole training
+
+    Returns
+    -------
+    number or Keras schedule
+    """
+    rate, warmup = self.learning_rate, self.warmup
+    if rate is None:
+        rate = usual_rate(model, steps)
+        warmup = USUAL_WARMUP if warmup is None else warmup
+    return warmed_up(rate, warmup or 0, steps)
+
 # %% ../../nbs/train/recipe.ipynb #new-optimizer
 @patch_to(Recipe)
 def new_optimizer(
     self,
-    model,  # a `NewsRecommender`, asked for its precision
+    model,  # a `NewsRecommender`, asked for its width and precision
+    steps,  # of the whole training
 ):  # a Keras optimizer, not yet built
     """The optimizer of a training.
 
     Parameters
     ----------
     model
-        a `NewsRecommender`, asked for its precision
+        a `NewsRecommender`, asked for its width and precision
+    steps
+        of the whole training
 
     Returns
     -------
@@ -247,7 +318,7 @@ def new_optimizer(
     """
     optimizer = make_optimizer(
         optimizer=self.optimizer,
-        learning_rate=self.learning_rate,
+        learning_rate=self.rate(model, steps),
         clip_norm=self.clip_norm,
     )
     if model.dtype_policy.compute_dtype == "float16":

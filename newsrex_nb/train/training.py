@@ -194,10 +194,14 @@ def begin(
     run.plan_seconds = prepared.plan_seconds
     run.compile_seconds = prepared.compile_seconds
     steps = prepared.batches.steps
+    rate = self.recipe.chosen_rate(self.model, phase.epochs * steps)
     self.say(
         f"{run.samples} samples, {steps} steps an epoch; "
         f"planned in {run.plan_seconds:.1f} s, compiled in {run.compile_seconds:.1f} s"
     )
+    if rate is not None:
+        whole = f"{phase.epochs * steps} steps"
+        self.say(f"learning rate {rate:.2g}, for {whole}: none was given")
     self.model.optimizer = prepared.engine.optimizer
     self.model.stop_training = False
     called = keras.callbacks.CallbackList(
@@ -289,7 +293,8 @@ def resume(
 @patch_to(Training)
 def hear_first(self):
     "Lets the recipe's callbacks hear of a first training that a checkpoint has ended."
-    self.model.optimizer = self.recipe.new_optimizer(self.model)
+    steps = -(-self.history.samples // self.recipe.batch_size) * self.recipe.epochs
+    self.model.optimizer = self.recipe.new_optimizer(self.model, steps)
     called = keras.callbacks.CallbackList(
         [*map(with_mode, self.recipe.callbacks)],
         model=self.model,
