@@ -725,7 +725,7 @@ def argument_table(function):  # such as `bench`
 # %% ../../nbs/experiments/configuration.ipynb #many-runs
 _MANY_RUNS = (
     "A list means several runs, such as recipe.learning_rate=1e-3,3e-4: every "
-    "combination of all lists. trials=6 means a search: six runs that change one thing "
+    "combination of all lists.\ntrials=6 means a search: six runs that change one thing "
     "each, ranked on validation."
 )
 

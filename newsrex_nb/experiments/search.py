@@ -17,6 +17,7 @@ STEPS = (  # changes in the order in which they are tried
     ("recipe.learning_rate", 1e-3),
     ("recipe.learning_rate", 3e-3),
     ("recipe.learning_rate", 3e-4),
+    ("recipe.warmup", 0.2),
     ("recipe.clip_norm", 1.0),
     ("model.dropout", 0.1),
     ("recipe.batch_size", 32),

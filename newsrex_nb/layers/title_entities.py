@@ -43,8 +43,8 @@ class TitleEntityCategory(Encoder):
         dropout rate before and behind each self-attention, and of a category's
         vector
     train_tables : default None
-        whether training changes the vectors of entities and categories; None: those
-        of entities where no vectors are given
+        whether training changes the vectors of entities and categories; None: of
+        entities that have none
     projected : default False
         heads with biases, projected back to the width of what they read
     """
@@ -62,7 +62,7 @@ class TitleEntityCategory(Encoder):
         category_dim=100,  # width of a category's vector
         title_length=30,  # words to read
         dropout=0.2,  # dropout rate before and behind each self-attention, and of a category's vector
-        train_tables=None,  # whether training changes the vectors of entities and categories; None: those of entities where no vectors are given
+        train_tables=None,  # whether training changes the vectors of entities and categories; None: of entities that have none
         projected=False,  # heads with biases, projected back to the width of what they read
         **kwargs,
     ):

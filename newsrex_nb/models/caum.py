@@ -357,8 +357,8 @@ class CAUM(NewsRecommender):
     dropout : default 0.2
         dropout rate, see `TitleEntityCategory` and `CandidateAwareUser`
     train_tables : default None
-        whether training changes the vectors of entities and categories; None: those
-        of entities where no vectors are given
+        whether training changes the vectors of entities and categories; None: of
+        entities that have none
     wrap : default None
         what lies beyond the ends of a history: "zero" or "circular"; None: the
         wiring's
@@ -392,7 +392,7 @@ class CAUM(NewsRecommender):
         title_length=30,  # words read of a title
         history_length=50,  # last clicks read of a history
         dropout=0.2,  # dropout rate, see `TitleEntityCategory` and `CandidateAwareUser`
-        train_tables=None,  # whether training changes the vectors of entities and categories; None: those of entities where no vectors are given
+        train_tables=None,  # whether training changes the vectors of entities and categories; None: of entities that have none
         wrap=None,  # what lies beyond the ends of a history: "zero" or "circular"; None: the wiring's
         wiring="paper",  # "paper", "official" or "newsrex"
         news_encoder=None,  # another news encoder

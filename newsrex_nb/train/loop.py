@@ -187,8 +187,8 @@ def fit(
     seed=42,  # of order, negatives and dropout
     *,
     optimizer="adam",  # a Keras optimizer that has made no step, or the name of one
-    learning_rate=None,  # number or Keras schedule, for an optimizer given by name; None: by the number of steps, see `train.rates`
-    warmup=None,  # steps in which the rate rises from zero, or their share of all; None: a fifth without a learning_rate, else no rise
+    learning_rate=None,  # number or Keras schedule, for an optimizer given by name; None: the usual one, see `train.rates`
+    warmup=None,  # steps in which the rate rises, or their share of all; None: a fifth for the usual rate, else none
     clip_norm=None,  # largest global norm of the gradient
     lazy=False,  # rows of large tables move only when a batch names them; False is Adam as published
     loss="softmax",  # "softmax", "binary", "bpr", or a function of logits (B, C) and target (B,)
@@ -230,11 +230,11 @@ def fit(
     optimizer : default 'adam'
         a Keras optimizer that has made no step, or the name of one
     learning_rate : default None
-        number or Keras schedule, for an optimizer given by name; None: by the
-        number of steps, see `train.rates`
+        number or Keras schedule, for an optimizer given by name; None: the usual
+        one, see `train.rates`
     warmup : default None
-        steps in which the rate rises from zero, or their share of all; None: a
-        fifth without a learning_rate, else no rise
+        steps in which the rate rises, or their share of all; None: a fifth for the
+        usual rate, else none
     clip_norm : default None
         largest global norm of the gradient
     lazy : default False
