@@ -153,6 +153,7 @@ def _run_phases(training, prepared):
         train_again(training, saved)
     elif recipe.restore_best and training.stopping.epoch:
         assign_weights(training.model, training.stopping.weights)
+        training.say(f"kept epoch {training.stopping.epoch}, the best on validation")
     return training.history
 
 
