@@ -168,6 +168,11 @@ def summary(runs):  # a `Sweep` that has run
     return f"\n{headline}{seeds}\n\n{result_table(results)}\n"
 
 # %% ../nbs/cli.ipynb #made
+def _says_trials(text):
+    "Whether a text of the line says how many trials a search has."
+    return text.startswith("trials=")
+
+
 def _made(arguments):
     "The runs of a line, and the line without trials, but with what was best in them."
     from newsrex_nb.experiments.overrides import in_grammar, plain_values
@@ -175,14 +180,14 @@ def _made(arguments):
     from newsrex_nb.experiments.sweeps import sweep
 
     texts = [*map(bracketed, arguments)]
-    count = [text for text in texts if text.startswith("trials=")]
+    count = [text for text in texts if _says_trials(text)]
     if not count:
         return sweep(*texts), arguments
     rest = [text for text in texts if text not in count]
     runs = search(*rest, **plain_values(count))
     best = runs.ranking[0][0]
     found = [f"{key}={in_grammar(value)}" for key, value in best.items()]
-    plain = [text for text in arguments if not text.startswith("trials=")]
+    plain = [text for text in arguments if not _says_trials(text)]
     return runs, [*plain, *found]
 
 # %% ../nbs/cli.ipynb #train
@@ -653,7 +658,8 @@ def _dispatch(
     elif command == "train" and asked:
         from newsrex_nb.experiments.configuration import key_table
 
-        print(key_table(*(text for text in arguments if text not in asked)))
+        keys = [text for text in arguments if text not in asked]
+        print(key_table(*(text for text in keys if not _says_trials(text))))
     elif asked and command in COMMANDS:
         words = [text for text in arguments if text not in asked]
         about = _sentence(COMMANDS[command]).replace("  ", "\n    ")

@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'InputError', 'wrong', 'one_of', 'Sizes', 'drawing', 'gene
 
 # %% ../nbs/core.ipynb #imports
 import contextlib, contextvars, dataclasses, difflib, functools, html, inspect, json
-import math, numbers, os, re, reprlib, warnings, zlib
+import math, numbers, operator, os, re, reprlib, warnings, zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -177,6 +177,18 @@ class _Limited(np.random.Generator):
         return super().standard_normal(size, dtype)
 
 # %% ../nbs/core.ipynb #generator
+def _words(key):
+    "A key of a generator as numbers of 32 bits: one, or more where it is larger."
+    if isinstance(key, str):
+        return [zlib.crc32(key.encode())]
+    try:
+        number = operator.index(key)
+    except TypeError:
+        raise wrong("seed to be a whole number", repr(key)) from None
+    rest = number >> 32
+    return [number & 0xFFFFFFFF, *(_words(rest) if rest not in (0, -1) else ())]
+
+
 def generator(
     *keys,  # numbers and words that name the purpose, such as `(seed, "negatives", epoch)`
 ):
@@ -188,10 +200,7 @@ def generator(
         numbers and words that name the purpose, such as `(seed, "negatives",
         epoch)`
     """
-    words = [
-        zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xFFFFFFFF
-        for k in keys
-    ]
+    words = [word for key in keys for word in _words(key)]
     kind = np.random.Generator if _LEFT.get() is None else _Limited
     return kind(np.random.PCG64(np.random.SeedSequence(words)))
 
@@ -207,8 +216,6 @@ class Seeds:
     """
 
     def __init__(self, seed):  # whole number that all layers' seeds follow from
-        if not isinstance(seed, numbers.Integral):
-            raise wrong("seed to be a whole number", repr(seed))
         self._rng = generator(seed, "layers")
 
     def __next__(self):

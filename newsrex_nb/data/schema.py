@@ -123,11 +123,23 @@ def _check_ids(self):
         raise wrong("distinct article ids", f"{twice!r} twice", where="the news table")
 
 # %% ../../nbs/data/schema.ipynb #news-moods-check
+def _numbers(values, name):
+    "A news column as float32, or the sentence that it has something else."
+    try:
+        column = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        column = None
+    if column is None or column.ndim != 1:
+        place = f"the news column {name!r}"
+        raise wrong("a number for each article", repr(values)[:40], place)
+    return column
+
+
 @patch_to(News)
 def _check_moods(self):
     "Raises unless sentiments lie between -1 and 1 and minorities are 1, 0 or -1."
     if self.sentiment is not None:
-        self.sentiment = np.asarray(self.sentiment, np.float32)
+        self.sentiment = _numbers(self.sentiment, "sentiment")
         odd = self.sentiment[abs(self.sentiment) > 1]  # no comparison with NaN holds
         if len(odd):
             raise wrong("sentiments between -1 and 1, NaN where unknown", odd[0])
@@ -142,11 +154,18 @@ def _check_moods(self):
 UNKNOWN = "<unknown>"  # the id of the row that stands for all articles without a row
 
 # %% ../../nbs/data/schema.ipynb #stated
-def _stated(values, kind, unknown):
+def _stated(values, kind, unknown, name):
     "The column as an array, or None where every value is None."
     if all(value is None for value in values):
         return None
-    return np.array([unknown if value is None else kind(value) for value in values])
+    column = []
+    for row, value in enumerate(values):
+        try:
+            column.append(unknown if value is None else kind(value))
+        except (TypeError, ValueError, OverflowError):
+            place = f"the news column {name!r}, row {row}"
+            raise wrong("a number", repr(value), place) from None
+    return np.array(column)
 
 # %% ../../nbs/data/schema.ipynb #news-from
 def news_table(
@@ -170,9 +189,9 @@ def news_table(
     """
     rows = [{"id": ""}, *articles, *([{"id": UNKNOWN}] if unknown else [])]
     fields = "title", "abstract", "category", "subcategory"
-    kinds = dict(published=(int, -1), sentiment=(float, np.nan), minority=(int, -1))
+    kinds = dict(published=(int, -1), sentiment=(float, np.nan), minority=(float, -1))
     stated = {
-        name: _stated([row.get(name) for row in rows], *kind)
+        name: _stated([row.get(name) for row in rows], *kind, name)
         for name, kind in kinds.items()
     }
     return News(

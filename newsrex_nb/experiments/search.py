@@ -7,7 +7,7 @@ __all__ = ['STEPS', 'search']
 
 # %% ../../nbs/experiments/search.ipynb #imports
 from ..core import wrong
-from .configuration import keys, settle
+from .configuration import configure, keys, settle
 from .lists import expand_lists
 from .overrides import in_grammar, plain_values, read_overrides
 from .sweeps import Sweep, trials
@@ -28,11 +28,16 @@ STEPS = (  # changes in the order in which they are tried
 
 # %% ../../nbs/experiments/search.ipynb #possible
 def _possible(overrides):  # of one model and one source of data
-    "Those of STEPS that the parts take and the overrides leave open."
-    given = plain_values(overrides)
+    "Those of STEPS that the parts take, the overrides leave open, and that change it."
+    given, config = plain_values(overrides), configure(*overrides)
     _, _, chosen, _ = settle(read_overrides(overrides))
     known = {f"{group}.{key}" for group in chosen for key in keys(group, chosen[group])}
-    return [(key, value) for key, value in STEPS if key in known and key not in given]
+    places = ((key, value, *key.split(".")) for key, value in STEPS)
+    return [
+        (key, value)
+        for key, value, group, name in places
+        if key in known and key not in given and config[group][name] != value
+    ]
 
 # %% ../../nbs/experiments/search.ipynb #texts
 def _texts(overrides, point, number):  # {key: value} of a trial
@@ -52,6 +57,9 @@ def _check(overrides, count):
     if len(expand_lists(*overrides)) > 1:
         remedy = "give each value a search of its own"
         raise wrong("one value of each key beside trials", "a list", remedy=remedy)
+    if configure(*overrides)["recipe"]["validation"] is None:
+        got = "recipe.validation=null"
+        raise wrong("a validation split that the search decides by", got)
 
 # %% ../../nbs/experiments/search.ipynb #make
 def _make(found, overrides, point, say):

@@ -268,7 +268,11 @@ def make(
     self.trials += trials
     for trial in trials:
         if place := find_trial(trial, many):
-            say(f"{trial.title}: already in {place}")
+            results = trial.config["results"]
+            missing = (
+                f", so {results} gets no line" if results not in (None, place) else ""
+            )
+            say(f"{trial.title}: already in {place}{missing}")
             continue
         say(f"{trial.title}; {preset_line(trial.config)}")
         same_data = self.source == trial.config["data"]

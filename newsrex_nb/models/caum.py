@@ -6,6 +6,8 @@
 __all__ = ['beside', 'CandidateAwareUser', 'wirings', 'CAUM']
 
 # %% ../../nbs/models/caum.ipynb #imports
+from types import MappingProxyType
+
 import numpy as np
 from keras import ops
 
@@ -426,6 +428,9 @@ _RANDOM = (
 def _make_news(self, news_encoder, projected, word_vectors, entity_vectors):
     "Makes what reads an article: the given encoder, or the paper's."
     vectors = {} if entity_vectors is None else dict(entity_vectors=entity_vectors)
+    if vectors and self.configuration["train_tables"] is None:
+        kept = self.configuration | {"train_tables": False}
+        self.configuration = MappingProxyType(kept)  # it is loaded without the vectors
     if news_encoder is None:
         shared = {name: self.configuration[name] for name in _OF_NEWS}
         news_encoder = TitleEntityCategory(**shared, projected=projected)

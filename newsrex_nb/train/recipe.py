@@ -116,6 +116,9 @@ def make_loss(
     return functools.partial(function, label_smoothing=label_smoothing)
 
 # %% ../../nbs/train/recipe.ipynb #kinds
+_MOST = 2**31 - 1  # rows and steps are numbered in 32 bits
+
+
 def _number(kind, least, most=math.inf):  # kind: of `numbers`
     "A test whether a value is a number of a kind within limits; truth is none."
 
@@ -135,7 +138,7 @@ def _is_warmup(value):
     "Whether this is a number of steps, or a share of all."
     known = isinstance(value, numbers.Real) and not isinstance(value, bool)
     whole = isinstance(value, numbers.Integral)
-    return known and 0 <= value and (whole or value < 1)
+    return known and 0 <= value <= _MOST and (whole or value < 1)
 
 
 def _or_none(test):
@@ -156,7 +159,6 @@ def _are_seeds(values):
     return isinstance(values, (list, tuple)) and all(map(is_seed, values))
 
 # %% ../../nbs/train/recipe.ipynb #legal
-_MOST = 2**31 - 1  # rows are numbered in 32 bits
 _COUNT = f"a whole number, 1 to {_MOST}", _number(numbers.Integral, 1, _MOST)
 _SWITCH = "True or False", _instance(bool, np.bool_)
 _LEGAL = {  # what an argument has to be, and the test; others are tested by their use
@@ -180,6 +182,41 @@ _LEGAL = {  # what an argument has to be, and the test; others are tested by the
     "memory": ("a number of bytes", _number(numbers.Real, 0)),
 }
 
+# %% ../../nbs/train/recipe.ipynb #check-rate
+_RATE_SETTERS = keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler
+
+
+def _check_ready(recipe):
+    "Raises where a ready optimizer meets what describes one, or a second training."
+    remedies = dict(
+        learning_rate="give the rate to the optimizer",
+        warmup="give the optimizer a rate that rises, such as `rates.WarmUp`",
+    )
+    for name, remedy in remedies.items():
+        if getattr(recipe, name):
+            expected = f"{name} together with an optimizer's name"
+            raise wrong(expected, f"a ready optimizer and {name}", remedy=remedy)
+    if recipe.refit:
+        remedy = "give its name, learning_rate and clip_norm"
+        expected = "an optimizer's name with refit, which trains twice"
+        raise wrong(expected, "a ready optimizer", remedy=remedy)
+
+
+def _check_rate(recipe):
+    "Raises where optimizer, learning rate, rise and callbacks do not go together."
+    rate = 0.0 if recipe.learning_rate is None else recipe.learning_rate
+    optimizer = make_optimizer(recipe.optimizer, rate, recipe.clip_norm)
+    if optimizer is recipe.optimizer:
+        _check_ready(recipe)
+        return
+    warmed_up(rate, recipe.warmup or 0, _MOST)
+    usual = recipe.learning_rate is None and recipe.warmup is None
+    setters = [c for c in recipe.callbacks if isinstance(c, _RATE_SETTERS)]
+    if setters and (usual or recipe.warmup or callable(rate)):
+        expected = f"a learning rate that is a number for {type(setters[0]).__name__}"
+        remedy = "give warmup=0 and learning_rate as a number, or None"
+        raise wrong(expected, "one that changes from step to step", remedy=remedy)
+
 # %% ../../nbs/train/recipe.ipynb #check-recipe
 def _check(recipe):
     "Raises the sentence about the first argument that `fit` can't take."
@@ -193,18 +230,7 @@ def _check(recipe):
     one_of("order", recipe.order, ("random", "positive_first"))
     one_of("precision", recipe.precision, (None, *PRECISIONS))
     one_of("verbose", recipe.verbose, (0, 1, 2))
-    rate = 0.0 if recipe.learning_rate is None else recipe.learning_rate
-    optimizer = make_optimizer(recipe.optimizer, rate, recipe.clip_norm)
-    ready = optimizer is recipe.optimizer
-    if ready and recipe.warmup:
-        remedy = "give the optimizer a rate that rises, such as `rates.WarmUp`"
-        expected = "warmup together with an optimizer's name"
-        raise wrong(expected, "a ready optimizer and warmup", remedy=remedy)
-    warmed_up(rate, recipe.warmup or 0, 9)
-    if recipe.refit and ready:
-        remedy = "give its name, learning_rate and clip_norm"
-        expected = "an optimizer's name with refit, which trains twice"
-        raise wrong(expected, "a ready optimizer", remedy=remedy)
+    _check_rate(recipe)
     make_loss(recipe.loss, recipe.label_smoothing)
 
 # %% ../../nbs/train/recipe.ipynb #recipe

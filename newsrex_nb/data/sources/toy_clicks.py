@@ -8,6 +8,7 @@ __all__ = ['draw_candidates', 'draw_labels']
 # %% ../../../nbs/data/sources/toy_clicks.ipynb #imports
 import numpy as np
 
+from ...core import wrong
 from ..schema import offsets_of, owner
 from .toy_sizes import SECONDS_A_DAY, in_blocks
 
@@ -17,6 +18,9 @@ def _drawn_in_hour(rng, oracle, hour, wanted):
     now = hour * 3600
     age = now - oracle.published
     alive = np.flatnonzero((age >= 0) & (age < 2 * SECONDS_A_DAY))
+    if not len(alive):
+        remedy = "give more articles, a larger share fresh, or fewer days"
+        raise wrong("articles of the last two days", "an hour without", remedy=remedy)
     fame = 0.03 + oracle.popularity(alive, now) ** 1.5
     weight = np.cumsum(fame * np.exp(-age[alive] / 36_000))
     luck = rng.random(wanted.sum()) * weight[-1]

@@ -179,6 +179,10 @@ def write_mind(
             lines += _behavior_lines(self, log, name != "test")
         _write(part / "behaviors.tsv", lines, malformed)
         _write(part / "news.tsv", _news_lines(self, rows), malformed)
-        _write(part / "entity_embedding.vec", _vector_lines(self, rows))
+        path, vectors = part / "entity_embedding.vec", [*_vector_lines(self, rows)]
+        if vectors:
+            _write(path, vectors)
+        else:  # no article names an entity, and an empty file has no width
+            path.unlink(missing_ok=True)
         _write(part / "relation_embedding.vec", relations)
     return folder

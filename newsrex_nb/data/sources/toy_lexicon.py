@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from ...core import patch_to, short_repr
+from ...core import patch_to, short_repr, wrong
 from . import toy_words_leisure as leisure
 from . import toy_words_town as town
 from .toy_words import CATEGORIES, COMMON, invent_words
@@ -175,6 +175,13 @@ def _named_pools(cast):
     return pools | dict(last=[name.split()[-1] for name in pools["name"]])
 
 # %% ../../../nbs/data/sources/toy_lexicon.ipynb #make-up
+def _supply(words):
+    "Words one after another, and a sentence where there are no more."
+    yield from words
+    remedy = "give fewer topic_words, subtopic_words or entities"
+    raise wrong(f"at most {len(words)} made-up words", "more", remedy=remedy)
+
+
 def _spare_words(rng, n):
     "(iterator over made-up words, the set of them)."
     known = {word for words in COMMON.values() for word in words}
@@ -183,7 +190,7 @@ def _spare_words(rng, n):
         for words in (own, *parts):
             known.update(*words.values())
     made_up = [word for word in invent_words(rng, n + 200) if word not in known]
-    return iter(made_up), {*made_up}
+    return _supply(made_up), {*made_up}
 
 # %% ../../../nbs/data/sources/toy_lexicon.ipynb #pools-of-world
 def _pools_of_world(topic, counts, spare):

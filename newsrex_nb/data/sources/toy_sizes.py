@@ -91,13 +91,23 @@ def in_blocks(
     for first in range(0, n, size):
         yield slice(first, min(first + size, n))
 
+# %% ../../../nbs/data/sources/toy_sizes.ipynb #is-number
+_WHOLE = int, np.integer
+_REAL = int, float, np.number
+
+
+def _is_number(value, kinds):
+    "Whether this is a number of some kinds; truth is none."
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
 # %% ../../../nbs/data/sources/toy_sizes.ipynb #check-counts
 def _check_spread(name, values):  # of candidates or history
     "Raises unless these are a median, a spread and two limits."
+    floor = int(name == "candidates")  # an impression without any shows nothing
     four = isinstance(values, (list, tuple)) and len(values) == 4
-    if four and all(isinstance(value, (int, float, np.number)) for value in values):
+    if four and all(_is_number(value, _REAL) for value in values):
         median, spread, least, most = values
-        if median > 0 and spread >= 0 and 0 <= least <= most < math.inf:
+        if median > 0 and spread >= 0 and floor <= least <= most < math.inf:
             return
     raise wrong(f"{name} as [median, spread, least, most]", repr(values))
 
@@ -105,16 +115,18 @@ def _check_spread(name, values):  # of candidates or history
 def _check_counts(sizes, usual):
     "Raises where a count is no whole number, or no day is left for training."
     for name, count in sizes.items():
-        is_whole = isinstance(count, (int, np.integer)) and count >= 0
+        is_whole = _is_number(count, _WHOLE) and count >= 0
         if isinstance(usual[name], int) and not is_whole:
             raise wrong(f"a whole number {name}, 0 or more", repr(count))
-        is_share = isinstance(count, (int, float, np.number)) and 0 <= count <= 1
+        is_share = _is_number(count, _REAL) and 0 <= count <= 1
         if isinstance(usual[name], float) and not is_share:
             raise wrong(f"{name} to be a share, 0 to 1", repr(count))
         if isinstance(usual[name], tuple):
             _check_spread(name, count)
     if sizes["users"] < 1:
         raise wrong("at least 1 user", sizes["users"])
+    if not sizes["impressions"] + sizes["valid"] + sizes["test"]:
+        raise wrong("impressions, valid or test above 0", "none of them")
     least = 2 + (sizes["valid"] > 0)
     if sizes["days"] < least:
         parts = (
@@ -134,7 +146,7 @@ def check_width(vectors):  # a width, or None
         a width, or None
     """
     if vectors is not None:
-        if not isinstance(vectors, (int, np.integer)) or vectors < 0:
+        if not _is_number(vectors, _WHOLE) or vectors < 0:
             raise wrong("vectors to be a width, or None", repr(vectors))
 
 # %% ../../../nbs/data/sources/toy_sizes.ipynb #sizes
@@ -162,6 +174,8 @@ def toy_sizes(
     _check_counts(sizes, SCALES[scale])
     if not 2 <= sizes["topics"] <= len(CATEGORIES):
         raise wrong(f"between 2 and {len(CATEGORIES)} topics", sizes["topics"])
+    if sizes["subtopics"] < 1:
+        raise wrong("at least 1 of subtopics, for each topic", sizes["subtopics"])
     least = 4 * sizes["topics"] * sizes["subtopics"]
     if sizes["articles"] < least:
         raise wrong(f"at least {least} articles, 4 of each subtopic", sizes["articles"])

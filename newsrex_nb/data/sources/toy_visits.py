@@ -8,6 +8,7 @@ __all__ = ['draw_articles', 'draw_visits', 'draw_people']
 # %% ../../../nbs/data/sources/toy_visits.ipynb #imports
 import numpy as np
 
+from ...core import wrong
 from .toy_sizes import SECONDS_A_DAY
 
 # %% ../../../nbs/data/sources/toy_visits.ipynb #subtopics-of-articles
@@ -63,6 +64,9 @@ def draw_articles(
 # %% ../../../nbs/data/sources/toy_visits.ipynb #traffic
 def _everybody(rng, who, n):
     "`n` visits by `who`: everyone once, if there is room, and eager users more often."
+    if n and not len(who):
+        remedy = "give more users, or other shares unseen and returning"
+        raise wrong("users for each part of the log", "none for one", remedy=remedy)
     eager = rng.gamma(2.0, size=len(who))
     more = rng.choice(who, max(n - len(who), 0), p=eager / eager.sum())
     return rng.permutation(np.concatenate([rng.permutation(who)[:n], more]))
