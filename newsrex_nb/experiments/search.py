@@ -89,15 +89,11 @@ def search(
     a `Sweep`; its `ranking` begins with the best
     """
     _check(overrides, trials)
-    steps = _possible(overrides)
-    found, best, tried = Sweep(), {}, [{}]
-    _make(found, overrides, {}, say)
-    for key, value in steps:
-        point = best | {key: value}
-        if len(tried) == trials:
-            break
-        if point not in tried:
-            tried.append(point)
-            _make(found, overrides, point, say)
-            best = found.ranking[0][0]
+    found, best, steps = Sweep(), {}, _possible(overrides)
+    if trials > len(steps) + 1:
+        say(f"There are {len(steps) + 1} trials for this recipe, not {trials}.")
+    _make(found, overrides, best, say)
+    for key, value in steps[: trials - 1]:
+        _make(found, overrides, best | {key: value}, say)
+        best = found.ranking[0][0]
     return found
