@@ -5,6 +5,9 @@
 # %% auto #0
 __all__ = ['SETS', 'GOOD']
 
+# %% ../../nbs/experiments/sets.ipynb #imports
+# these are plain values, so nothing is imported
+
 # %% ../../nbs/experiments/sets.ipynb #sets
 _TOY_WORLD = dict(toy=dict(impressions=8000, vectors=100))
 SETS = {
@@ -44,11 +47,27 @@ SETS["good"] = dict(
     ),
     recipe=dict(
         epochs=5,
-        patience=1,
         batch_size=64,
         learning_rate=None,
         warmup=0.2,
     ),
+)
+
+# %% ../../nbs/experiments/sets.ipynb #more-sets
+SETS["table"] = dict(
+    data=_TOY_WORLD,
+    model=dict(
+        num_heads=10,
+        head_dim=10,
+        filters=100,
+        news_dim=100,
+        co_dim=20,
+        word_dim=100,
+        title_length=20,
+        history_length=30,
+    ),
+    recipe=dict(epochs=3, batch_size=32, learning_rate=1e-3),
+    seed=[42, 123, 456],
 )
 
 # %% ../../nbs/experiments/sets.ipynb #ablation-set
@@ -67,16 +86,25 @@ SETS["ablation"] = dict(
 
 # %% ../../nbs/experiments/sets.ipynb #recipes
 GOOD = {  # by model: what differs from `SETS["good"]`
-    "nrms": {},
-    "naml": {},
-    "lstur": {},
+    "nrms": {"recipe.batch_size": 32},
+    "naml": {"recipe.learning_rate": 3e-3, "model.dropout": 0.1},
+    "lstur": {
+        "recipe.learning_rate": 3e-3,
+        "model.dropout": 0.1,
+        "recipe.batch_size": 32,
+    },
     "nram": {"model.num_heads": 5, "model.head_dim": 20},
     "npa": {"recipe.learning_rate": 3e-3, "recipe.clip_norm": 1.0},
-    "miner": {},
-    "caum": {},
+    "miner": {"recipe.batch_size": 32},
+    "caum": {"recipe.learning_rate": 3e-4, "recipe.epochs": 3},
     "pprec": {},
-    "tccm": {},
-    "crown": {},
-    "digat": {"model.layers": 2},
-    "glory": {},
+    "tccm": {"recipe.clip_norm": 1.0},
+    "crown": {
+        "model.dropout": 0.0,
+        "recipe.learning_rate": 1e-3,
+        "recipe.batch_size": 32,
+        "recipe.epochs": 3,
+    },
+    "digat": {"model.layers": 2, "model.history_length": 20, "recipe.epochs": 3},
+    "glory": {"model.dropout": 0.1, "recipe.epochs": 3},
 }
