@@ -120,6 +120,17 @@ def _trusted(keys):  # of a command, from which it is taken out
     "The packages that somebody trusts, as `reopen` takes them."
     return tuple(filter(None, (keys.pop("trust") or "").split(",")))
 
+# %% ../nbs/cli.ipynb #recipe-line
+def _recipe_line(run, given):  # an `Outcome`; texts of the line, quoted
+    "The command that trains the same model by its own recipe; none if there is a preset."
+    from newsrex_nb.experiments.sets import GOOD
+
+    name = type(run.model).__name__.lower()
+    if name not in GOOD or any(text.startswith("preset=") for text in given):
+        return ""
+    data = [text for text in given if text.strip("'").startswith("data")]
+    return f"       newsrex {' '.join(['train', f'preset=good/{name}', *data])}\n"
+
 # %% ../nbs/cli.ipynb #next-steps
 _PARTS = "model=", "data="
 
@@ -134,12 +145,14 @@ def _next_steps(run, given=(), best=None):  # an `Outcome`; of the line; a folde
     ways = [way for text in plain for way in text.partition("=")[2].split(",")]
     foreign = {way.partition(".")[0] for way in ways if "." in way} - {"newsrex_nb"}
     parts = [text.partition(",")[0] if text in plain else text for text in parts]
+    recipe = _recipe_line(run, same)
     trust = f" trust={','.join(sorted(foreign))}" if foreign else ""
     folder = best or run.folder
     return (
         f"Next   newsrex recommend {folder} history={clicked}{trust}\n"
         f"       newsrex evaluate {folder} split=valid{trust}\n"
         f"       newsrex {' '.join(['train', *same, 'seed=42,123,456'])}\n"
+        f"{recipe}"
         f"       newsrex {' '.join(['train', *parts, '--help'])}"
     )
 

@@ -252,6 +252,16 @@ def test_table_of_models(monkeypatch):
     assert now == stored, "execute nbs/index.ipynb, then .ci/readme"
 
 
+def test_practice():
+    "Every model's page ends with what its recipe reached."
+    practice = runpy.run_path(str(ROOT / ".ci/practice"))
+    every = practice["read"]()
+    for name, path in practice["pages"]().items():
+        cells = cells_of(f"models/{path.name}")
+        assert f"preset=good/{name.lower()}" in joined(cells["in-practice"]["source"]), name
+        assert joined(cells["in-practice-numbers"]["source"]) == practice["table"](name, every), "run .ci/practice"
+
+
 def test_citation():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     text = joined(cells_of("index.ipynb")["cite"]["source"])

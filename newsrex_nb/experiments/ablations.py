@@ -21,7 +21,7 @@ from .runner import Runner, about_run, about_training, tested
 from ..hub.arrays import read_arrays
 from ..layers import variants
 from ..metrics.ranking import per_impression
-from .presets import SETS
+from .sets import SETS
 from ..metrics.results import cell, heading
 from ..train.seeds import fit_seeds
 from ..train.loop import fit

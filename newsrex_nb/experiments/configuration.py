@@ -20,7 +20,8 @@ from ..layers.attention import Encoder
 from .loggers import to_csv, to_tensorboard, to_wandb
 from ..models.base import NewsRecommender
 from .overrides import read_overrides
-from .presets import SETS, experiment, experiments
+from .presets import experiment, experiments
+from .sets import SETS
 from ..train.loop import fit
 
 # %% ../../nbs/experiments/configuration.ipynb #given

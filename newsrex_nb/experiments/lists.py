@@ -12,6 +12,7 @@ from ..core import wrong
 from ..data.features import feature_recipe
 from .configuration import TOP, arguments, keys, settle
 from .overrides import in_grammar, plain_values, read_overrides
+from .presets import experiments
 
 # %% ../../nbs/experiments/lists.ipynb #default-of
 def default_of(
@@ -104,6 +105,17 @@ def _lists(values, chosen, encoders):
         and means_runs(key, value, default_of(key, chosen, encoders))
     ]
 
+# %% ../../nbs/experiments/lists.ipynb #whole-family
+def _whole_families(overrides):
+    "The texts with a list in the place of `preset=FAMILY/all`."
+    texts = []
+    for text in overrides:
+        key, _, family = text.removesuffix("/all").partition("=")
+        names = [name for name in experiments() if name.startswith(f"{family}/")]
+        whole = key == "preset" and text.endswith("/all") and names
+        texts.append(f"preset=[{','.join(names)}]" if whole else text)
+    return texts
+
 # %% ../../nbs/experiments/lists.ipynb #expand-lists
 def expand_lists(*overrides):  # texts, some of them with lists
     """The runs that lists mean, but for seeds: [(overrides, {key: value of a list})].
@@ -113,6 +125,7 @@ def expand_lists(*overrides):  # texts, some of them with lists
     *overrides
         texts, some of them with lists
     """
+    overrides = _whole_families(overrides)
     values = plain_values(overrides)
     choosing = [key for key in values if key in MANY and isinstance(values[key], list)]
     points = []

@@ -14,13 +14,13 @@ from .sweeps import Sweep, trials
 
 # %% ../../nbs/experiments/search.ipynb #steps
 STEPS = (  # changes in the order in which they are tried
-    ("recipe.learning_rate", 1e-3),
     ("recipe.learning_rate", 3e-3),
     ("recipe.learning_rate", 3e-4),
-    ("recipe.warmup", 0.2),
-    ("recipe.clip_norm", 1.0),
     ("model.dropout", 0.1),
+    ("recipe.clip_norm", 1.0),
     ("recipe.batch_size", 32),
+    ("recipe.warmup", 0.2),
+    ("recipe.learning_rate", 1e-3),
     ("recipe.batch_size", 128),
     ("model.dropout", 0.3),
     ("recipe.label_smoothing", 0.1),

@@ -6,7 +6,7 @@
 __all__ = ['Trial', 'trials', 'find_trial', 'sweep', 'Sweep']
 
 # %% ../../nbs/experiments/sweeps.ipynb #imports
-import dataclasses
+import dataclasses, time
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +248,44 @@ def _mean(self, group):
 
 # %% ../../nbs/experiments/sweeps.ipynb #make
 @patch_to(Sweep)
+def _found(self, trial, many, say):
+    "Whether a run is there already, which is said."
+    place, results = find_trial(trial, many), trial.config["results"]
+    if place:
+        missing = results not in (None, place)
+        lost = f", so {results} gets no line" if missing else ""
+        say(f"{trial.title}: already in {place}{lost}")
+    return bool(place)
+
+# %% ../../nbs/experiments/sweeps.ipynb #run-trial
+@patch_to(Sweep)
+def _run(self, trial, many, say):
+    "Makes one run and keeps what came of it."
+    say(f"{trial.title}; {preset_line(trial.config)}")
+    same_data = self.source == trial.config["data"]
+    data = self.outcome.data if same_data else None
+    try:
+        outcome = run(trial.config, trial.folder, data)
+    except FloatingPointError as e:
+        if not many:
+            raise
+        trial.failed = str(e)
+        say(f"{trial.title}: {e}")
+        return
+    trial.read(outcome.folder)
+    self.outcome, self.source = outcome, trial.config["data"]
+    if many and trial.results:
+        say(f"\n{result_table(trial.results)}\n")
+
+# %% ../../nbs/experiments/sweeps.ipynb #pace
+def _pace(done, left, seconds):  # runs, runs, what those that are done have taken
+    "How long the other runs of a sweep take if they are like those before."
+    rest = left * seconds / done
+    wait = f"{rest / 60:.0f} min" if rest > 90 else f"{rest:.0f} s"
+    return f"{done} of {done + left} runs are made; at this pace the rest takes {wait}."
+
+# %% ../../nbs/experiments/sweeps.ipynb #make-all
+@patch_to(Sweep)
 def make(
     self,
     trials,  # of `trials`, which are added
@@ -266,29 +304,15 @@ def make(
         takes one line
     """
     self.trials += trials
-    for trial in trials:
-        if place := find_trial(trial, many):
-            results = trial.config["results"]
-            missing = (
-                f", so {results} gets no line" if results not in (None, place) else ""
-            )
-            say(f"{trial.title}: already in {place}{missing}")
+    waiting = [trial for trial in trials if not self._found(trial, many, say)]
+    start, made = time.monotonic(), 0
+    for place, trial in enumerate(waiting):
+        if place and self._found(trial, many, say):
             continue
-        say(f"{trial.title}; {preset_line(trial.config)}")
-        same_data = self.source == trial.config["data"]
-        data = self.outcome.data if same_data else None
-        try:
-            outcome = run(trial.config, trial.folder, data)
-        except FloatingPointError as e:
-            if not many:
-                raise
-            trial.failed = str(e)
-            say(f"{trial.title}: {e}")
-            continue
-        trial.read(outcome.folder)
-        self.outcome, self.source = outcome, trial.config["data"]
-        if many and trial.results:
-            say(f"\n{result_table(trial.results)}\n")
+        self._run(trial, many, say)
+        made, left = made + 1, len(waiting) - place - 1
+        if left:
+            say(_pace(made, left, time.monotonic() - start))
 
 # %% ../../nbs/experiments/sweeps.ipynb #row
 @patch_to(Sweep)

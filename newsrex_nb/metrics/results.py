@@ -65,6 +65,8 @@ def _rows(results):  # of several seeds
     }
     oracle = rows.pop("oracle", None)
     rows[first["name"]] = [r["model"] for r in results]
+    for base in first.get("sums", {}):
+        rows[f"{first['name']} + {base}"] = [r["sums"][base] for r in results]
     return rows if oracle is None else {**rows, "oracle": oracle}
 
 # %% ../../nbs/metrics/results.ipynb #table
@@ -472,7 +474,9 @@ def comparison(
         _add(rows, name, measured)
     for name, run in zip(names or map(label, runs), runs):
         trained = dict(seconds=run["seconds"]["processor"], seeds=run["config"]["seed"])
-        _add(rows, name, {**run["results"]["model"], **trained})
+        of_sums = run["results"].get("sums", {})  # not in lines of earlier versions
+        sums = {f"with {base}": of_sums[base]["auc"] for base in of_sums}
+        _add(rows, name, {**run["results"]["model"], **sums, **trained})
     if "oracle" in rows:
         rows["oracle"] = rows.pop("oracle")
     return rows
@@ -491,12 +495,16 @@ def comparison_lines(
     metrics : default METRICS
         names of the columns
     """
-    lines = [["", *map(heading, metrics), "seeds", "processor s"]]
+    keys = dict.fromkeys(key for row in rows.values() for key in row)
+    sums = [key for key in keys if key.startswith("with ")]
+    titles = [f"AUC {key}" for key in sums]
+    lines = [["", *map(heading, metrics), *titles, "seeds", "processor s"]]
     for name, row in rows.items():
         trained = ["", ""]
         if "seeds" in row:
             trained = [str(len(row["seeds"])), f"{np.mean(row['seconds']):.0f}"]
-        lines.append([name, *(cell(row[m]) for m in metrics), *trained])
+        together = [cell(row[key]) if key in row else "" for key in sums]
+        lines.append([name, *(cell(row[m]) for m in metrics), *together, *trained])
     return lines
 
 # %% ../../nbs/metrics/results.ipynb #as-markdown
