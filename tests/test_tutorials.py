@@ -51,7 +51,7 @@ def test_pages_for_colab_read_no_file_of_the_checkout():
         assert not [name for name, text in cells.items() if name not in OUTSIDE and re.search(r"[\"'(\s]\.\./|newsrex_files", text)], page.name
         homes += [cells[name] for name in cells if name == "results-home"]
         assert "results-home" in cells or not OUTSIDE & {*cells}
-    assert len(homes) == 4 and len({*homes}) == 1 and BADGES["settings"]()["git_url"] in homes[0], "one cell, word for word"
+    assert len(homes) == 5 and len({*homes}) == 1 and BADGES["settings"]()["git_url"] in homes[0], "one cell, word for word"
 
 
 @pytest.mark.parametrize("name", ["05_compare_models", "15_ablations"])
