@@ -81,13 +81,15 @@ def measure(
         about["candidates"] = dataset.notes["candidates"]  # what was ranked
     if found is None:
         found = scores(ranker_of(model, dataset), dataset, log)
-    model, known = GivenScores(found, name), baselines(dataset)
-    sums = {base: StandardisedSum(model, known[base]) for base in SUMMED}
+    model = GivenScores(found, name)
+    about["model"] = evaluate(model, dataset, log)  # first: it wants labels
+    counts = baselines(dataset)
+    sums = {base: StandardisedSum(model, counts[base]) for base in SUMMED}
     measured = {
         kind: {name: evaluate(of, dataset, split) for name, of in rankers.items()}
-        for kind, rankers in dict(baselines=known, sums=sums).items()
+        for kind, rankers in dict(baselines=counts, sums=sums).items()
     }
-    return about | dict(model=evaluate(model, dataset, log)) | measured
+    return about | measured
 
 # %% ../../nbs/experiments/runner.ipynb #about-data
 def _about_data(dataset):
