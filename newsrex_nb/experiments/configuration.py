@@ -448,7 +448,9 @@ def _experiment_parts(name, given):
     "{group: name} of a whole experiment, with what somebody has given in its place."
     if name not in experiments():
         names = ", ".join([*SETS, *experiments()])
-        raise wrong(f"preset to be one of {names}", repr(name))
+        many = "FAMILY/all means several runs, which newsrex train and sweep() take"
+        remedy = many if name.endswith("/all") else None
+        raise wrong(f"preset to be one of {names}", repr(name), remedy=remedy)
     whole = experiment(name)
     if given.get("model", whole.model) != whole.model:
         raise wrong(

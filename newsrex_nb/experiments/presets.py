@@ -490,11 +490,6 @@ def toy_experiment(
         ours=True,
     )
 
-# %% ../../nbs/experiments/presets.ipynb #every-model
-_EVERY_MODEL = (
-    "nrms naml lstur nram npa miner caum pprec tccm crown digat glory".split()
-)
-
 # %% ../../nbs/experiments/presets.ipynb #experiments
 def experiments():  # {name: `Experiment`}
     """Every whole experiment by its name.
@@ -506,7 +501,7 @@ def experiments():  # {name: `Experiment`}
     return {
         **{f"paper/{model}": paper_experiment(model) for model in PAPER},
         **{f"card/{model}": card_experiment(model) for model in CARD},
-        **{f"ours/{model}": our_experiment(model) for model in _EVERY_MODEL},
+        **{f"ours/{model}": our_experiment(model) for model in GOOD},
         **{f"good/{model}": good_experiment(model) for model in GOOD},
         "japanese/nrms": japanese_experiment(),
         **{f"toy/{model}": toy_experiment(model) for model in TOY},

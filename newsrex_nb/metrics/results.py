@@ -66,7 +66,8 @@ def _rows(results):  # of several seeds
     oracle = rows.pop("oracle", None)
     rows[first["name"]] = [r["model"] for r in results]
     for base in first.get("sums", {}):
-        rows[f"{first['name']} + {base}"] = [r["sums"][base] for r in results]
+        if all(base in r.get("sums", {}) for r in results):
+            rows[f"{first['name']} + {base}"] = [r["sums"][base] for r in results]
     return rows if oracle is None else {**rows, "oracle": oracle}
 
 # %% ../../nbs/metrics/results.ipynb #table
@@ -313,8 +314,9 @@ def check_results(
     """
     results = numbers_of(results)
     told = results if isinstance(results, dict) else {}
-    baselines = told.get("baselines")
-    rows = [*baselines.values()] if isinstance(baselines, dict) else [None]
+    others = [told.get("baselines"), told.get("sums", {})]  # old files have no sums
+    known = all(isinstance(rows, dict) for rows in others)
+    rows = [row for rows in others for row in rows.values()] if known else [None]
     measured = [_is_measured(row, metrics) for row in (told.get("model"), *rows)]
     if isinstance(told.get("data"), str) and all(measured):
         return results
@@ -503,7 +505,8 @@ def comparison_lines(
         trained = ["", ""]
         if "seeds" in row:
             trained = [str(len(row["seeds"])), f"{np.mean(row['seconds']):.0f}"]
-        together = [cell(row[key]) if key in row else "" for key in sums]
+        whole = [len(row.get(key, ())) == len(row.get("seeds", (1,))) for key in sums]
+        together = [cell(row[k]) if of_all else "" for k, of_all in zip(sums, whole)]
         lines.append([name, *(cell(row[m]) for m in metrics), *together, *trained])
     return lines
 
