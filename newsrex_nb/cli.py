@@ -126,9 +126,10 @@ def _recipe_line(run, given):  # an `Outcome`; texts of the line, quoted
     from newsrex_nb.experiments.sets import GOOD
 
     name = type(run.model).__name__.lower()
-    if name not in GOOD or any(text.startswith("preset=") for text in given):
+    keys = [text.strip("'").partition("=")[0].partition(".")[0] for text in given]
+    if name not in GOOD or "preset" in keys:
         return ""
-    data = [text for text in given if text.strip("'").startswith("data")]
+    data = [text for text, key in zip(given, keys) if key == "data"]
     return f"       newsrex {' '.join(['train', f'preset=good/{name}', *data])}\n"
 
 # %% ../nbs/cli.ipynb #next-steps
