@@ -256,9 +256,20 @@ def _measured(
     seen = results["model"]["impressions"]
     return f"{results['data']}, {split}: {seen} impressions\n\n{result_table(results)}"
 
+# %% ../nbs/cli.ipynb #asked-metrics
+def _metrics(keys):  # of a command
+    "The names of metrics that somebody asks for, or None."
+    from newsrex_nb.evaluate.norms import divided_names
+
+    if keys["metrics"] is None:
+        return None
+    names = [name.strip() for name in keys["metrics"].strip("[]").split(",")]
+    divided_names(names)
+    return names
+
 # %% ../nbs/cli.ipynb #evaluate
 def evaluate_command(arguments):  # of the line behind `evaluate`
-    """evaluate RUN [split=test] [data=… data.path=… trust=MODULE]  measures a run again, or on other data, or a file with predictions=FILE
+    """evaluate RUN [split=test metrics=auc,ild@10] [data=… data.path=… trust=MODULE]  measures a run again, or on other data, or a file with predictions=FILE
 
     Parameters
     ----------
@@ -271,9 +282,11 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
     from newsrex_nb.experiments.runs import reopen
 
     line = "newsrex evaluate RUN split=test"
-    folder, keys, data = divide(arguments, line, dict(split="test", trust=None))
+    keys = dict(split="test", metrics=None, trust=None)
+    folder, keys, data = divide(arguments, line, keys)
+    metrics = _metrics(keys)  # before anything is loaded
     model, dataset, known = reopen(folder, *data, trust=_trusted(keys))
-    results = measure(model, dataset, keys["split"], known)
+    results = measure(model, dataset, keys["split"], known, metrics=metrics)
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #predict
@@ -322,17 +335,18 @@ def evaluate_file(
     from newsrex_nb.experiments.runner import measure
     from newsrex_nb.evaluate.predictions import FileScores, check_predictions
 
-    keys = dict(predictions=None, split="test", trust=None)
+    keys = dict(predictions=None, split="test", metrics=None, trust=None)
     line = "newsrex evaluate predictions=FILE data=…"
     _, keys, data = divide(arguments, line, keys, folders=0)
+    metrics = _metrics(keys)
     config, path = configure(*data), keys["predictions"]
     dataset = load_data(config, [config["parts"]["data"]])
     log, scores = dataset.split(keys["split"]), FileScores(path, dataset)
-    if log.labels is None and scores.ranked:
+    if log.labels is None and scores.ranked and metrics is None:
         number = check_predictions(path, log, dataset, keys["split"])
         impressions = f"{number} impressions of {dataset.name}, {keys['split']}"
         return print(f"{path}: {impressions}, without labels; the leaderboard takes it")
-    results = measure(scores, dataset, keys["split"])
+    results = measure(scores, dataset, keys["split"], metrics=metrics)
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #ids

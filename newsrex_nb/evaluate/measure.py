@@ -13,6 +13,7 @@ import numpy as np
 from ..core import METRICS, called, file_place, one_of, wrong
 from ..data.schema import need_dataset, owner
 from ..engine.scoring import scores
+from .norms import check_needs, divided_names, list_means, per_list
 from .predictions import RANKED, SCORED, member_of
 from .predictions import warn_of_unread, write_predictions
 from .predictions import write_scores
@@ -86,13 +87,28 @@ def _ranked(
     options = {} if budget is None else {"budget": budget}
     return scores(ranker_of(model, data, **options), data, behaviors)
 
+# %% ../../nbs/evaluate/measure.ipynb #measured
+def _measured(
+    data,  # a `Dataset`
+    behaviors,  # `Behaviors` of it
+    flat,  # (candidates,) scores
+    of_clicks,  # names of ranking metrics
+    of_lists,  # the others, as `divided_names` returns both
+):
+    "The means of both kinds of metrics, and how many impressions there were."
+    means = list_means(per_list(data, behaviors, flat, list(of_lists)))
+    if behaviors.labels is None:
+        return {**means, "impressions": len(behaviors)}
+    log = behaviors.labels, behaviors.offsets
+    return {**means, **ranking_metrics(flat, *log, of_clicks)}
+
 # %% ../../nbs/evaluate/measure.ipynb #evaluate
 @called('evaluate(model, data, "test")')
 def evaluate(
     model,  # a `NewsRecommender`, or anything that `ranker_of` takes, such as a baseline
     data,  # a `Dataset`
     split="test",  # "train", "valid", "test", or `Behaviors` of this data set
-    metrics=METRICS,  # see `metrics.ranking`
+    metrics=METRICS,  # names, see `metrics.ranking` and `evaluate.norms`; None: the four of MIND
     budget=None,  # bytes that the caches of a model may take; None: as `Scorer` says
 ) -> dict:  # {metric: mean over impressions, "impressions": how many, "one_class": how many were left out}
     """Measures a model on a split as MIND does: per impression, then the mean.
@@ -106,7 +122,7 @@ def evaluate(
     split : default 'test'
         "train", "valid", "test", or `Behaviors` of this data set
     metrics : default METRICS
-        see `metrics.ranking`
+        names, see `metrics.ranking` and `evaluate.norms`; None: the four of MIND
     budget : default None
         bytes that the caches of a model may take; None: as `Scorer` says
 
@@ -117,17 +133,19 @@ def evaluate(
     """
     need_dataset(data, 'evaluate(model, data, "test")')
     behaviors = data.log_of(split)
-    if behaviors.labels is None:
+    of_clicks, of_lists = divided_names(METRICS if metrics is None else metrics)
+    check_needs(data, behaviors, of_lists)
+    if behaviors.labels is None and (of_clicks or not of_lists):
         raise wrong(
             "labelled impressions",
             "a split without labels",
             remedy="use predict() for it",
         )
     name = split_name(data, behaviors)
-    if lost := unmeasurable(behaviors, metrics, name):
+    if of_clicks and (lost := unmeasurable(behaviors, of_clicks, name)):
         warnings.warn(f"{lost}: give impressions that show what was not clicked, too.")
     flat = _ranked(model, data, behaviors, budget)
-    return ranking_metrics(flat, behaviors.labels, behaviors.offsets, metrics)
+    return _measured(data, behaviors, flat, of_clicks, of_lists)
 
 # %% ../../nbs/evaluate/measure.ipynb #predict
 @called('predict(model, data, "prediction.zip", "test")')

@@ -59,6 +59,7 @@ def measure(
     split="test",  # a split with labels
     known=True,  # whether the model was trained on these users
     found=None,  # the model's scores, if they are known already
+    metrics=None,  # names, as for `evaluate`
 ):
     """The metrics of a model and of the baselines, as `test_results.json` holds them.
 
@@ -74,6 +75,8 @@ def measure(
         whether the model was trained on these users
     found : default None
         the model's scores, if they are known already
+    metrics : default None
+        names, as for `evaluate`
     """
     name, log = ranker_name(model), shown(dataset, split, known)
     about = dict(name=name, data=dataset.name, key=dataset.key, split=split)
@@ -82,11 +85,13 @@ def measure(
     if found is None:
         found = scores(ranker_of(model, dataset), dataset, log)
     model = GivenScores(found, name)
-    about["model"] = evaluate(model, dataset, log)  # first: it wants labels
+    about["model"] = evaluate(model, dataset, log, metrics)  # first: it wants labels
     counts = baselines(dataset)
     sums = {base: StandardisedSum(model, counts[base]) for base in SUMMED}
     measured = {
-        kind: {name: evaluate(of, dataset, split) for name, of in rankers.items()}
+        kind: {
+            name: evaluate(of, dataset, split, metrics) for name, of in rankers.items()
+        }
         for kind, rankers in dict(baselines=counts, sums=sums).items()
     }
     return about | measured

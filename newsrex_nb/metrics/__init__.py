@@ -1,2 +1,2 @@
-"""Ranking metrics, and tables of results."""
+"""Ranking metrics, metrics of lists, and tables of results."""
 from .ranking import per_impression, ranking_metrics, ranks
