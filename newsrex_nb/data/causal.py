@@ -42,7 +42,7 @@ def with_splits(
     **splits,  # some of train, valid and test
 ):
     """The data set with other splits: texts are kept as numbers, what was made of the
-    log is built anew.
+    log is built again.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def demand_equal(
     hour,  # from which on the future is another one
     way,  # in words
 ):
-    """Raises the sentence that names feature, hour and article, unless all is equal;
+    """Raises an error that names feature, hour and article, unless all is equal;
     returns the number of values.
 
     Parameters
@@ -313,7 +313,7 @@ def demand_equal(
 def moments_of(
     data,  # a `Dataset`
     count,  # of hours
-    hourly,  # whether any hour of the log will do; otherwise hours behind the training split, the first of them always
+    hourly,  # whether any hour of the log will do; otherwise hours after the training split, the first of them always
     rng,  # NumPy generator
 ):
     """Hours with impressions, in ascending order.
@@ -325,7 +325,7 @@ def moments_of(
     count
         of hours
     hourly
-        whether any hour of the log will do; otherwise hours behind the training
+        whether any hour of the log will do; otherwise hours after the training
         split, the first of them always
     rng
         NumPy generator
@@ -375,8 +375,8 @@ def check_causal(
     strict=False,  # whether what is no hourly column may not even know the later training log
     readings={},  # more of `READINGS`: {name: function of (array, hour)}
 ):  # {name: number of values that were compared}
-    """Demands that features know nothing of the future, or raises the sentence that
-    says what they know.
+    """Demands that features know nothing of the future; otherwise an error says what
+    they know.
 
     Parameters
     ----------

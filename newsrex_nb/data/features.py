@@ -187,7 +187,7 @@ def _check_recipe(recipe):
 
 # %% ../../nbs/data/features.ipynb #read-recipe
 def read_recipe(given):  # a mapping with some of the recipe's arguments
-    """The whole recipe, or the sentence that lists its arguments.
+    """The whole recipe; a wrong name is an error that lists its arguments.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ class Features:
 
     @property
     def dataset(self):
-        "The log's data set; what is built while asking for it depends on the log."
+        "The log's data set; what is built while it is read depends on the log."
         self._logged.update(self._building)
         if self._building and not self._dataset:
             raise wrong(f"a log for {self._building[0][1]!r}", "articles alone")

@@ -140,7 +140,7 @@ _OTHER_FORMS = {  # how a file begins: what it is
 
 
 def _is_binary(file, where):  # opened, of bytes, at its beginning; its name
-    "Whether a file has word2vec's binary form; raises for forms that nobody else reads."
+    "Whether a file has word2vec's binary form; raises for forms that only other libraries read."
     start = file.read(2**16)
     file.seek(0)
     for begins, what in _OTHER_FORMS.items():
