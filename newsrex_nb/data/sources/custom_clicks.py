@@ -86,7 +86,7 @@ def _click_remarks(
     parts,  # `Clicks`
     rows,  # `Rows`
 ):  # sentences
-    "Raises if no clicked article is known, and tells if most are not."
+    "Raises if no clicked article is known; a remark if most are not."
     remarks = []
     for part in parts:
         if not len(part):
