@@ -64,7 +64,7 @@ def _compare_size(
 # %% ../../nbs/files/mirrors.ipynb #get
 def get(
     source,  # one of `PLACES`
-    file,  # its way below the source's address
+    file,  # its path below the source's address
     under="",  # folder of the downloads that it is kept in, below the source's
     cache=True,  # True for the usual folder of downloads, or a folder that has them
     byhand="",  # a further way out without a network, as an imperative
@@ -76,7 +76,7 @@ def get(
     source
         one of `PLACES`
     file
-        its way below the source's address
+        its path below the source's address
     under : default ''
         folder of the downloads that it is kept in, below the source's
     cache : default True
@@ -104,7 +104,7 @@ def _splits(
     size,  # "demo", "small" or "large"
     test,  # whether the large test set is wanted too
 ):
-    "The splits that a size has and that are wanted."
+    "The wanted splits of a size."
     return ["train", "dev"] + (["test"] if test and size == "large" else [])
 
 # %% ../../nbs/files/mirrors.ipynb #mind-folder
@@ -221,7 +221,7 @@ WIDTHS = (25, 50, 100, 200, 300)
 
 # %% ../../nbs/files/mirrors.ipynb #bpemb-file
 def _bpemb_file(name):  # as for `bpemb`
-    "The way to a file of BPEmb's below the source's address."
+    "The path of a file of BPEmb below the source's address."
     parts = re.fullmatch(r"bpemb\.([a-z][a-z_-]*)\.(\d+)(?:\.(\d+)d)?", name)
     if not parts or int(parts[2]) not in PIECES or int(parts[3] or 100) not in WIDTHS:
         pieces, widths = (", ".join(map(str, numbers)) for numbers in (PIECES, WIDTHS))
@@ -254,7 +254,7 @@ def bpemb(
 
 # %% ../../nbs/files/mirrors.ipynb #is-name
 def _is_name(vectors):  # as for `find_vectors`
-    "Whether something stands for vectors by name, and is no file."
+    "Whether something is a name of vectors, and no file."
     if not isinstance(vectors, str) or os.path.exists(vectors):
         return False
     endings = (".txt", ".vec", ".bin", ".gz", ".bz2", ".xz", ".zip", ".safetensors")
