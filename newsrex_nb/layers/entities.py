@@ -216,7 +216,7 @@ def entries(
 # %% ../../nbs/layers/entities.ipynb #co-attention
 @register
 class CoAttention(ConfiguredLayer):
-    """(..., n, D) and (..., m, D') read themselves and each other: one (..., width).
+    """(..., n, D) and (..., m, D') attend to themselves and each other: one (..., width).
 
     Parameters
     ----------

@@ -194,7 +194,7 @@ def _spare_words(rng, n):
 
 # %% ../../../nbs/data/sources/toy_lexicon.ipynb #pools-of-world
 def _pools_of_world(topic, counts, spare):
-    "([everybody's], [of each topic], [of each subtopic], names of the subtopics)."
+    "([shared words], [of each topic], [of each subtopic], names of the subtopics)."
     topic_words, subtopic_words, entities = counts
     lists = [_list_of(t) for t in range(int(topic.max()) + 1)]
     topics = [_topic_pools(own, topic_words, spare) for own, _ in lists]

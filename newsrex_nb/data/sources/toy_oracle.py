@@ -61,7 +61,7 @@ class Oracle:
 
     @property
     def kinship(self):
-        "(subtopics, subtopics) how much an interest in one is an interest in another."
+        "(subtopics, subtopics) K of the formula: how far an interest in one covers another."
         same = self.topic[:, None] == self.topic
         return 0.25 * same + 0.75 * np.eye(len(self.topic))
 
