@@ -285,9 +285,9 @@ def test_glossary_says_a_word_once():
 def shell_lines(page):
     "The words of each line `newsrex …` that stands in a block of its own on a page, without comments."
     for cell in cells_of(page).values():
-        for block in re.findall(r"^```(?: ?sh)?\n(.*?)^```", joined(cell["source"]), re.M | re.S) if cell["cell_type"] == "markdown" else ():
-            lines = block.replace("\\\n", " ").split("\n")
-            yield from (shlex.split(line, comments=True)[1:] for line in lines if line.startswith("newsrex "))
+        blocks = re.findall(r"^``` ?\w*\n(.*?)^```", joined(cell["source"]), re.M | re.S) if cell["cell_type"] == "markdown" else ()
+        for line in "".join(blocks).replace("\\\n", " ").split("\n"):
+            if line.startswith("newsrex "): yield shlex.split(line, comments=True)[1:]
 
 
 def unknown_keys(command, words):
