@@ -304,7 +304,7 @@ def test_shell_lines_are_understood(page):
     "What a page tells somebody to type has commands and keys that there are."
     lines = [line for line in shell_lines(page) if not any("my_" in word for word in line)]
     assert len(lines) > 15 and not [line for line in lines if unknown_keys(line[0], line[1:])]
-    with pytest.raises(InputError, match="recipe.epoch"): unknown_keys("train", ["recipe.epoch=3"])
+    with pytest.raises(InputError, match="perhaps epochs is meant"): unknown_keys("train", ["recipe.epoch=3"])
     assert unknown_keys("compare", ["runs/", "slice=true"]) == ["slice"]
 
 
