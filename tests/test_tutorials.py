@@ -19,23 +19,26 @@ def code_of(name):
     return {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
 
 
-def test_quickstart_on_real_headlines(tmp_path, monkeypatch):
-    "Its second half, with a folder in MIND's format and a smaller model."
+def test_quickstart_on_real_headlines(tmp_path, monkeypatch, capsys):
+    "What is to be copied from its end, with a folder in MIND's format and a smaller model."
     monkeypatch.setenv("NEWSREX_CACHE", str(tmp_path / "cache"))
     world = toy(articles=80, topics=4, subtopics=2, days=3, users=30, impressions=60, valid=12, test=30, history=(4, .8, 1, 6), daily=1)
-    folder, cells, names = world.write_mind(tmp_path / "MIND"), code_of("01_quickstart"), {}
-    exec(cells["imports"], names)
+    folder, names = world.write_mind(tmp_path / "MIND"), {}
+    exec(code_of("01_quickstart")["imports"], names)
     NRMS = names["NRMS"]
     names |= dict(runs=tmp_path / "runs", NRMS=lambda sizes, **given: NRMS(sizes, **given | dict(
         num_heads=2, head_dim=4, query_dim=4, word_dim=8, title_length=4, history_length=4)))
-    unrun = {name: text for name, text in cells.items() if re.match(r"#\|\s*download\n", text)}
-    assert "folder = \"\"\n" in unrun["real-data"]
-    unrun["real-data"] = unrun["real-data"].replace("folder = \"\"\n", f"folder = {str(folder)!r}\n")
-    for name, text in unrun.items(): exec(compile(text, name, "exec"), names)
-    now = [name for name in names["measured"] if re.fullmatch(r"popular in the last \d+ h", name)]
+    notebook = (TUTORIALS / "01_quickstart.ipynb").read_text(encoding="utf-8")
+    pages = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "markdown"]
+    [block] = re.findall(r"``` python\n(.*?)```", "\n".join(pages), re.S)
+    assert "folder = \"\" " in block
+    exec(compile(block.replace("folder = \"\" ", f"folder = {str(folder)!r} "), "copied", "exec"), names)
+    [line] = re.findall(r"^{.*}$", capsys.readouterr().out, re.M)
+    measured = eval(line)
+    now = [name for name in measured if re.fullmatch(r"popular in the last \d+ h", name)]
     assert names["real"].name == "MIND" and len(now) == 1
-    assert {"NRMS", "random", "popularity", "category match", *now} == set(names["measured"])
-    assert all(np.isfinite(m["auc"]) and m["impressions"] == len(world.test) for m in names["measured"].values())
+    assert {"NRMS", "random", "popularity", "category match", *now} == {*measured}
+    assert all(np.isfinite(auc) for auc in measured.values())
     assert (tmp_path / "runs/nrms-mind/model.safetensors").exists()
 
 
