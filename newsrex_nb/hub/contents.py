@@ -63,7 +63,7 @@ def write_json(
     write_text(path, as_text(value))
 
 # %% ../../nbs/hub/contents.ipynb #format
-FORMAT = 1  # of the folder; newer ones are refused
+FORMAT = 1  # the form of a saved folder; newer ones are refused
 
 # %% ../../nbs/hub/contents.ipynb #needed
 NEEDED = "config.json", "features.json", "model.safetensors"
