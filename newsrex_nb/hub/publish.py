@@ -115,7 +115,7 @@ def save_pretrained(
     folder,  # made if it is not there
     model,  # a `NewsRecommender`
     data,  # the `Dataset` it was trained on, or that it recommends from
-    results=None,  # what was measured, as `experiment.measure` returns it
+    results=None,  # what was measured, as `experiments.runner.measure` returns it
     run=None,  # what `fit` returned: how it was trained
     keep_users=False,  # whether user ids, and vectors of single users, are kept
     keep_articles=False,  # whether the articles of `data` are kept
@@ -132,7 +132,7 @@ def save_pretrained(
     data
         the `Dataset` it was trained on, or that it recommends from
     results : default None
-        what was measured, as `experiment.measure` returns it
+        what was measured, as `experiments.runner.measure` returns it
     run : default None
         what `fit` returned: how it was trained
     keep_users : default False
