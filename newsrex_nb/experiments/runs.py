@@ -68,7 +68,7 @@ def run_folder(parent, name):  # a new folder, such as runs/nrms-toy-seed_42-2
 
 # %% ../../nbs/experiments/runs.ipynb #free-folder
 def free_folder(
-    folder,  # that somebody has chosen
+    folder,  # that was chosen
     key,  # of the run
 ):
     """The folder, unless another finished run is in it.
@@ -76,7 +76,7 @@ def free_folder(
     Parameters
     ----------
     folder
-        that somebody has chosen
+        that was chosen
     key
         of the run
     """
