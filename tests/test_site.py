@@ -253,13 +253,31 @@ def test_table_of_models(monkeypatch):
 
 
 def test_practice():
-    "Every model's page ends with what its recipe reached."
+    "Every model's page says what its recipe reached."
     practice = runpy.run_path(str(ROOT / ".ci/practice"))
     every = practice["read"]()
     for name, path in practice["pages"]().items():
         cells = cells_of(f"models/{path.name}")
         assert f"preset=good/{name.lower()}" in joined(cells["in-practice"]["source"]), name
         assert joined(cells["in-practice-numbers"]["source"]) == practice["table"](name, every), "run .ci/practice"
+
+
+SECTIONS = ["The idea", "The model", "Run it", "What differs", "In practice", "Results", "Exercises"]
+PAPERS = [page for page in PAGES if page.startswith("models/") and Path(page).stem not in ("base", "forward", "weights")]
+
+
+@pytest.mark.parametrize("page", PAPERS)
+def test_model_pages_have_one_order(page):
+    "The problem and a figure, then the same sections for every model, and nothing else at their level."
+    cells = [cell for cell in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+    ids, texts = [cell["id"] for cell in cells], [joined(cell["source"]) for cell in cells]
+    heads = [re.findall(r"^## +(.+?) *$", FENCED.sub("", text), re.M) for text in texts]
+    assert sum(heads, []) == SECTIONS
+    before = ids[: next(at for at, found in enumerate(heads) if found)]
+    assert "problem" in before and "```mermaid" in "".join(texts[: len(before)])
+    practice = ids.index("in-practice")
+    assert ids[practice : practice + 3] == ["in-practice", "in-practice-numbers", "memory-md"]
+    assert texts[-1].count("<details>") == 2
 
 
 def test_citation():
