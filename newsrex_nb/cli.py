@@ -117,7 +117,7 @@ def words_and_keys(
 
 # %% ../nbs/cli.ipynb #trusted
 def _trusted(keys):  # of a command, from which it is taken out
-    "The packages that somebody trusts, as `reopen` takes them."
+    "The packages that the user trusts, as `reopen` takes them."
     return tuple(filter(None, (keys.pop("trust") or "").split(",")))
 
 # %% ../nbs/cli.ipynb #recipe-line
@@ -205,13 +205,13 @@ def _made(arguments):
     return runs, [*plain, *found]
 
 # %% ../nbs/cli.ipynb #train
-def train_command(arguments):  # of the line behind `train`
+def train_command(arguments):  # of the line after `train`
     """train [key=value …]  trains a model and measures it; seed=42,123 means several runs, trials=6 a search
 
     Parameters
     ----------
     arguments
-        of the line behind `train`
+        of the line after `train`
     """
     runs, arguments = _made(arguments)
     if runs.outcome is None and len(runs.trials) == 1:
@@ -226,13 +226,13 @@ def train_command(arguments):  # of the line behind `train`
         print(f"\n{_next_steps(runs.outcome, arguments, best)}")
 
 # %% ../nbs/cli.ipynb #reproduce
-def reproduce_command(arguments):  # of the line behind `reproduce`
+def reproduce_command(arguments):  # of the line after `reproduce`
     """reproduce EXPERIMENT [key=value …]  trains a published experiment with three seeds and compares; without a name: all of them
 
     Parameters
     ----------
     arguments
-        of the line behind `reproduce`
+        of the line after `reproduce`
     """
     from newsrex_nb.experiments.reproduction import reproduce, reproduction_table
 
@@ -268,13 +268,13 @@ def _metrics(keys):  # of a command
     return names
 
 # %% ../nbs/cli.ipynb #evaluate
-def evaluate_command(arguments):  # of the line behind `evaluate`
+def evaluate_command(arguments):  # of the line after `evaluate`
     """evaluate RUN [split=test metrics=auc,ild@10] [data=… data.path=… trust=MODULE]  measures a run again, or on other data, or a file with predictions=FILE
 
     Parameters
     ----------
     arguments
-        of the line behind `evaluate`
+        of the line after `evaluate`
     """
     if any(text.startswith("predictions=") for text in arguments):
         return evaluate_file(arguments)
@@ -290,13 +290,13 @@ def evaluate_command(arguments):  # of the line behind `evaluate`
     print(_measured(results, keys["split"]))
 
 # %% ../nbs/cli.ipynb #predict
-def predict_command(arguments):  # of the line behind `predict`
+def predict_command(arguments):  # of the line after `predict`
     """predict RUN path=prediction.zip [split=test] [data=… data.path=… trust=MODULE]  writes the leaderboard's file, or scores to a .tsv or .parquet
 
     Parameters
     ----------
     arguments
-        of the line behind `predict`
+        of the line after `predict`
     """
     from newsrex_nb.experiments.runner import shown
     from newsrex_nb.experiments.runs import reopen
@@ -321,14 +321,14 @@ def predict_command(arguments):  # of the line behind `predict`
 
 # %% ../nbs/cli.ipynb #evaluate-file
 def evaluate_file(
-    arguments,  # of the line behind `evaluate`, with predictions=FILE among them
+    arguments,  # of the line after `evaluate`, with predictions=FILE among them
 ):
     """Measures or checks a file of predictions.
 
     Parameters
     ----------
     arguments
-        of the line behind `evaluate`, with predictions=FILE among them
+        of the line after `evaluate`, with predictions=FILE among them
     """
     from newsrex_nb.experiments.configuration import configure
     from newsrex_nb.experiments.building import load_data
@@ -386,13 +386,13 @@ def _asked_for(
     return None, user
 
 # %% ../nbs/cli.ipynb #recommend
-def recommend_command(arguments):  # of the line behind `recommend`
+def recommend_command(arguments):  # of the line after `recommend`
     """recommend RUN [user=U1] [history=N1,N2] [k=10 at=… among=N3,N4] [data=… data.path=… trust=MODULE]  orders articles for one user, by the clicks that the log knows of user= where history= is not given
 
     Parameters
     ----------
     arguments
-        of the line behind `recommend`
+        of the line after `recommend`
     """
     from newsrex_nb.experiments.runs import reopen
     from newsrex_nb.recommend.recommender import Recommender
@@ -412,13 +412,13 @@ def recommend_command(arguments):  # of the line behind `recommend`
         print(f"{article.id:{width}}  {article.score:8.3f}  {article.title}")
 
 # %% ../nbs/cli.ipynb #table
-def table_command(arguments):  # of the line behind `table`
+def table_command(arguments):  # of the line after `table`
     """table FILE|FOLDER … [csv=table.csv markdown=table.md latex=table.tex]  compares runs by what results=FILE or their folders have gathered, as Markdown
 
     Parameters
     ----------
     arguments
-        of the line behind `table`
+        of the line after `table`
     """
     from newsrex_nb.experiments.run_tables import table_of_runs
 
@@ -427,13 +427,13 @@ def table_command(arguments):  # of the line behind `table`
     print(table_of_runs(paths, **keys))
 
 # %% ../nbs/cli.ipynb #compare
-def compare_command(arguments):  # of the line behind `compare`
+def compare_command(arguments):  # of the line after `compare`
     """compare RUN … [metric=auc draws=1000 baselines=true slices=true path=ranks.png csv=table.csv markdown=table.md latex=table.tex split=test trust=MODULE]  who is better, and could it be luck
 
     Parameters
     ----------
     arguments
-        of the line behind `compare`
+        of the line after `compare`
     """
     from newsrex_nb.experiments.compare_runs import compare_runs
 
@@ -449,13 +449,13 @@ def compare_command(arguments):  # of the line behind `compare`
     print(compare_runs(folders, **keys | dict(draws=int(keys["draws"]))))
 
 # %% ../nbs/cli.ipynb #protocols
-def protocols_command(arguments):  # of the line behind `protocols`
+def protocols_command(arguments):  # of the line after `protocols`
     """protocols RUN … [split=test csv=table.csv trust=MODULE]  the same scores under the protocols of several libraries
 
     Parameters
     ----------
     arguments
-        of the line behind `protocols`
+        of the line after `protocols`
     """
     from newsrex_nb.experiments.compare_runs import protocols_of_runs
     from newsrex_nb.metrics.results import as_markdown
@@ -469,13 +469,13 @@ def protocols_command(arguments):  # of the line behind `protocols`
         write_csv(keys["csv"], lines)
 
 # %% ../nbs/cli.ipynb #probe
-def probe_command(arguments):  # of the line behind `probe`
+def probe_command(arguments):  # of the line after `probe`
     """probe model=nrms [key=value … results=results/probe.jsonl path=probe.png]  what a model learns of the toy world
 
     Parameters
     ----------
     arguments
-        of the line behind `probe`
+        of the line after `probe`
     """
     from newsrex_nb.metrics.results import as_markdown
     from newsrex_nb.experiments.probe import draw_probe, probe_models, probe_table
@@ -500,13 +500,13 @@ def probe_command(arguments):  # of the line behind `probe`
         draw_probe(runs).savefig(path_of(keys["path"]), dpi=120)
 
 # %% ../nbs/cli.ipynb #ablate
-def ablate_command(arguments):  # of the line behind `ablate`
+def ablate_command(arguments):  # of the line after `ablate`
     """ablate QUESTION data.path=FOLDER [key=value … results=FILE effects=FILE folder=FOLDER]  what one decision of a protocol is worth
 
     Parameters
     ----------
     arguments
-        of the line behind `ablate`
+        of the line after `ablate`
     """
     from newsrex_nb.experiments.ablations import QUESTIONS, ablate
     from newsrex_nb.experiments.ablations import effect_table, keep_effects
@@ -545,13 +545,13 @@ def _gathered(folder):  # of `gather`
     return "\n".join(lines)
 
 # %% ../nbs/cli.ipynb #share
-def share_command(arguments):  # of the line behind `share`
+def share_command(arguments):  # of the line after `share`
     """share RUN … folder=FOLDER [to=ORGANISATION/REPOSITORY private=true trust=MODULE]  gathers the seeds of an experiment for others, the best by validation first
 
     Parameters
     ----------
     arguments
-        of the line behind `share`
+        of the line after `share`
     """
     from newsrex_nb.experiments.overrides import plain_values
     from newsrex_nb.hub.publish import gather, push_to_hub
@@ -575,13 +575,13 @@ def share_command(arguments):  # of the line behind `share`
         print(f"Hub    {address}")
 
 # %% ../nbs/cli.ipynb #bench
-def bench_command(arguments):  # of the line behind `bench`
+def bench_command(arguments):  # of the line after `bench`
     """bench [key=value …]  measures the speed of the library on this machine
 
     Parameters
     ----------
     arguments
-        of the line behind `bench`
+        of the line after `bench`
     """
     from newsrex_nb.experiments.bench import bench
     from newsrex_nb.experiments.configuration import arguments as arguments_of
@@ -660,7 +660,7 @@ def keep_programs():
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
 
 # %% ../nbs/cli.ipynb #more-help
-def _more_help(command, words):  # of the line, but for what asks for help
+def _more_help(command, words):  # of the line, without what asks for help
     "The keys of a command that passes them on; nothing of the others."
     if command == "bench":
         from newsrex_nb.experiments.bench import bench
@@ -729,7 +729,7 @@ def _of_disk(error, words):  # an `OSError`; of the command line
 
 # %% ../nbs/cli.ipynb #fault
 def _fault(error, words):  # any exception; of the command line
-    "One line about something that nobody has foreseen, and where the details are."
+    "One line about an unforeseen error, and where the details are."
     import tempfile, traceback
 
     plain = re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}")

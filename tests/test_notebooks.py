@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 PATHS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 NAMES = {path: path.relative_to(NBS).with_suffix("").as_posix() for path in PATHS}
-API = [path for path, name in NAMES.items() if not name.startswith("tutorials/") and name not in ("index", "glossary")]
+API = [path for path, name in NAMES.items() if not name.startswith("tutorials/") and name not in ("index", "questions", "glossary", "reference")]
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=NAMES.get)
 api_notebook = pytest.mark.parametrize("path", API, ids=NAMES.get)
 ABSOLUTE = re.compile(r"(?<![\w.:/~+-])/(work|root|home|tmp|Users|content|private|mnt|var/folders)/|\b[A-Za-z]:(\\\\?|/)(Users|Temp|Windows)\b")  # a folder of somebody's machine

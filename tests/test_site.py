@@ -1,10 +1,12 @@
 """What the site is made of, as far as it can be seen without Quarto: processed pages, links, images, configuration."""
 import ast
 import functools
+import inspect
 import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from newsrex_nb.experiments.bench import memory_sentence
+from newsrex_nb.core import InputError
+from newsrex_nb.cli import COMMANDS, bracketed
+from newsrex_nb.experiments.bench import bench, memory_sentence
+from newsrex_nb.experiments.configuration import configure
+from newsrex_nb.experiments.lists import expand_lists
 
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
@@ -253,13 +259,71 @@ def test_table_of_models(monkeypatch):
 
 
 def test_practice():
-    "Every model's page ends with what its recipe reached."
+    "Every model's page says what its recipe reached."
     practice = runpy.run_path(str(ROOT / ".ci/practice"))
     every = practice["read"]()
     for name, path in practice["pages"]().items():
         cells = cells_of(f"models/{path.name}")
         assert f"preset=good/{name.lower()}" in joined(cells["in-practice"]["source"]), name
         assert joined(cells["in-practice-numbers"]["source"]) == practice["table"](name, every), "run .ci/practice"
+
+
+def test_reference():
+    "The tables of public names say what the modules say, and no name is missing."
+    reference = runpy.run_path(str(ROOT / ".ci/reference"))
+    assert not reference["astray"](), "give each name that a package hands on a place in GROUPS of .ci/reference"
+    assert reference["PAGE"].read_text(encoding="utf-8") == reference["written"](), "run .ci/reference"
+
+
+def test_glossary_says_a_word_once():
+    "A word has one line, whatever table it stands in."
+    lines = "\n".join(joined(cell["source"]) for cell in cells_of("glossary.ipynb").values()).split("\n")
+    words = [word.lower() for line in lines if line.startswith("| **") for word in re.findall(r"\*\*([^*]+)\*\*", line.split(" | ")[0])]
+    assert len(words) > 90 and not [word for word in words if words.count(word) > 1]
+
+
+def shell_lines(page):
+    "The words of each line `newsrex …` that stands in a block of its own on a page, without comments."
+    for cell in cells_of(page).values():
+        blocks = re.findall(r"^``` ?\w*\n(.*?)^```", joined(cell["source"]), re.M | re.S) if cell["cell_type"] == "markdown" else ()
+        for line in "".join(blocks).replace("\\\n", " ").split("\n"):
+            if line.startswith("newsrex "): yield shlex.split(line, comments=True)[1:]
+
+
+def unknown_keys(command, words):
+    "Keys of a line that its command would refuse; those of `train` raise."
+    if command == "train":
+        for overrides, _ in expand_lists(*(bracketed(word) for word in words if not word.startswith("trials="))): configure(*overrides)
+        return []
+    known = COMMANDS[command].__doc__ + " ".join(f"{key}=" for key in inspect.signature(bench).parameters)
+    return [key for key, equals, _ in (word.partition("=") for word in words) if equals and not key.startswith("data.") and f"{key}=" not in known]
+
+
+@pytest.mark.parametrize("page", ["index.ipynb", "questions.ipynb"])
+def test_shell_lines_are_understood(page):
+    "What a page tells somebody to type has commands and keys that there are."
+    lines = [line for line in shell_lines(page) if not any("my_" in word for word in line)]
+    assert len(lines) > 15 and not [line for line in lines if unknown_keys(line[0], line[1:])]
+    with pytest.raises(InputError, match="perhaps epochs is meant"): unknown_keys("train", ["recipe.epoch=3"])
+    assert unknown_keys("compare", ["runs/", "slice=true"]) == ["slice"]
+
+
+SECTIONS = ["The idea", "The model", "Run it", "What differs", "In practice", "Results", "Exercises"]
+PAPERS = [page for page in PAGES if page.startswith("models/") and Path(page).stem not in ("base", "forward", "weights")]
+
+
+@pytest.mark.parametrize("page", PAPERS)
+def test_model_pages_have_one_order(page):
+    "The problem and a figure, then the same sections for every model, and nothing else at their level."
+    cells = [cell for cell in json.loads((NBS / page).read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown"]
+    ids, texts = [cell["id"] for cell in cells], [joined(cell["source"]) for cell in cells]
+    heads = [re.findall(r"^## +(.+?) *$", FENCED.sub("", text), re.M) for text in texts]
+    assert sum(heads, []) == SECTIONS
+    before = ids[: next(at for at, found in enumerate(heads) if found)]
+    assert "problem" in before and "```mermaid" in "".join(texts[: len(before)])
+    practice = ids.index("in-practice")
+    assert ids[practice : practice + 3] == ["in-practice", "in-practice-numbers", "memory-md"]
+    assert texts[-1].count("<details>") == 2
 
 
 def test_citation():

@@ -93,7 +93,7 @@ def check_model(
         finding = _find(promise, subject, findings)
         if verbose:
             print(*cells_of(finding), sep="  ")
-    # a broken promise that others wait for is told, whether it was asked for or not
+    # a broken promise that others wait for is reported, asked for or not
     told = {promise.name for promise in chosen}
     told |= {name for name, finding in findings.items() if finding.broken}
     report = Report(

@@ -105,7 +105,7 @@ def with_more_clicks(
     inputs,  # `Inputs`
     places=3,  # added where the model's own length leaves no room
 ):  # (model, inputs)
-    """More padding behind every history.
+    """More padding after every history.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ UNMASKED = "give padding no weight: masks are `ids > 0`, see layers.attention"
 
 @promise("more words", SAME, OF_SCORE, UNMASKED, RUNS)
 def more_words(subject):
-    "Empty places behind texts and lists of entities."
+    "Empty places after texts and lists of entities."
     return padding(subject, wider_texts(subject.model, subject.inputs))
 
 # %% ../../nbs/contract/invariance.ipynb #more-clicks
@@ -196,14 +196,14 @@ def more_words(subject):
     RUNS,
 )
 def more_clicks(subject):
-    "Empty places behind histories."
+    "Empty places after histories."
     model, inputs = with_more_clicks(subject, subject.inputs)
     return padding(subject, inputs, model)
 
 # %% ../../nbs/contract/invariance.ipynb #more-neighbours
 @promise("more neighbours", SAME, OF_SCORE, UNMASKED, RUNS)
 def more_neighbours(subject):
-    "Empty places behind neighbours or nodes."
+    "Empty places after neighbours or nodes."
     return padding(subject, wider_graph(subject.model, subject.inputs))
 
 # %% ../../nbs/contract/invariance.ipynb #more-candidates

@@ -122,7 +122,7 @@ def compiled(
 def plain_scores(
     model,  # a `NewsRecommender`
     tables,  # by name
-    *arrays,  # what `gather_batch` takes behind the tables
+    *arrays,  # what `gather_batch` takes after the tables
 ):  # logits (B, C)
     """Logits of the plain path, in float32.
 
@@ -133,7 +133,7 @@ def plain_scores(
     tables
         by name
     *arrays
-        what `gather_batch` takes behind the tables
+        what `gather_batch` takes after the tables
 
     Returns
     -------

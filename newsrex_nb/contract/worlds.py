@@ -175,7 +175,7 @@ def at(self, index):  # numbers of impressions
 # %% ../../nbs/contract/worlds.ipynb #inputs-arrays
 @patch_to(Inputs)
 def arrays(self):
-    "What `gather_batch` takes behind the tables."
+    "What `gather_batch` takes after the tables."
     return self.clicked, self.candidates, self.user, self.hour, self.subgraph
 
 # %% ../../nbs/contract/worlds.ipynb #padded-lists
@@ -269,7 +269,7 @@ def wider_texts(
     inputs,  # `Inputs`
     places=9,  # added to every text, or as many as the model reads
 ):  # `Inputs`
-    """More padding behind texts and entities.
+    """More padding after texts and entities.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def longer_lists(
     inputs,  # `Inputs`
     places=3,  # candidates added to every list
 ):  # `Inputs`
-    """More candidates behind those of each impression.
+    """More candidates after those of each impression.
 
     Parameters
     ----------

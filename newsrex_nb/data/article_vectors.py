@@ -228,7 +228,7 @@ def vectors_of(
     rows,  # rows of articles
     name,  # of a sentence-transformers model
 ):  # {article id: (E,)}
-    """What a language model makes of some articles.
+    """The vectors that a language model computes for some articles.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def _stacked(
 
 # %% ../../nbs/data/article_vectors.ipynb #unasked
 class Unasked(str):
-    "The source of vectors that a folder names, and that nobody here has asked for."
+    "A source of vectors that a folder names and the caller has not yet trusted."
 
 
 def is_file_of_vectors(source):  # a name, or None

@@ -26,7 +26,7 @@ def normal(text):  # any string
 
 # %% ../../nbs/data/bpe.ipynb #sentencepiece
 def _sentencepiece(purpose=""):  # what it is for, as a relative clause
-    "The package sentencepiece, or the sentence that says how to get it."
+    "The package sentencepiece; where it is missing, an error that says how to get it."
     try:
         import sentencepiece
     except ImportError:
@@ -85,7 +85,7 @@ def train_pieces(
     """
     if not str(path).endswith(".model"):
         raise wrong("a name that ends in .model", repr(str(path)), where="path")
-    _sentencepiece()  # a missing package is said before a missing text
+    _sentencepiece()  # a missing package is reported before a missing text
     lines = [line for text in texts if (line := normal(text).strip())]
     if not lines:
         raise wrong("texts to learn pieces from", "none")

@@ -266,7 +266,7 @@ def reading_hashes(
     vectors,  # of words, as `find_vectors` gives them, or None
     recipe,  # a whole one, of `read_recipe`
 ):  # a list for each file: which member of an archive or with which ending, and its hash
-    """What lies in the files that articles are read with.
+    """The hashes of the files that articles are read with.
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ def _kept(path):  # of the file
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return from_arrays(dict(arrays))
     except _UNREADABLE:
-        pass  # it is built anew
+        pass  # it is built again
 
 # %% ../../nbs/data/cache.ipynb #not-kept
 def not_kept(

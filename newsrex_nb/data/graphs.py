@@ -113,7 +113,7 @@ def text_vectors(
 
 # %% ../../nbs/data/graphs.ipynb #own-abstracts
 def _own_abstracts(titles, abstracts):
-    "Abstracts, behind the title where several articles have the same."
+    "Abstracts, after the title where several articles have the same."
     often = {}
     for abstract in abstracts:
         often[abstract] = often.get(abstract, 0) + 1

@@ -58,7 +58,7 @@ MOST = 2**29  # (item, hour) pairs of one array: 8 GiB while it is counted
 
 
 def _demand_room(data, size, hours):
-    "Raises the sentence that names the first and the last impression, if need be."
+    "Raises an error that names the first and the last impression if the array is too large."
     if size * hours <= MOST:
         return
     ends = []
@@ -81,7 +81,7 @@ def windows(
     counts,  # (n, hours) of each hour
     width,  # hours of a window
 ):  # (n, hours + 1): at hour t the sum over the hours from t - width to t - 1
-    """Sums over the hours before each hour; the last entry is behind the last hour.
+    """Sums over the hours before each hour; the last entry is after the last hour.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def _check_texts(texts, where):  # strings, or lists of them
-    "Raises the sentence about the first text that is none, or has half a character."
+    "Raises an error about the first value that is no text, or has half a character."
     for row, text in enumerate(texts):
         place = f"{where}, row {row}"
         parts = [text] if isinstance(text, str) else text
@@ -124,7 +124,7 @@ def _check_ids(self):
 
 # %% ../../nbs/data/schema.ipynb #news-moods-check
 def _numbers(values, name):
-    "A news column as float32, or the sentence that it has something else."
+    "A news column as float32; other values are an error."
     try:
         column = np.asarray(values, np.float32)
     except (TypeError, ValueError):
@@ -448,7 +448,7 @@ def _check_lengths(self):
 # %% ../../nbs/data/schema.ipynb #history-numbers-check
 @patch_to(Behaviors)
 def _check_histories(self):
-    "Raises unless every impression names a history that is there."
+    "Raises unless every impression names a history that exists."
     if not len(self):
         return
     count = len(self.histories)
@@ -464,7 +464,7 @@ def _days(time):  # (B,) int64 seconds
 # %% ../../nbs/data/schema.ipynb #counts
 @patch_to(Behaviors)
 def _counts(self):  # {what is counted: number, as text}
-    "What one wants to know of a split before its arrays."
+    "The counts of a split."
     users = len(np.unique(self.user[self.user > 0]))
     counts = dict(impressions=len(self), users=users, candidates=len(self.candidates))
     if self.labels is not None:
@@ -683,7 +683,7 @@ class Dataset:
 # %% ../../nbs/data/schema.ipynb #dataset-split
 @patch_to(Dataset)
 def split(self, name) -> Behaviors:  # "train", "valid" or "test"
-    """The behaviors of one split, or the sentence that names the splits there are.
+    """The behaviors of one split; for another name, an error that lists the splits.
 
     Parameters
     ----------
@@ -705,15 +705,15 @@ def split(self, name) -> Behaviors:  # "train", "valid" or "test"
 
 # %% ../../nbs/data/schema.ipynb #need-data
 def need_dataset(
-    data,  # what somebody has given
+    data,  # what was given
     call,  # that is meant, such as "evaluate(model, data)"
 ):
-    """The data set, or the sentence about something else in its place.
+    """The data set; anything else is an error that shows the right call.
 
     Parameters
     ----------
     data
-        what somebody has given
+        what was given
     call
         that is meant, such as "evaluate(model, data)"
     """
@@ -725,7 +725,7 @@ def need_dataset(
 
 @patch_to(Dataset)
 def log_of(self, split) -> Behaviors:  # a split's name, or `Behaviors`
-    """The behaviors that somebody means.
+    """The behaviors of a split that is given or named.
 
     Parameters
     ----------
@@ -763,14 +763,14 @@ _COUNTED = 31 * 24  # hours that stand for a longer silence
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Whole hours of a log, its silences shortened.
+    """Whole hours of a log, with shortened silences.
 
     Parameters
     ----------
     start
         seconds at which hour 0 begins
     floor
-        (S + 1,) the hour counted directly behind each silence's begin
+        (S + 1,) the hour counted directly after each silence's begin
     begins
         (S,) hours since `start`, the last one before each silence
     cut
@@ -778,7 +778,7 @@ class Clock:
     """
 
     start: int  # seconds at which hour 0 begins
-    floor: np.ndarray  # (S + 1,) the hour counted directly behind each silence's begin
+    floor: np.ndarray  # (S + 1,) the hour counted directly after each silence's begin
     begins: np.ndarray  # (S,) hours since `start`, the last one before each silence
     cut: np.ndarray  # (S + 1,) hours left out before
     __repr__ = short_repr
@@ -866,7 +866,7 @@ def _clock(self):
 # %% ../../nbs/data/schema.ipynb #dataset-hour
 @patch_to(Dataset)
 def hour(self, time):  # seconds, a number or an array
-    """Whole hours since the log's first hour; what was before it counts as in it.
+    """Whole hours since the log's first hour; earlier times count as in it.
 
     Parameters
     ----------

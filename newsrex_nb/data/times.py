@@ -328,7 +328,7 @@ def zone_remark(
     value,  # a time as for `second_of`; anything else is no time
     log_times,  # what the times of the log are, `UTC` or `LOCAL`
 ):  # sentences
-    """What is taken for granted when a time is compared with those of a log.
+    """What is assumed when a time is compared with those of a log.
 
     Parameters
     ----------
@@ -371,7 +371,7 @@ def stretch_of(
     text,  # such as "36h", "7d", "2 days" or "1 day 12 hours"
     where=None,  # for the message
 ):  # seconds, 1 or more
-    """A stretch of time in seconds.
+    """A duration in seconds.
 
     Parameters
     ----------

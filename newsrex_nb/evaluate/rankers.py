@@ -98,7 +98,7 @@ class FunctionScores:
 # %% ../../nbs/evaluate/rankers.ipynb #given-scores
 @dataclasses.dataclass
 class GivenScores:
-    """Scores that somebody has, in the place of what made them.
+    """Scores that are there already, in the place of what made them.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def ranker_of(
     data,  # the `Dataset` that it ranks
     **options,  # of the engine's `Scorer`, for a model
 ):  # a `Ranker`
-    """A ranker, of whatever somebody has.
+    """A ranker of a model, a file, a function or numbers.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ def check_data_part(
     trust,  # names of packages, modules or functions
     where="data",  # what names it, for the message
 ):
-    """Raises for a function that nobody has named: those of this package write files, too.
+    """Raises for a function that was not named: those of this package write files, too.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def _adopt_width(
     vectors,  # of that kind, or None
     say,  # takes one line
 ):
-    "Makes a width that nobody has set the width of the vectors."
+    "Makes a width that was not set the width of the vectors."
     key = f"{kind}_dim"
     is_set = any(text.startswith(f"{place}.{key}=") for text in config["given"])
     if vectors is None or is_set:

@@ -221,7 +221,7 @@ def comparison_report(
 
 # %% ../../nbs/experiments/compare_runs.ipynb #legend
 def legend(alone=()):  # models with one seed
-    """What somebody has to know to read the tables.
+    """What it takes to read the tables.
 
     Parameters
     ----------

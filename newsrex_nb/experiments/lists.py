@@ -96,7 +96,7 @@ MANY = (
 
 
 def _lists(values, chosen, encoders):
-    "The keys at which a list means runs, but for those that choose parts."
+    "The keys at which a list means runs, except those that choose parts."
     return [
         key
         for key, value in values.items()
@@ -118,7 +118,7 @@ def _whole_families(overrides):
 
 # %% ../../nbs/experiments/lists.ipynb #expand-lists
 def expand_lists(*overrides):  # texts, some of them with lists
-    """The runs that lists mean, but for seeds: [(overrides, {key: value of a list})].
+    """The runs that lists mean, except seeds: [(overrides, {key: value of a list})].
 
     Parameters
     ----------

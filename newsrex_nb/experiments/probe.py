@@ -54,7 +54,7 @@ SMALL = dict(
 # %% ../../nbs/experiments/probe.ipynb #small
 def small(
     model,  # such as "nrms"
-    *overrides,  # of somebody
+    *overrides,  # texts such as "model.dropout=0.1", which win
 ):  # a list of configurations, one per seed
     """The configurations of a probe: small sizes where the model has such an argument.
 
@@ -63,7 +63,7 @@ def small(
     model
         such as "nrms"
     *overrides
-        of somebody
+        texts such as "model.dropout=0.1", which win
 
     Returns
     -------
@@ -269,7 +269,7 @@ def draw_probe(
 # %% ../../nbs/experiments/probe.ipynb #probe-models
 def probe_models(
     model,  # such as "nrms"
-    *overrides,  # of somebody
+    *overrides,  # texts such as "model.dropout=0.1", which win
     path=None,  # a file of JSON lines to which each seed is added; None = none
     say=print,  # takes one line
 ):
@@ -280,7 +280,7 @@ def probe_models(
     model
         such as "nrms"
     *overrides
-        of somebody
+        texts such as "model.dropout=0.1", which win
     path : default None
         a file of JSON lines to which each seed is added; None = none
     say : default print

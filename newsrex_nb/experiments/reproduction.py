@@ -34,7 +34,7 @@ def difference(
     mean,  # published
     sd=None,  # published
     kind="population",  # of the sd: "population" or "sample"
-    seeds=3,  # behind the published mean
+    seeds=3,  # of the published mean
 ):  # {"ours", "sd", "difference", "low", "high"}; the last two are None for one seed
     """Ours minus published, with a 95 % interval over seeds.
 
@@ -49,7 +49,7 @@ def difference(
     kind : default 'population'
         of the sd: "population" or "sample"
     seeds : default 3
-        behind the published mean
+        of the published mean
 
     Returns
     -------
@@ -146,7 +146,7 @@ def signed(value):  # a difference
 def sample_sd(
     sd,  # published, or None
     kind,  # "population", "sample" or None
-    seeds,  # behind it
+    seeds,  # of the published mean
 ):
     """A published sd as a sample sd, with n - 1.
 
@@ -157,7 +157,7 @@ def sample_sd(
     kind
         "population", "sample" or None
     seeds
-        behind it
+        of the published mean
     """
     if sd is None or kind != "population":
         return sd

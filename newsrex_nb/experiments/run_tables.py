@@ -31,7 +31,7 @@ def _flat(values, prefix):
 
 # %% ../../nbs/experiments/run_tables.ipynb #settings
 def settings(about):  # what `experiment.json` says
-    """What a run sets, flat, but for its seed and what is printed.
+    """What a run sets, flat, without its seed and what is printed.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def settings(about):  # what `experiment.json` says
 
 # %% ../../nbs/experiments/run_tables.ipynb #differs
 def _given(about):
-    "{key: None} of what somebody has given, in order."
+    "{key: None} of what was given, in order."
     texts = about["config"].get("given") or []
     return dict.fromkeys(text.partition("=")[0].lstrip("+") for text in texts)
 
@@ -98,7 +98,7 @@ def run_names(abouts):  # of each run -> the models' names
 
 # %% ../../nbs/experiments/run_tables.ipynb #given-keys
 def given_keys(abouts):  # of each run
-    """What was given to any of the runs, but for what has a column anyway.
+    """What was given to any of the runs, without what has a column anyway.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ def _part_of(column):
 
 
 def _permuted(count, rng):
-    "Rows 1 to `count` in a random order, behind the row 0 of padding."
+    "Rows 1 to `count` in a random order, after the row 0 of padding."
     return np.append(0, 1 + rng.permutation(count))
 
 # %% ../../nbs/experiments/scrambled.ipynb #scrambled-features

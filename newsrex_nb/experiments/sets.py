@@ -53,23 +53,6 @@ SETS["good"] = dict(
     ),
 )
 
-# %% ../../nbs/experiments/sets.ipynb #more-sets
-SETS["table"] = dict(
-    data=_TOY_WORLD,
-    model=dict(
-        num_heads=10,
-        head_dim=10,
-        filters=100,
-        news_dim=100,
-        co_dim=20,
-        word_dim=100,
-        title_length=20,
-        history_length=30,
-    ),
-    recipe=dict(epochs=3, batch_size=32, learning_rate=1e-3),
-    seed=[42, 123, 456],
-)
-
 # %% ../../nbs/experiments/sets.ipynb #ablation-set
 SETS["ablation"] = dict(
     model=dict(

@@ -84,7 +84,7 @@ def read(self, folder):  # of a finished run
     self.validation = check_validation(history.get("validation"), path)
 
 # %% ../../nbs/experiments/sweeps.ipynb #own-folder
-def _own_folder(parent, config, taken):  # that somebody has named; of one seed
+def _own_folder(parent, config, taken):  # that was named; of one seed
     "The folder of one run of several, which is added to those that are taken."
     folder = f"{parent}/{run_name(config)}"
     if folder in taken:

@@ -63,7 +63,7 @@ def bounded(
     most,  # bytes that may come out of it
     where,  # its name, for the message
 ):
-    """The same stream, which says a sentence in the place of one byte too many.
+    """The same stream; one byte too many is an error.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from ..core import path_of, wrong
 
 # %% ../../nbs/files/downloads.ipynb #usual-folder
 def has_home():
-    "Whether there is a place of one's own: not for every service, nor in every box."
+    "Whether the user has a home folder, which services and containers may lack."
     try:
         return bool(os.environ.get("NEWSREX_CACHE") or Path.home())
     except RuntimeError:
@@ -35,7 +35,7 @@ def usual_folder():
 
 # %% ../../nbs/files/downloads.ipynb #downloads-folder
 def downloads_folder(cache=True):  # True or False for the usual folder, or a folder
-    """The folder that downloads are kept in; a download is never thrown away.
+    """The folder that downloads are kept in; a download is never deleted.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Unavailable(Exception):
 
 # %% ../../nbs/files/downloads.ipynb #redirect
 class Redirect(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect, never to an unprotected place, and remembers what was said of
+    """Follows a redirect, never to an unprotected place, and keeps what it says about
     the content."""
 
     def __init__(self):
@@ -137,7 +137,7 @@ def refusal(
 
 # %% ../../nbs/files/downloads.ipynb #request
 def _request(url, start, token):  # as for `open_address`
-    "The request for a file; its token stays with the place that was named."
+    "The request for a file; its token is sent only to the place that was named."
     request = urllib.request.Request(url)
     request.add_header("User-Agent", f"newsrex_nb/{__version__}")
     request.add_header("Accept-Encoding", "identity")
@@ -190,7 +190,7 @@ def need_space(
     path,  # of the file to be written
     wanted,  # bytes; None = not known
 ):
-    """Raises the sentence that says how much space is missing, before anything is
+    """Raises an error that says how much space is missing, before anything is
     written.
 
     Parameters
@@ -255,7 +255,7 @@ def _write(
     total,  # bytes of the whole file, for `tell`
     tell,  # called as bytes come
 ):  # how many bytes there are now
-    "Writes what an answer holds behind the bytes that are there."
+    "Appends the contents of an answer to the bytes that are kept."
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
     with open(os.open(part, flags, 0o666), "r+b") as file:
         file.truncate(done)
@@ -309,7 +309,7 @@ def pull(
     answer, told = open_address(url, have, token)
     with answer:
         if answer.status == 416:
-            # nothing lies behind what we have: it is whole, or of another file
+            # no byte is missing: the file is whole, or part of another one
             if answer.headers.get("Content-Range") == f"bytes */{have}":
                 return told_hash(told)
             part.unlink(missing_ok=True)
@@ -459,8 +459,8 @@ def hub_token(url):  # of a file
 
 # %% ../../nbs/files/downloads.ipynb #progress
 def progress(name):  # of the file
-    """A function that shows on a terminal how much has come, and elsewhere says the
-    size once; files below a megabyte come silently.
+    """A function that shows on a terminal how much has come, and elsewhere writes the
+    size once; files below a megabyte are not shown.
 
     Parameters
     ----------
@@ -519,7 +519,7 @@ def _nowhere(
     refusals,  # of `_from_any`
     byhand,  # what the user can do without a network
 ):  # an `InputError`
-    "The error that says what every place has answered."
+    "The error that lists the answers of all places."
     reasons = [f"{url.split('/')[2]}: {reason}" for url, reason, _ in refusals]
     remedies = [remedy for _, _, remedy in refusals if remedy]
     remedy = ", or ".join([*remedies, byhand])

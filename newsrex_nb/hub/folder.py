@@ -108,7 +108,7 @@ def _is_own_text(folder):
 
 # %% ../../nbs/hub/folder.ipynb #say-own-text
 def _say_own_text(folder):
-    "Says that a folder keeps a README of somebody's own."
+    "Says that a folder keeps the user's own README."
     warnings.warn(
         f"{folder / 'README.md'} is not the card that was saved there, so it stays as it is: "
         "it may say of users, articles and results what this model does not hold; "
@@ -281,7 +281,7 @@ def _read_about(path):
 
 # %% ../../nbs/hub/folder.ipynb #read-features
 def _read_recipe(recipe, trust, fetched):
-    "A recipe whose source of vectors is used only where somebody asks for it."
+    "A recipe whose source of vectors is used only if it is asked for."
     source = recipe.get("article_vectors")
     if not isinstance(source, str):
         return recipe  # None, or what no recipe takes

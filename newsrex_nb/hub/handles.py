@@ -14,6 +14,7 @@ from ..core import InputError, one_of, path_of, wrong
 from .contents import ASKED, MORE, NEEDED, check_names
 
 # %% ../../nbs/hub/handles.ipynb #shipped
+# what comes with the package: {handle: folder}
 SHIPPED = {"newsrex://toy": Path(models.__file__).parents[1] / "toy-recommender"}
 
 # %% ../../nbs/hub/handles.ipynb #read-handle

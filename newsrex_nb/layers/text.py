@@ -23,7 +23,7 @@ def check_vectors(
     dim,  # width that the model expects
     kind="word",  # what has the vectors: "word" or "entity"
 ):  # a float32 copy of shape (words + 1, dim)
-    """Vectors of the right shape, or the sentence that says what to change.
+    """Vectors of the right shape; another shape is an error that says what to change.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class CNNText(_TextLayer):
         width of the pooling's hidden layer; None: no pooling, the result is (...,
         L, filters)
     dropout : default 0.2
-        dropout rate before and behind the convolution
+        dropout rate before and after the convolution
     score_bias : default False
         whether the pooling's scores have a constant
     seed : default 0
@@ -192,7 +192,7 @@ class CNNText(_TextLayer):
         filters=400,  # filters, and width of the result
         window=3,  # words that are read together
         query_dim=200,  # width of the pooling's hidden layer; None: no pooling, the result is (..., L, filters)
-        dropout=0.2,  # dropout rate before and behind the convolution
+        dropout=0.2,  # dropout rate before and after the convolution
         score_bias=False,  # whether the pooling's scores have a constant
         seed=0,  # initial values and dropout
         **kwargs,  # name and dtype of the Keras layer
@@ -217,7 +217,7 @@ def words(
     mask,  # (..., L), True for words
     training=False,  # whether dropout applies
 ):
-    """What is pooled: (..., L, filters).
+    """The input of the pooling: (..., L, filters).
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ class SelfAttentionText(_TextLayer):
     query_dim : default 200
         width of the pooling's hidden layer
     dropout : default 0.2
-        dropout rate before and behind the self-attention
+        dropout rate before and after the self-attention
     bias : default False
         whether projections have a bias
     key_bias : default None
@@ -272,7 +272,7 @@ class SelfAttentionText(_TextLayer):
         num_heads=20,  # heads
         head_dim=20,  # width of a head
         query_dim=200,  # width of the pooling's hidden layer
-        dropout=0.2,  # dropout rate before and behind the self-attention
+        dropout=0.2,  # dropout rate before and after the self-attention
         bias=False,  # whether projections have a bias
         key_bias=None,  # whether the keys' projection has one; None: as `bias` says
         project=False,  # whether the heads are projected back to D
@@ -292,7 +292,7 @@ class SelfAttentionText(_TextLayer):
 # %% ../../nbs/layers/text.ipynb #self-attention-attention
 @patch_to(SelfAttentionText)
 def _new_attention(self, seed):  # initial values and dropout
-    "The attention of words for each other."
+    "The self-attention of words."
     arguments = self.arguments
     return MultiHeadAttention(
         arguments["input_dim"],
@@ -309,7 +309,7 @@ def _new_attention(self, seed):  # initial values and dropout
 # %% ../../nbs/layers/text.ipynb #self-attention-pool
 @patch_to(SelfAttentionText)
 def _new_pool(self, seed):  # initial values
-    "The pooling of what the words have become."
+    "The pooling of the attended words."
     return AdditiveAttention(
         self.output_dim,
         self.arguments["query_dim"],
@@ -326,7 +326,7 @@ def words(
     mask,  # (..., L), True for words
     training=False,  # whether dropout applies
 ):
-    """What is pooled: (..., L, D').
+    """The input of the pooling: (..., L, D').
 
     Parameters
     ----------
@@ -343,7 +343,7 @@ def words(
 
 # %% ../../nbs/layers/text.ipynb #text-encoder
 class TextEncoder(Encoder):
-    "A news encoder of one text field; subclasses say in `text_layer` what they do."
+    "A news encoder of one text field; subclasses define `text_layer`."
 
     @property
     def reads(self):
@@ -419,7 +419,7 @@ class CNNTitle(TextEncoder):
     title_length : default 30
         words to read
     dropout : default 0.2
-        dropout rate before and behind the convolution
+        dropout rate before and after the convolution
     score_bias : default False
         whether the pooling's scores have a constant
     field : default 'title'
@@ -437,7 +437,7 @@ class CNNTitle(TextEncoder):
         query_dim=200,  # width of the pooling's hidden layer
         word_dim=300,  # width of a word vector
         title_length=30,  # words to read
-        dropout=0.2,  # dropout rate before and behind the convolution
+        dropout=0.2,  # dropout rate before and after the convolution
         score_bias=False,  # whether the pooling's scores have a constant
         field="title",  # the column to read
         **kwargs,  # name and dtype of the Keras layer
@@ -462,7 +462,7 @@ class SelfAttentionTitle(TextEncoder):
     title_length : default 30
         words to read
     dropout : default 0.2
-        dropout rate before and behind the self-attention
+        dropout rate before and after the self-attention
     bias : default False
         whether projections have a bias
     project : default False
@@ -486,7 +486,7 @@ class SelfAttentionTitle(TextEncoder):
         query_dim=200,  # width of the pooling's hidden layer
         word_dim=300,  # width of a word vector
         title_length=30,  # words to read
-        dropout=0.2,  # dropout rate before and behind the self-attention
+        dropout=0.2,  # dropout rate before and after the self-attention
         bias=False,  # whether projections have a bias
         project=False,  # whether the heads are projected back to word_dim
         score_bias=False,  # whether the pooling's scores have a constant

@@ -27,7 +27,7 @@ class Linear(ConfiguredLayer):
     bias : default True
         whether there is a bias
     activation : default 'linear'
-        what Keras calls it
+        by Keras' name
     gain : default 1.0
         factor of the initial limit
     seed : default 0
@@ -41,7 +41,7 @@ class Linear(ConfiguredLayer):
         input_dim,  # width of what comes in
         output_dim,  # width of what goes out
         bias=True,  # whether there is a bias
-        activation="linear",  # what Keras calls it
+        activation="linear",  # by Keras' name
         gain=1.0,  # factor of the initial limit
         seed=0,  # initial values
         **kwargs,  # name and dtype of the Keras layer
@@ -111,7 +111,7 @@ def positions(
 # %% ../../nbs/layers/transformer.ipynb #transformer-block
 @register
 class TransformerBlock(ConfiguredLayer):
-    """A Transformer layer, normalised behind each part: (..., L, D) to (..., L, D).
+    """A Transformer layer, normalised after each part: (..., L, D) to (..., L, D).
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class TransformerBlock(ConfiguredLayer):
     feed_dim
         width of the hidden layer of the feed-forward net
     dropout : default 0.0
-        dropout rate of attention weights, behind attention, in and behind the feed-
+        dropout rate of attention weights, after attention, in and after the feed-
         forward net
     seed : default 0
         initial values and dropout
@@ -138,7 +138,7 @@ class TransformerBlock(ConfiguredLayer):
         num_heads,  # heads
         head_dim,  # width of a head
         feed_dim,  # width of the hidden layer of the feed-forward net
-        dropout=0.0,  # dropout rate of attention weights, behind attention, in and behind the feed-forward net
+        dropout=0.0,  # dropout rate of attention weights, after attention, in and after the feed-forward net
         seed=0,  # initial values and dropout
         **kwargs,  # name and dtype of the Keras layer
     ):
@@ -165,7 +165,7 @@ class TransformerBlock(ConfiguredLayer):
 # %% ../../nbs/layers/transformer.ipynb #block-attention
 @patch_to(TransformerBlock)
 def _new_attention(self, seed):  # initial values and dropout
-    "The attention of words for each other."
+    "The self-attention of words."
     arguments = self.arguments
     return MultiHeadAttention(
         arguments["dim"],
@@ -191,6 +191,6 @@ def _create_feed(self, seeds):  # a stream of seeds
 # %% ../../nbs/layers/transformer.ipynb #block-norms
 @patch_to(TransformerBlock)
 def _create_norms(self):
-    "The normalisations behind attention and behind the feed-forward net."
+    "The normalisations after the attention and after the feed-forward net."
     self.attended = LayerNorm(self.arguments["dim"], dtype=self.dtype_policy)
     self.fed = LayerNorm(self.arguments["dim"], dtype=self.dtype_policy)

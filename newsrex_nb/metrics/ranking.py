@@ -22,7 +22,7 @@ _CONCATENATE = (
 
 
 def _as_array(values, name):
-    "Numbers as an array, or the sentence about a list of lists."
+    "Numbers as an array; a list of lists is an error."
     try:
         return np.asarray(values)
     except ValueError:  # lists of several lengths
@@ -84,8 +84,8 @@ def checked(
     labels,  # (candidates,) 0 or 1, or None
     offsets,  # (impressions + 1,) where each impression begins
 ):
-    """The three as arrays, or the sentence that says which impression is wrong and how;
-    `labels` may be None.
+    """The three as arrays; an error says which impression is wrong and how. `labels` may
+    be None.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class Clicks:
 # %% ../../nbs/metrics/ranking.ipynb #padded-rows
 def padded_rows(
     start,  # (rows,) first candidate of each row
-    end,  # (rows,) the candidate behind its last one
+    end,  # (rows,) the candidate after its last one
     shape,  # rows and columns of the block; it may have more rows than `start`
     padding,  # the position that stands for no candidate
 ):  # positions, of `shape`
@@ -221,7 +221,7 @@ def padded_rows(
     start
         (rows,) first candidate of each row
     end
-        (rows,) the candidate behind its last one
+        (rows,) the candidate after its last one
     shape
         rows and columns of the block; it may have more rows than `start`
     padding
@@ -242,7 +242,7 @@ def _counted(
     labels,  # (candidates,) int8
     at,  # (clicks,) where the clicked candidate stands
     start,  # (clicks,) first candidate of its impression
-    end,  # (clicks,) the candidate behind the impression's last one
+    end,  # (clicks,) the candidate after the impression's last one
 ):  # rank and wins in halves, (clicks,) int32 each
     "Counts the clicks block by block."
     padding = len(keys)
@@ -354,8 +354,8 @@ def discounted_gain(
     clicks,  # `Clicks` of impressions
     k,  # places that count
 ):  # (B,)
-    """The gain of the clicked candidates among the first `k`, divided by the best gain
-    there could be.
+    """The gain of the clicked candidates among the first `k`, divided by the best
+    possible gain.
 
     Parameters
     ----------
@@ -407,8 +407,8 @@ CUT = {  # metrics of its first k places, `name@k`
 
 # %% ../../nbs/metrics/ranking.ipynb #metric-function
 def metric_function(name):  # such as "auc" or "ndcg@10"
-    """The function of `Clicks` that `name` stands for, or the sentence that lists the
-    names.
+    """The function of `Clicks` that `name` stands for; a wrong name is an error that
+    lists the names.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from ..core import read_json, wrong
 
 # %% ../../nbs/metrics/results.ipynb #heading
 def heading(metric):  # its name, such as "ndcg@5"
-    """A metric as tables head it.
+    """The heading of a metric in tables.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def aligned(lines):  # lists of texts of one length
 
 # %% ../../nbs/metrics/results.ipynb #rows
 def _rows(results):  # of several seeds
-    "What each line of the table is made of: {name: its metrics, one dict per seed}."
+    "The lines of the table: {name: its metrics, one dict per seed}."
     first = results[0]
     names = dict.fromkeys(name for r in results for name in r["baselines"])
     rows = {
@@ -94,8 +94,8 @@ def result_table(results):  # what `measure` returns, or a list of that, one per
 
 # %% ../../nbs/metrics/results.ipynb #portable
 def portable(config):  # a configuration, or a part of one
-    """The same without the folders of this machine: of an absolute path the last name
-    stays.
+    """The same without the folders of this machine: only the last name of an absolute
+    path stays.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def portable(config):  # a configuration, or a part of one
 
 # %% ../../nbs/metrics/results.ipynb #append-result
 def _write_whole(handle, content):  # of a file opened to read and append; bytes
-    "Writes all of it behind what is there, or nothing."
+    "Appends all of it to the file, or nothing."
     size = os.fstat(handle).st_size
     os.lseek(handle, max(size - 1, 0), os.SEEK_SET)
     half = size and os.read(handle, 1) != b"\n"
@@ -122,14 +122,14 @@ def _write_whole(handle, content):  # of a file opened to read and append; bytes
     written = os.write(handle, content)
     if written < len(content):
         end = os.lseek(handle, 0, os.SEEK_CUR)
-        if end == os.fstat(handle).st_size:  # nobody has written behind it
+        if end == os.fstat(handle).st_size:  # no other process has appended
             os.ftruncate(handle, end - written)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def append_result(
     path,  # such as results/toy.jsonl
-    about,  # what `experiment.json` and `history.json` say
+    about,  # the contents of `experiment.json` and `history.json`
     results,  # the metrics of the model and of what it is compared with
 ):
     """Appends one run as one line, whole or not at all.
@@ -139,7 +139,7 @@ def append_result(
     path
         such as results/toy.jsonl
     about
-        what `experiment.json` and `history.json` say
+        the contents of `experiment.json` and `history.json`
     results
         the metrics of the model and of what it is compared with
     """
@@ -166,7 +166,7 @@ def check_run(
     run,  # what a line of results or `experiment.json` says
     where,  # for the message
 ):  # the same
-    """Raises unless it says what was run: tables and keys of runs are made of that.
+    """Raises unless it says what was run, from which tables and keys of runs are made.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def check_run(
 
 # %% ../../nbs/metrics/results.ipynb #result-lines
 def _lines(path):  # of a file of JSON lines
-    "What stands on each whole line, beside the place of the line; half ones are said."
+    "The contents and the place of each whole line; half ones give a warning."
     if not path.is_file():
         raise wrong("a file of results", "something else", where=str(path))
     with open(path, "rb") as lines:
@@ -329,7 +329,7 @@ def check_measured(
     where,  # for the message
     metrics=METRICS,  # that the model and the baselines must have
 ):  # the same, with NaN for what could not be measured
-    """Raises unless a run has what a table asks for.
+    """Raises unless a run has what a table needs.
 
     Parameters
     ----------
@@ -380,7 +380,7 @@ def check_validation(
 
 # %% ../../nbs/metrics/results.ipynb #label
 def label(run):  # a line of `read_results`
-    """The model and what somebody has changed about it, such as `LSTUR variant=con`.
+    """The model and its changed arguments, such as `LSTUR variant=con`.
 
     Parameters
     ----------
@@ -410,7 +410,7 @@ def _same_data(one, other):  # the baselines of two runs
 def one_data_set(
     runs,  # of `read_results`
 ):  # lists of runs
-    """Puts runs that were tested on the same impressions together, first come first:
+    """Groups runs that were tested on the same impressions, in order of appearance:
     those whose common baselines agree, whatever baselines came later.
 
     Parameters

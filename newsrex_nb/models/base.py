@@ -93,7 +93,7 @@ def _restored(value):
 
 # %% ../../nbs/models/base.ipynb #given
 def _given(cls, arguments, named):
-    "{argument: value} of a class as it is called, those behind two stars among them."
+    "{argument: value} of a class as it is called, with those of `**`."
     try:
         bound = inspect.signature(cls.__init__).bind(None, *arguments, **named)
     except TypeError:  # which the constructor will say

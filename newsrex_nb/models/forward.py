@@ -87,7 +87,7 @@ def padded(
     leaf,  # an array
     sizes,  # wanted, of all its axes
 ):
-    """An array with zeros, or False, behind its entries up to the wanted sizes.
+    """An array with zeros, or False, after its entries up to the wanted sizes.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def context_of(
     user=None,  # (B,); None: for `encode_candidate`
     **told,  # the columns `clicked` or `candidates`, and what a graph adds
 ):  # the `context` of a step
-    """What a step is told beside what the steps before it returned.
+    """What a step gets beside the results of earlier steps.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def around(
     rows,  # the same of their rows, 0 = no node
     **links,  # `adjacency` and `mapping` of a user's graph
 ):  # a part of a `context`
-    """What a step is told of a graph.
+    """What a step gets of a graph.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def _graph_context(
     encoded,  # {part: its encoded rows}
     axes,  # {part: the axes of its slots}
 ):  # two dicts, for `encode_user` and for `score`
-    "What the two steps are told of a graph."
+    "What the two steps get of a graph."
     names = ("neighbour_mask", "adjacency", "mapping")
     graph = {name: batch[name] for name in names if name in batch}
     if graph:

@@ -230,7 +230,7 @@ def live(
 
 # %% ../../nbs/recommend/live.ipynb #both
 def _both(old, new, field):  # two `News`; the name of a field
-    "A field of the articles of two tables, one behind the other."
+    "A field of the articles of two tables, one after the other."
     parts = [getattr(news, field) for news in (old, new)]
     if all(part is None for part in parts):
         return None  # an optional field of the news table
@@ -477,7 +477,7 @@ def recent(
         hours = data.hour(log.time)
         inside = (hours < end) & (hours >= end - recipe["popularity_hours"])
         parts.append(take(log, inside))
-    # behind the last count, the rates of all hours stand for it
+    # after the last count, the rates of all hours stand for it
     last_counts = recipe | dict(popularity_mode="train_only")
     window = Features(data.news, last_counts, features.vocabulary)
     for name in ("title", "entities"):
@@ -490,7 +490,7 @@ def roomy(
     planner,  # a `ClickPlanner`
     rows,  # that its graph is to have
 ):
-    """The same planner with rows for articles that nobody has clicked yet.
+    """The same planner with rows for articles without clicks.
 
     Parameters
     ----------
@@ -616,7 +616,7 @@ def _clicked_rows(log, place):  # labelled `Behaviors`
 # %% ../../nbs/recommend/live.ipynb #past
 def past(
     data,  # a `LiveData`
-    user,  # its row; 0 is nobody
+    user,  # its row; 0 is the unknown user
     before=None,  # seconds: clicks from then on are not known yet
 ):  # list of rows, oldest first
     """The clicks of a user that the log knows.
@@ -626,7 +626,7 @@ def past(
     data
         a `LiveData`
     user
-        its row; 0 is nobody
+        its row; 0 is the unknown user
     before : default None
         seconds: clicks from then on are not known yet
 

@@ -112,9 +112,9 @@ def row_of(
     article,  # an id, or a dict of raw fields
     where,  # for the message
     news,  # the catalogue
-    new,  # {id: dict with id} of the articles that get rows behind it; may grow
+    new,  # {id: dict with id} of the articles that get rows after it; may grow
 ):  # its row
-    """The row of an article in the catalogue with the new articles behind it.
+    """The row of an article in the catalogue with the new articles after it.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def row_of(
     news
         the catalogue
     new
-        {id: dict with id} of the articles that get rows behind it; may grow
+        {id: dict with id} of the articles that get rows after it; may grow
 
     Returns
     -------

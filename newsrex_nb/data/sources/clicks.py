@@ -42,7 +42,7 @@ def _earlier_clicks(
     time,  # (clicks,) of the same clicks
     at_user,  # (B,) whose clicks are wanted
     at_time,  # (B,) before which second
-):  # ((B,) the first, (B,) the place behind the last)
+):  # ((B,) the first, (B,) the place after the last)
     "The stretch of each user's clicks before each moment."
     first = min(time.min(initial=0), at_time.min(initial=0))
     span = np.int64(max(time.max(initial=0), at_time.max(initial=0)) - first + 1)
@@ -54,7 +54,7 @@ def _earlier_clicks(
 # %% ../../../nbs/data/sources/clicks.ipynb #number-stretches
 def _number_stretches(
     start,  # (B,) first place of each stretch
-    end,  # (B,) place behind its last
+    end,  # (B,) place after its last
 ):  # ((B,) the number of each, for each number from 1 on a place where it stands)
     "Numbers stretches that differ in their end."
     filled = np.flatnonzero(end > start)
@@ -233,7 +233,7 @@ def woken(
     row,  # (...) articles
     time,  # (...) seconds in which they were alive
 ):
-    """(...) whether that second was the first of its stretch: nothing had foretold it.
+    """(...) whether that second was the first of its stretch, without an earlier sign.
 
     Parameters
     ----------
@@ -603,7 +603,7 @@ def split_by_time(
     valid,  # what is held out, see `cut_time`
     test,  # what is held out, see `cut_time`; None = nothing
 ):  # (train, valid, test), None where there is none
-    """The oldest impressions train, the latest test, and those in between validate.
+    """The latest impressions test, those before them validate, and the oldest train.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ def _named_entities(table):  # a `Table` of articles
 def need_ids(
     table,  # a `Table`
     ids,  # of articles, a text for each row
-    wanted=True,  # (n,) rows that are looked at, or all
+    wanted=True,  # (n,) rows that are checked, or all
 ):
     """Rejects the rows that name no article.
 
@@ -46,7 +46,7 @@ def need_ids(
     ids
         of articles, a text for each row
     wanted : default True
-        (n,) rows that are looked at, or all
+        (n,) rows that are checked, or all
     """
     missing = np.array([not id for id in ids]) & wanted
     table.reject(missing, "the id of an article", lambda row: "nothing")
@@ -70,7 +70,7 @@ def _texts_of(
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #read-articles
 def raw_articles(table):  # a `NamedTable`
-    """A dict of raw fields per article; of an id that occurs twice the first row counts.
+    """A dict of raw fields per article; where an id occurs twice, the first row counts.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def text_remarks(
     table,  # the `NamedTable` of articles
     articles,  # dicts of raw fields
 ):  # sentences
-    """What has to be told about the texts of articles.
+    """Remarks about the texts of articles.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def unknown_remarks(
     name,  # of the log
     remedy,  # what to do if none is known
 ):  # sentences
-    """Raises if no article is known, and tells if most are not.
+    """Raises if no article is known; a remark if most are not.
 
     Parameters
     ----------

@@ -121,7 +121,7 @@ def find_ebnerd(
 
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #arrow
 def _arrow(part):  # the file that is to be read
-    "The package that reads Parquet, or the sentence that names it."
+    "The package that reads Parquet; where it is missing, an error that names it."
     with needs("pyarrow", "which reads Parquet", str(part)):
         import pyarrow.compute
         import pyarrow.parquet
@@ -156,16 +156,16 @@ def open_parquet(
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #need-columns
 def need_columns(
     part,  # a `Part`
-    columns,  # names that have to be there
+    columns,  # names that are required
 ):  # all names, in the order of the file
-    """The columns of a file, or the sentence that names one that is missing.
+    """The columns of a file; a missing one is an error that names it.
 
     Parameters
     ----------
     part
         a `Part`
     columns
-        names that have to be there
+        names that are required
 
     Returns
     -------
@@ -207,7 +207,7 @@ def batches(
 
 # %% ../../../nbs/data/sources/ebnerd_files.ipynb #cast
 def _cast(column, kind, expected, where):
-    "A column of another Arrow type, or the sentence that names the one it has."
+    "A column cast to an Arrow type; another kind is an error that names its type."
     arrow = _arrow(where)
     try:
         return arrow.compute.cast(column, kind, safe=False)
@@ -322,7 +322,7 @@ def refuse(
     expected,  # for the message
     got,  # for the message
 ):
-    """Raises the sentence about the first bad row, or records all of them.
+    """Raises an error about the first bad row, or records all of them.
 
     Parameters
     ----------

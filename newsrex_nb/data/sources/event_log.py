@@ -22,7 +22,7 @@ def _values_of(value):  # a text or another value, or a list of them
 
 # %% ../../../nbs/data/sources/event_log.ipynb #read-event
 def read_event(event):  # a text, a list, or {"click": …, "view": …}; None = no events
-    """{kind: values} of the kinds that were named, or the sentence about what is wrong.
+    """{kind: values} of the kinds that were named; other forms are an error.
 
     Parameters
     ----------

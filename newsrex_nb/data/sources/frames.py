@@ -39,7 +39,7 @@ def _tidy_frame(
     frame,  # of pandas; it is not changed
     where,  # what messages call it
 ):  # a pandas data frame with the index 0, 1, …
-    "A frame as the readers of logs take it."
+    "A frame in the form that the readers of logs need."
     from pandas.api.types import is_object_dtype
 
     if frame.columns.nlevels > 1:
@@ -58,7 +58,7 @@ def _tidy_frame(
 
 # %% ../../../nbs/data/sources/frames.ipynb #pandas-column
 def _pandas_column(series):  # of narwhals
-    "A column as a pandas Series that holds what the column holds."
+    "A column as a pandas Series with the same values."
     import narwhals.stable.v2 as nw
     import pandas as pd
 
@@ -90,13 +90,13 @@ def _from_narwhals(
 # %% ../../../nbs/data/sources/frames.ipynb #arrow-stream
 @typing.runtime_checkable
 class _ArrowStream(typing.Protocol):
-    "Whatever hands its rows on as Arrow."
+    "An object that offers its rows as Arrow."
 
     def __arrow_c_stream__(self, requested_schema=None): ...
 
 # %% ../../../nbs/data/sources/frames.ipynb #with-pyarrow
 def _with_pyarrow(work, where):  # a function without arguments, what messages call it
-    "What a function returns that needs pyarrow; its absence is a sentence."
+    "The result of a function that needs pyarrow; without the package, an error."
     otherwise = "pass a .csv or a frame of pandas"
     with needs("pyarrow", "which reads Arrow and Parquet", where, otherwise):
         return work()
@@ -254,7 +254,7 @@ def _one_sheet(
     book,  # of openpyxl
     path,  # of the file
 ):  # list of rows, as long as they are filled
-    "The rows of the only sheet that has any."
+    "The rows of the only sheet that has rows."
     sheets = {}
     for sheet in book.worksheets:
         rows = [list(row) for row in sheet.iter_rows(values_only=True)]
@@ -338,7 +338,7 @@ def need_source(
     source,  # what a user gave, such as a frame or a path
     role,  # for the message: the argument
 ):
-    """Raises the sentence about a text that names no file.
+    """Raises an error about a text that names no file.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from ..text import Numbering
 def _list_keys(
     table,  # a `NamedTable`
     time,  # (n,) seconds
-    wanted,  # (n,) rows that are looked at
+    wanted,  # (n,) rows that are checked
 ):  # a key for each row
     "What rows of one list have in common."
     if "impression" in table:
@@ -51,7 +51,7 @@ def list_numbers(
     time,  # (n,) seconds
     wanted,  # (n,) rows that show an article
 ):  # ((n,) the number of each row's list, -1 = none; {key: number})
-    """Which list each row belongs to; lists are numbered as they first appear.
+    """Which list each row belongs to; lists are numbered in order of appearance.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _need_one(
     values,  # n values, which lists must agree on
     what,  # they are, for the message
 ):
-    "Rejects the rows that say something else than the first row of their list."
+    "Rejects rows that differ from the first row of their list."
     numbers = Numbering()
     number = np.fromiter(map(numbers.__getitem__, values), np.int64, len(values))
     differs = np.zeros(len(place), bool)

@@ -82,7 +82,7 @@ FILES = "behaviors.tsv", "news.tsv", "entity_embedding.vec"
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #dangling
 def _is_lost(file):  # a `Path`
-    "Whether a file of use is a link to something that is not there."
+    "Whether a file that is used is a broken link."
     of_use = split_of(f"{file.name}/") or plain_name(file.name).lower() in FILES
     return of_use and not file.exists()
 
@@ -116,7 +116,7 @@ def sources(path):  # a folder, or one archive
 
 # %% ../../../nbs/data/sources/mind_files.ipynb #is-same
 def _is_same(a, b):  # two `Source`
-    "Whether two sources are one file, reached on two ways."
+    "Whether two sources are one file with two paths."
     if a.packed == 2:
         return a.file == b.file
     return os.path.samefile(a.file, b.file)

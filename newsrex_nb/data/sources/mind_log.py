@@ -118,7 +118,7 @@ def _vectors_of_entities(
     features,  # `Features` of the articles
     files,  # as for `build_mind`
 ):
-    "The vectors that the folder has of the entities, None without a file of them."
+    "The folder's vectors of the entities; None where it has no file of them."
     sources = [split_files.get(FILES[2]) for split_files in files.values()]
     entity_files = [source.file for source in sources if source is not None]
     if not entity_files:
@@ -192,7 +192,7 @@ def made_of(
     vectors,  # of words: what `open_bytes` takes, or None
     recipe,  # a whole one
 ):  # list of names and hashes
-    """What files a data set is made of: the same files, the same list.
+    """The files that a data set is made of; equal files give equal lists.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def _check_options(
     empty_history,  # as for `mind`
     malformed,  # as for `mind`
 ):
-    "Raises the sentence about the first argument that is not legal."
+    "Raises an error about the first argument that is not legal."
     if (size is None) == (path is None):
         raise wrong(
             "a size of MIND to download (demo, small or large), "

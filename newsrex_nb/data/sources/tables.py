@@ -36,7 +36,7 @@ class Table:
         malformed,  # "raise" or "skip"
     ):
         self.frame, self.name = read_frame(source, role)
-        self.file = os.path.basename(self.name)  # what notes call it
+        self.file = os.path.basename(self.name)  # its name in notes
         self.malformed = malformed
         self.used = np.ones(len(self.frame), bool)
         self.forms = {}  # of the times in columns that were read
@@ -66,7 +66,7 @@ def reject(
     expected,  # for the message
     got,  # for the message: a function of the row
 ):
-    """Raises the sentence about the first bad row, or leaves all of them out.
+    """Raises an error about the first bad row, or leaves all of them out.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def lists(
 def times(
     self,
     column,  # name of the column
-    needed=True,  # whether a row without a time is of no use
+    needed=True,  # whether a row without a time cannot be used
 ):
     """(n,) int64 seconds, -1 where there is no time.
 
@@ -216,7 +216,7 @@ def times(
     column
         name of the column
     needed : default True
-        whether a row without a time is of no use
+        whether a row without a time cannot be used
     """
     cells = self.frame[column]
     seconds, missing, fault, self.forms[column] = seconds_of(cells)
@@ -233,8 +233,8 @@ def times(
 # %% ../../../nbs/data/sources/tables.ipynb #one-zone
 def clock_of(
     *tables,  # of which the times were read
-):  # (what the times are, sentences about what was taken for granted)
-    """The zone of some tables, or the sentence about times that cannot be compared.
+):  # (what the times are, sentences about what was assumed)
+    """The zone of some tables; times that cannot be compared are an error.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def clock_of(
 
     Returns
     -------
-    (what the times are, sentences about what was taken for granted)
+    (what the times are, sentences about what was assumed)
     """
     columns = {
         form: f"column {column} of {table.name}"

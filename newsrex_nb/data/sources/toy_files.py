@@ -114,7 +114,7 @@ def _vector_lines(data, rows):
 # %% ../../../nbs/data/sources/toy_files.ipynb #toy-data
 @dataclasses.dataclass(repr=False)
 class ToyData(Dataset):
-    """A toy world as a data set: `oracle` knows its utility, `write_mind` writes it as
+    """A toy world as a data set: `oracle` has its utility, `write_mind` writes it as
     files.
 
     Parameters

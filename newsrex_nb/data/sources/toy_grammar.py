@@ -280,7 +280,7 @@ _LONGEST = 34  # words of a headline
 
 
 def _heads(group):
-    "Who does what, as texts: headlines in groups 0 to 3, sentences in 4 to 7."
+    "Heads of patterns as texts: headlines in groups 0 to 3, sentences in 4 to 7."
     yes = group // 2 % 2 == 1
     also = group % 2 == 1
     if group > 3:

@@ -97,7 +97,7 @@ _REAL = int, float, np.number
 
 
 def _is_number(value, kinds):
-    "Whether this is a number of some kinds; truth is none."
+    "Whether this is a number of some kinds; True and False are none."
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 # %% ../../../nbs/data/sources/toy_sizes.ipynb #check-counts

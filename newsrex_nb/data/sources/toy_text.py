@@ -219,7 +219,7 @@ _NAMED = ("name", "org", "place")
 
 
 def _entities(lexicon, grammar, chosen, stories, subtopic):
-    "For each title the Wikidata ids of those it names."
+    "For each title the Wikidata ids of its entities."
     kinds = [KINDS.index(kind) for kind in _NAMED]
     flat, offsets = segments(grammar.offsets, chosen)
     kind = grammar.kind[flat]
@@ -234,7 +234,7 @@ def _entities(lexicon, grammar, chosen, stories, subtopic):
 
 # %% ../../../nbs/data/sources/toy_text.ipynb #abstracts
 def _abstracts(rng, lexicon, grammar, stories, world, has_person):
-    "Sentences that go on from the headline."
+    "Sentences that continue the headline."
     n = len(stories)
     is_missing = rng.random(n) < 0.05
     lengths = np.where(is_missing, 0, text_lengths(rng, n, 38, 0.45, 6, 140))

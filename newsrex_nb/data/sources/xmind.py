@@ -99,7 +99,7 @@ def _translation(
     number,  # of the line, from 1
     file,  # for messages
 ):  # (id, (title, abstract)), None for a line that holds nothing
-    "What one line says."
+    "The translation on one line."
     text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
     fields = text.split("\t")
     if fields == [""] or number == 1 and fields[0] in ("nid", "id"):
@@ -176,7 +176,7 @@ def check_language(
     language,  # one of xMIND's codes, a folder or file, or None
     tokenizer,  # of the recipe
 ):
-    """Raises the sentence that lists the languages, or names a tokenizer that fits one.
+    """Raises an error that lists the languages, or names a tokenizer that fits one.
 
     Parameters
     ----------
