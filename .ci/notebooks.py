@@ -3,7 +3,6 @@ what importing leaves in memory is not searched for garbage again and again. `py
 marked; paths are of notebooks or folders under nbs/, all where there is none."""
 import gc
 import multiprocessing
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +14,8 @@ from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = """tutorials/06_ index tutorials/02_ models/crown tutorials/07_ train/loop models/tccm tutorials/09_ viz/attention experiments/timing cli hub/publish
+LONG = """tutorials/07_ train/loop models/tccm tutorials/02_ viz/attention tutorials/21_ experiments/probe experiments/timing tutorials/09_ cli hub/publish
     models/ layers/attention layers/candidate_clicks recommend/recommender experiments/ tutorials/ train/ layers/""".split()  # beginnings of paths, the longest first
-RUN_LONG = {"index.ipynb"}  # run longer than they compile: without any optimisation they take twice as long
 
 
 def rank(path):
@@ -46,22 +44,10 @@ def passes(path, flags):
     return test_nb(path, skip_flags=get_config().tst_flags.split(), force_flags=flags, basepath=ROOT)[0]
 
 
-def passes_optimised(path, flags):
-    "The same in a process of its own, which takes the time to optimise its programs a little."
-    quick = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = quick.replace("optimization_level=0", "optimization_level=1")
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=start) as pool:
-            return pool.submit(passes, path, flags).result()
-    finally:
-        os.environ["XLA_FLAGS"] = quick
-
-
 def tested(path, flags):
     "Whether a notebook passes, and its seconds."
     began = time.time()
-    test = passes_optimised if path.relative_to(ROOT / "nbs").as_posix() in RUN_LONG else passes
-    return test(path, flags), time.time() - began
+    return passes(path, flags), time.time() - began
 
 
 def main(arguments):

@@ -42,6 +42,17 @@ def test_quickstart_on_real_headlines(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/nrms-mind/model.safetensors").exists()
 
 
+def test_example_of_the_landing_page():
+    "Its cells on a small world, for an epoch; the numbers that it shows are made again once a week."
+    cells, names = code_of("../index"), {}
+    small = {"vectors=100": "vectors=100, articles=150, users=30, impressions=60, valid=20, test=20", "epochs=5": "epochs=1"}
+    for name in ("example-imports", "example-train", "example-recommend"):
+        text = cells[name]
+        for written, wanted in small.items(): text = text.replace(written, wanted)
+        exec(compile(text, name, "exec"), names)
+    assert names["run"].best_epoch == 1 and len(names["data"].train) == 60
+
+
 BADGES = runpy.run_path(str(TUTORIALS.parents[1] / ".ci/badges"))
 OUTSIDE = {"results-files", "results-home"}  # one fetches what lies in results/ on Colab, the other looks where it is
 

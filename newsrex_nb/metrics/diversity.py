@@ -9,7 +9,7 @@ __all__ = ['NEUTRAL', 'different_pairs', 'unit_vectors', 'mean_distance', 'class
 # %% ../../nbs/metrics/diversity.ipynb #imports
 import numpy as np
 
-from .lists import by_blocks, class_sums
+from .lists import by_blocks
 
 # %% ../../nbs/metrics/diversity.ipynb #different-pairs
 def different_pairs(
