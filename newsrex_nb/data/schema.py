@@ -874,3 +874,15 @@ def hour(self, time):  # seconds, a number or an array
         seconds, a number or an array
     """
     return np.maximum(self.clock.position(time), 0).astype(np.int32)
+
+# %% ../../nbs/data/schema.ipynb #dataset-clicks
+@patch_to(Dataset)
+def clicks(self):
+    "Articles and seconds of all clicks that any split states, (E,) each."
+    rows, times = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for log in self.splits.values():
+        if log.labels is not None:
+            clicked = np.flatnonzero(log.labels > 0)
+            rows.append(log.candidates[clicked])
+            times.append(log.time[owner(log.offsets)[clicked]])
+    return np.concatenate(rows), np.concatenate(times)

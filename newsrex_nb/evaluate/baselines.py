@@ -11,6 +11,7 @@ import numpy as np
 from ..core import generator, patch_to
 from ..data.schema import owner, take
 from .measure import unmeasurable
+from ..metrics.exposure import earlier_events, event_keys
 from ..metrics.ranking import ranking_metrics
 
 # %% ../../nbs/evaluate/baselines.ipynb #random
@@ -30,14 +31,6 @@ class RandomScores:
         number = len(behaviors.candidates)
         return generator(self.seed, "random").random(number, dtype=np.float32)
 
-# %% ../../nbs/evaluate/baselines.ipynb #event-key
-def _event_key(
-    rows,  # of articles
-    moments,  # hours, or places of times
-):  # int64, ordered by article and then by moment
-    "One number for an article at a moment."
-    return np.asarray(rows, np.int64) << 32 | np.asarray(moments, np.int64)
-
 # %% ../../nbs/evaluate/baselines.ipynb #popularity
 class ClicksSoFar:
     """The number of clicks a candidate had in the hours before the impression's own.
@@ -50,14 +43,8 @@ class ClicksSoFar:
 
     def __init__(self, data):  # a `Dataset`
         self.data = data
-        keys = []
-        for log in data.splits.values():
-            if log.labels is None:
-                continue
-            clicked = np.flatnonzero(log.labels > 0)
-            hours = data.hour(log.time)[owner(log.offsets)[clicked]]
-            keys.append(_event_key(log.candidates[clicked], hours))
-        self.events = np.sort(np.concatenate(keys))
+        rows, times = data.clicks()
+        self.events = event_keys(rows, data.hour(times))
 
 # %% ../../nbs/evaluate/baselines.ipynb #popularity-scores
 @patch_to(ClicksSoFar)
@@ -74,11 +61,7 @@ def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
     (candidates,) float32
     """
     hours = self.data.hour(behaviors.time)[owner(behaviors.offsets)]
-    now = _event_key(behaviors.candidates, hours)
-    begin = _event_key(behaviors.candidates, np.zeros_like(hours))
-    before = np.searchsorted(self.events, now)
-    start = np.searchsorted(self.events, begin)
-    return (before - start).astype(np.float32)
+    return earlier_events(behaviors.candidates, hours, self.events).astype(np.float32)
 
 # %% ../../nbs/evaluate/baselines.ipynb #recent-clicks
 class RecentClicks:
@@ -97,19 +80,11 @@ class RecentClicks:
         data,  # a `Dataset`
         hours=24,  # in which clicks are counted
     ):
-        self.hours = hours
-        rows, times, self.known = [], [], None
-        logs = data.splits.values()
-        for log in logs:
-            if log.labels is not None:
-                clicked = np.flatnonzero(log.labels > 0)
-                rows.append(log.candidates[clicked])
-                times.append(log.time[owner(log.offsets)[clicked]])
-        rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        times = np.concatenate([np.zeros(0, np.int64), *times])
+        self.hours, self.known = hours, None
+        rows, times = data.clicks()
         self.order = np.unique(times)  # a click's time is its place here
-        self.events = np.sort(_event_key(rows, np.searchsorted(self.order, times)))
-        if len(times) and any(log.labels is None for log in logs):
+        self.events = event_keys(rows, np.searchsorted(self.order, times))
+        if len(times) and any(log.labels is None for log in data.splits.values()):
             self.known = self.order[-1] + 1  # after it nothing is known
 
 # %% ../../nbs/evaluate/baselines.ipynb #recent-scores
@@ -132,7 +107,7 @@ def scores(self, behaviors):  # `Behaviors` -> (candidates,) float32
     ends = [np.searchsorted(self.order, now - 3600 * h) for h in (self.hours, 0)]
     impression = owner(behaviors.offsets)
     before, until = [
-        np.searchsorted(self.events, _event_key(behaviors.candidates, end[impression]))
+        earlier_events(behaviors.candidates, end[impression], self.events)
         for end in ends
     ]
     return (until - before).astype(np.float32)

@@ -25,8 +25,7 @@ def _groups(lists, by, strata):
         of_each, names = class_numbers(lists.data.news.category)
         return of_each[lists.log.candidates], names
     if by == "minority":
-        flags = lists.data.news.minority[lists.log.candidates].astype(int)
-        return 1 + flags, ["others", "minority"]
+        return lists.minority_flags(), ["others", "minority"]
     names = [f"stratum {number} of {strata}" for number in range(1, strata + 1)]
     return popularity_strata(lists.clicks_so_far()[0], strata), names
 

@@ -19,8 +19,9 @@ from ..metrics.divergence import representation, shares, strength_bins
 from ..metrics.diversity import class_entropy, count_overlap
 from ..metrics.diversity import different_pairs, history_distance
 from ..metrics.diversity import mean_distance, mood_numbers
-from ..metrics.exposure import coverage, earlier_events, gini, mean_age
-from ..metrics.exposure import novelty, popularity_lift, shown_counts
+from ..metrics.exposure import coverage, earlier_events, event_keys, gini
+from ..metrics.exposure import mean_age, novelty, popularity_lift
+from ..metrics.exposure import shown_counts
 from ..metrics.lists import at_places, class_numbers, class_sums, top_places
 from ..metrics.ranking import CUT, WHOLE, metric_names
 
@@ -105,17 +106,18 @@ def of_histories(self, classes, size, ranked=False):  # (N,) numbers of classes
 def clicks_so_far(self):
     "(candidates,) clicks of each in earlier hours, and (B,) those of all articles."
     if "clicks" not in self.known:
-        rows, hours = [], []
-        for log in self.data.splits.values():
-            if log.labels is not None:
-                clicked = np.flatnonzero(log.labels > 0)
-                rows.append(log.candidates[clicked])
-                hours.append(self.data.hour(log.time)[owner(log.offsets)[clicked]])
-        rows, hours = np.concatenate(rows), np.concatenate(hours)
-        now = self.data.hour(self.log.time)
-        each = earlier_events(self.log.candidates, now[self.owner], rows, hours)
+        rows, times = self.data.clicks()
+        hours, now = self.data.hour(times), self.data.hour(self.log.time)
+        events = event_keys(rows, hours)
+        each = earlier_events(self.log.candidates, now[self.owner], events)
         self.known["clicks"] = each, np.searchsorted(np.sort(hours), now)
     return self.known["clicks"]
+
+# %% ../../nbs/evaluate/norms.ipynb #minority-flags
+@patch_to(Lists)
+def minority_flags(self):
+    "(candidates,) 1 others, 2 a minority, 0 unknown."
+    return 1 + self.data.news.minority[self.log.candidates].astype(int)
 
 # %% ../../nbs/evaluate/norms.ipynb #diversity
 def _ild(lists, k):
@@ -198,8 +200,7 @@ def _activation(lists, k):
 
 
 def _alternative_voices(lists, k):
-    flags = 1 + lists.data.news.minority[lists.log.candidates].astype(int)
-    return _from_pool(lists, k, flags, 2)
+    return _from_pool(lists, k, lists.minority_flags(), 2)
 
 # %% ../../nbs/evaluate/norms.ipynb #entity-numbers
 def entity_numbers(entities):  # N lists of entity ids
