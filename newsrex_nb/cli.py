@@ -367,12 +367,10 @@ def _asked_for(
     recommender,  # a `Recommender`
 ):  # (history or None, user or None)
     "Whose articles are asked for; says so where nothing is known of that user."
-    from newsrex_nb.recommend.live import click_counts
-
     user = keys["user"] or None
     if keys["history"] is not None:
         return _ids(keys["history"]), user
-    if not click_counts(recommender.data).any():
+    if not len(recommender.data.clicks()[0]):
         got = "a log without clicks"
         raise wrong("history=, or a log that knows clicks", got, remedy="give history=")
     if user is None:

@@ -22,7 +22,8 @@ from test_contracts import FEW, same
 
 TAKE = "NRMS", "NRAM", "NAML", "LSTUR", "MINER", "CAUM", "GLORY", "DIGAT"
 REFUSE = "NPA", "PPRec", "TCCM", "CROWN"
-every = pytest.mark.parametrize("name", TAKE)
+weekly = lambda name: pytest.param(name, marks=pytest.mark.slow)
+every = pytest.mark.parametrize("name", [weekly(name) if name in ("GLORY", "DIGAT") else name for name in TAKE]) # graphs compile for long
 
 
 def vectors_for(data, width=6):
@@ -58,7 +59,7 @@ def test_cached_equals_direct(name):
     same(direct_scores(model, data, data.test, batch_size=1), direct)
 
 
-@pytest.mark.parametrize("name", ["NRMS", "MINER", "GLORY"])
+@pytest.mark.parametrize("name", ["NRMS", "MINER", weekly("GLORY")])
 def test_fast_equals_plain(name):
     "Losses and gradients, and every weight has some, those of the encoder too."
     data = case(name)[0]

@@ -28,10 +28,10 @@ from newsrex_nb.train.steps import shared_logits
 from probes import OF_EACH_KIND, PROBES, few, tiny, wider, world
 
 PAPERS = [c for c in vars(models).values() if isinstance(c, type) and issubclass(c, NewsRecommender)]
-every_model = pytest.mark.parametrize("cls", [*PAPERS, *PROBES], ids=lambda c: c.__name__)
+# what a model needs is in a probe for every part; a paper's graph takes as long to compile as all of them
 few_models = pytest.mark.parametrize("cls", few([*PAPERS, *PROBES]), ids=lambda c: c.__name__)
-# what a training needs is in a probe for every part; a paper's graph takes as long to compile as all of them
-few_trainings = pytest.mark.parametrize("cls", few([*PAPERS, *PROBES], but="GLORY"), ids=lambda c: c.__name__)
+SOME = [models.NRMS, models.LSTUR, *PROBES] # what is saved of each kind
+TRAINED = {"NRMS", "PersonalWords", "Walker"} # plain, with a user's own vector, with a graph and losses of its own
 FEW = dict(rows=32, users=8, width=4) # small calls, so that there are several
 SHAPE = dict(batch_size=8, negatives=3, seed=0, chunk=4) # the last chunk of an epoch is short
 
@@ -59,9 +59,9 @@ HALF = ["float16 near float32", "half precision", "cached in half precision"]
 of_the_rest = pytest.mark.parametrize("cls", [cls for cls in PAPERS if cls.__name__ not in OF_EACH_KIND], ids=lambda c: c.__name__)
 
 
-@every_model
+@few_models
 def test_contract(cls):
-    "Every promise; what is saved goes into another process with that of all others, and half precision of nine papers is looked at below."
+    "Every promise; what is saved goes into another process with that of all others, and half precision of most papers is looked at below."
     data = case(cls)[0]
     elsewhere = ["saving", *(HALF if cls in PAPERS and cls.__name__ not in OF_EACH_KIND else [])]
     report = check_model(makes(cls, data), data, only=[name for name in PROMISES if name not in elsewhere])
@@ -99,9 +99,10 @@ def test_contract_of_variants(cls, wiring):
     assert broken == TOLD.get((cls, wiring), []), "what official code does otherwise is told on the model's page"
 
 
-def test_saved_models_in_another_process(tmp_path):
-    "The promise `saving` for all models, in one process: the same bits."
-    subjects = {cls.__name__: Subject(makes(cls, case(cls)[0]), case(cls)[0]) for cls in [*PAPERS, *PROBES]}
+@pytest.mark.parametrize("group", [SOME, pytest.param([cls for cls in [*PAPERS, *PROBES] if cls not in SOME], marks=pytest.mark.slow)], ids=["some", "the rest"])
+def test_saved_models_in_another_process(group, tmp_path):
+    "The promise `saving` for several models, in one process: the same bits."
+    subjects = {cls.__name__: Subject(makes(cls, case(cls)[0]), case(cls)[0]) for cls in group}
     for name, subject in subjects.items():
         (tmp_path / name).mkdir()
         write_question(subject, tmp_path / name)
@@ -119,7 +120,7 @@ def test_cached_in_little_memory_and_wider(cls):
     same(scores(longer, wide, budget=1, **FEW), direct)
 
 
-@few_trainings
+@few_models
 def test_shared_path_in_half_precision(cls):
     "Losses and gradients of training batches in float16 are finite: empty histories, articles without words and unfilled places are among them."
     data = case(cls)[0]
@@ -163,7 +164,7 @@ class Watch(keras.callbacks.Callback):
         if len(self.kept) == self.stop: raise KeyboardInterrupt
 
 
-@few_trainings
+@pytest.mark.parametrize("cls", [cls if cls.__name__ in TRAINED else pytest.param(cls, marks=pytest.mark.slow) for cls in [*PAPERS, *PROBES]], ids=lambda c: c.__name__)
 def test_fit(cls):
     "Three epochs are one program; a second run has the same bits, also in the moment in which it is interrupted."
     data = case(cls)[0]

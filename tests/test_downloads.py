@@ -203,6 +203,7 @@ np.save(sys.argv[3], loaded.score([dict(title=t) for t in texts[:3]], [dict(titl
 """
 
 
+@pytest.mark.slow
 def test_texts_without_spaces(server, archives, world, tmp_path, monkeypatch):
     "From xMIND's and BPEmb's files to a model that another process loads without a network and without any of them."
     pytest.importorskip("sentencepiece")

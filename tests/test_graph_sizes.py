@@ -65,6 +65,7 @@ def losses(model, data, buckets):
     return batches.shapes.nodes, jax.tree.map(np.asarray, run({k: v.value for k, v in variables.items()}, first))
 
 
+@pytest.mark.slow
 def test_losses_and_gradients():
     data, _, _, model = case()
     (one, (loss, gradient)), (several, (other, same)) = (losses(model, data, buckets) for buckets in (1, 3))

@@ -118,7 +118,8 @@ print(fingerprint(run.history, scores(model, data), *(np.asarray(v.value) for v 
 """
 
 
-@pytest.mark.parametrize("left_out", [(), pytest.param(("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"), marks=pytest.mark.slow)], ids=["quick", "as users compile"])
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [(), ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")], ids=["quick", "as users compile"])
 def test_one_seed_one_result(left_out):
     "Training in two fresh processes ends with the same bits, whatever the order of sets in them."
     env = {k: v for k, v in os.environ.items() if k not in left_out}

@@ -59,6 +59,7 @@ def test_each_by_itself_is_fit(data):
     assert all((a.value == b.value).all() for a, b in zip(models[1].variables, alone.variables))
 
 
+@pytest.mark.slow
 def test_refit_of_each_by_itself(data):
     "A seed by itself takes what `fit` takes; nothing is said of callbacks where there are none."
     more, alone = dict(epochs=1, validation="valid", refit=True), make(data, SEEDS[1])

@@ -19,6 +19,7 @@ def code_of(name):
     return {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
 
 
+@pytest.mark.slow
 def test_quickstart_on_real_headlines(tmp_path, monkeypatch, capsys):
     "What is to be copied from its end, with a folder in MIND's format and a smaller model."
     monkeypatch.setenv("NEWSREX_CACHE", str(tmp_path / "cache"))

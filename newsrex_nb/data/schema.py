@@ -886,3 +886,13 @@ def clicks(self):
             rows.append(log.candidates[clicked])
             times.append(log.time[owner(log.offsets)[clicked]])
     return np.concatenate(rows), np.concatenate(times)
+
+
+@patch_to(Dataset)
+def views(self):
+    "Articles and seconds of all candidates of any split, (E,) each."
+    rows, times = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for log in self.splits.values():
+        rows.append(log.candidates)
+        times.append(np.repeat(log.time, log.lengths))
+    return np.concatenate(rows), np.concatenate(times)

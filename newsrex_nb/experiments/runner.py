@@ -19,7 +19,7 @@ from ..engine.scoring import scores
 from ..evaluate.baselines import baselines
 from ..evaluate.measure import evaluate
 from ..evaluate.rankers import GivenScores, ranker_of
-from ..evaluate.sums import StandardisedSum
+from ..evaluate.sums import Merged
 from .building import build_model, load_data
 from .run_keys import lines_by_key, run_key
 from ..metrics.results import append_result
@@ -87,7 +87,7 @@ def measure(
     model = GivenScores(found, name)
     about["model"] = evaluate(model, dataset, log, metrics)  # first: it wants labels
     counts = baselines(dataset)
-    sums = {base: StandardisedSum(model, counts[base]) for base in SUMMED}
+    sums = {base: Merged(model, counts[base]) for base in SUMMED}
     measured = {
         kind: {
             name: evaluate(of, dataset, split, metrics) for name, of in rankers.items()

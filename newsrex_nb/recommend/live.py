@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LASTING', 'WINDOWED', 'seconds', 'several', 'listed', 'room_for', 'LiveData', 'nothing', 'carried', 'live', 'extend',
            'is_named', 'row_of_user', 'impressions', 'joined', 'observe', 'recent', 'roomy', 'Moment', 'past',
-           'click_counts']
+           'event_counts']
 
 # %% ../../nbs/recommend/live.ipynb #imports
 import copy, dataclasses, typing
@@ -652,29 +652,27 @@ def past(
     return rows + [row for row in dict.fromkeys(later) if row not in known]
 
 # %% ../../nbs/recommend/live.ipynb #click-counts
-def click_counts(
-    data,  # a `LiveData`
-    before=None,  # seconds: clicks from then on are not known yet
-):  # (N,) clicks of each article
-    """How often each article was clicked, in the log and since.
+def event_counts(
+    events,  # (E,) articles and (E,) seconds, as `data.clicks()` and `data.views()` give them
+    articles,  # N, rows of the news table
+    before=None,  # seconds: what is from then on is not known yet
+):  # (N,) events of each article
+    """How often something happened to each article, in the log and since.
 
     Parameters
     ----------
-    data
-        a `LiveData`
+    events
+        (E,) articles and (E,) seconds, as `data.clicks()` and `data.views()` give
+        them
+    articles
+        N, rows of the news table
     before : default None
-        seconds: clicks from then on are not known yet
+        seconds: what is from then on is not known yet
 
     Returns
     -------
-    (N,) clicks of each article
+    (N,) events of each article
     """
-    counts = np.zeros(len(data.news), np.int64)
-    for log in data.splits.values():
-        if log.labels is None:
-            continue
-        clicked = log.labels > 0
-        if before is not None:
-            clicked = clicked & np.repeat(log.time < before, log.lengths)
-        counts += np.bincount(log.candidates[clicked], minlength=len(counts))
-    return counts
+    rows, times = events
+    known = rows if before is None else rows[times < before]
+    return np.bincount(known, minlength=articles)

@@ -7,19 +7,23 @@ __all__ = ['Recommender', 'need_towers']
 
 # %% ../../nbs/recommend/recommender.ipynb #imports
 import dataclasses
+import functools
+import zlib
 
 import numpy as np
 
 from ..core import patch_to, wrong
 from ..data.ids import id_text
+from ..evaluate.reranked import articles_of
 from ..hub import publish
 from .catalogue import is_dot
-from .live import click_counts, extend, impressions, is_named
+from .live import event_counts, extend, impressions, is_named
 from .live import observe as observed
 from .live import seconds
 from .requests import Recommendations, Recommended, Rows, best_of
 from .requests import how_many, raw_article, timely
 from .service import Service
+from ..rerank.chain import Columns, reordered
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender
 class Recommender(Service):
@@ -176,13 +180,14 @@ def _once(rows):
     return np.array([*dict.fromkeys(rows.tolist())], np.int32)
 
 
-def _best_unread(logits, shown, read, k, place):  # place: -1 for every row
-    "Places of the best candidates that were not read; changes the logits."
+def _unread(shown, read, place):  # place: -1 for every row
+    "(candidates,) whether each is among what was not read."
     place[shown] = np.arange(len(shown))
     seen = place[read]
     place[shown] = -1
-    logits[seen[seen >= 0]] = -np.inf
-    return [i for i in best_of(logits, k).tolist() if logits[i] > -np.inf]
+    unread = np.ones(len(shown), bool)
+    unread[seen[seen >= 0]] = False
+    return unread
 
 # %% ../../nbs/recommend/recommender.ipynb #most-clicked
 _POPULAR = (
@@ -197,30 +202,65 @@ _NOTHING = (
 )
 
 
+class _Counts:
+    "How often each article was clicked or shown before a time, counted once."
+
+    def __init__(self, data):  # a `LiveData`
+        self.data, self.known = data, {}
+
+    def of(self, events, before):  # "clicks" or "views"; seconds, None: all
+        if (events, before) not in self.known:
+            happened = getattr(self.data, events)()
+            counts = event_counts(happened, len(self.data.news), before)
+            self.known[events, before] = counts
+        return self.known[events, before]
+
+
 @patch_to(Recommender)
-def _informed(self, asked, n, logits, counts):  # counts: {seconds: (N,) clicks}
+def _informed(self, asked, n, logits, shown, counts):
     "The logits of a user, or the clicks of the candidates where logits say nothing."
     if asked.read[n] or len(logits) < 2 or logits.min() < logits.max():
         return logits
-    before, shown = asked.before[n], asked.shown[n] if asked.own else asked.shown
-    if before not in counts:
-        counts[before] = click_counts(asked.data, before)
-    clicks = counts[before][shown].astype(np.float32)
+    clicks = counts.of("clicks", asked.before[n])[shown].astype(np.float32)
     self.warn(_POPULAR if clicks.any() else _NOTHING, level=5)
     return clicks if clicks.any() else logits
 
+# %% ../../nbs/recommend/recommender.ipynb #reranking
+@patch_to(Recommender)
+def _columns(self, asked, n, counts):  # a `Request`, the number of a user, `_Counts`
+    "What re-rankers may know of a request."
+    if getattr(self, "told", None) is None or self.told.news is not asked.data.news:
+        self.told = articles_of(asked.data)
+    read, before = np.array(asked.read[n], np.int64), asked.before[n]
+    so_far = [functools.partial(counts.of, of, before) for of in ("clicks", "views")]
+    request = int(asked.user[n]), int(asked.hour[n]), zlib.crc32(read.tobytes())
+    return Columns(self.told, read, *so_far, request)
+
+
+@patch_to(Recommender)
+def _chosen(self, asked, n, logits, shown, counts, k, rerank):  # of unread candidates
+    "(their places, the best first; rows that were drawn)"
+    if not rerank:
+        return best_of(logits, k), ()
+    columns = self._columns(asked, n, counts)
+    return reordered(rerank, logits, shown, columns, k), columns.explored
+
 # %% ../../nbs/recommend/recommender.ipynb #recommend
 @patch_to(Recommender)
-def _best_of_hour(self, asked, users, k, place):  # place: -1 for every row
+def _best_of_hour(self, asked, users, k, rerank, place):  # place: -1 for every row
     "Yields (number of a user, the best unread articles)."
-    news, counts = asked.data.news, {}
+    news, counts = asked.data.news, _Counts(asked.data)
     for n, logits in self.answers(asked, users):
-        logits = self._informed(asked, n, logits, counts) if k else logits
         shown = asked.shown[n] if asked.own else asked.shown
-        places = _best_unread(logits, shown, asked.read[n], k, place)
+        logits = self._informed(asked, n, logits, shown, counts) if k else logits
+        unread = _unread(shown, asked.read[n], place)
+        shown, logits = shown[unread], logits[unread]
+        request = asked, n, logits, shown, counts
+        places, drawn = self._chosen(*request, k, rerank)
         best = [(shown[i], float(logits[i])) for i in places]
         articles = (Recommended(str(news.ids[r]), x, news.title[r]) for r, x in best)
-        yield n, Recommendations(articles)
+        listed = (str(news.ids[r]) for r, _ in best if r in drawn)
+        yield n, Recommendations(articles, listed)
 
 
 @patch_to(Recommender)
@@ -231,6 +271,7 @@ def recommend(
     user=None,  # as for `score`
     at=None,  # as for `score`
     among=None,  # articles to choose from, as `candidates` of `score`; None = the catalogue
+    rerank=(),  # re-rankers, one after the other, see `rerank.chain`; without any: by score
 ) -> list:  # `Recommendations`, best first; for many users a list of such lists
     """The best articles for users; what was read is left out.
 
@@ -246,6 +287,8 @@ def recommend(
         as for `score`
     among : default None
         articles to choose from, as `candidates` of `score`; None = the catalogue
+    rerank : default ()
+        re-rankers, one after the other, see `rerank.chain`; without any: by score
 
     Returns
     -------
@@ -263,7 +306,7 @@ def recommend(
             asked.shown = [*map(_once, shown)] if asked.own else _once(shown)
         best, place = {}, np.full(len(asked.data.news), -1)
         for users in self.hours(asked):
-            best.update(self._best_of_hour(asked, users, k, place))
+            best.update(self._best_of_hour(asked, users, k, rerank, place))
     return [best[n] for n in range(len(best))] if asked.many else best[0]
 
 # %% ../../nbs/recommend/recommender.ipynb #add

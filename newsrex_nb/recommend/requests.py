@@ -33,12 +33,30 @@ class Recommended(NamedTuple):
 
 # %% ../../nbs/recommend/requests.ipynb #recommendations
 class Recommendations(list):
-    "`Recommended` articles of one user, best first."
+    """`Recommended` articles of one user, best first.
+
+    Parameters
+    ----------
+    articles : default ()
+        `Recommended`
+    explored : default ()
+        ids of those that were drawn, not believed to be the best
+    """
+
+    def __init__(
+        self,
+        articles=(),  # `Recommended`
+        explored=(),  # ids of those that were drawn, not believed to be the best
+    ):
+        super().__init__(articles)
+        self.explored = frozenset(explored)
 
     def _repr_html_(self):
-        rows = [["", "title", "score", "id"]]
+        drawn = [""] if self.explored else []
+        rows = [["", "title", "score", "id", *drawn]]
         for place, best in enumerate(self, 1):
-            rows.append([f"{place}", best.title, f"{best.score:.4f}", best.id])
+            mark = ["drawn" if best.id in self.explored else ""] if drawn else []
+            rows.append([f"{place}", best.title, f"{best.score:.4f}", best.id, *mark])
         return html_table(f"{len(self)} articles, best first", rows)
 
 # %% ../../nbs/recommend/requests.ipynb #row-of
