@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import generator, patch_to, wrong
-from ..data.schema import Behaviors, make_histories, offsets_of, owner, take
+from ..data.schema import Behaviors, make_histories, offsets_of, take
 from ..data.sources.toy_clicks import draw_labels
 from ..data.sources.toy_sizes import SECONDS_A_DAY
 from ..evaluate.measure import evaluate
@@ -91,7 +91,9 @@ class GoingWorld:
         day = data.train.time // SECONDS_A_DAY
         self.days = day - day.min()
         if self.days.max() <= first:
-            raise wrong(f"a training log of more than {first} days", self.days.max() + 1)
+            raise wrong(
+                f"a training log of more than {first} days", self.days.max() + 1
+            )
         self.data, self.seed = data, seed
         log = take(data.train, np.flatnonzero(self.days < first))
         self.log, self.lists = log, [tuple(log.histories[n]) for n in log.history]

@@ -23,14 +23,14 @@ class Articles:
     ----------
     news
         a `News`
-    make_vectors : default None
-        gives (N, D) vectors of length 1; None: there are none
     known : default dataclasses.field(default_factory=dict)
         what was made once
     """
 
     news: object  # a `News`
-    make_vectors: object = None  # gives (N, D) vectors of length 1; None: there are none
+    make_vectors: object = (
+        None  # gives (N, D) vectors of length 1; None: there are none
+    )
     known: dict = dataclasses.field(default_factory=dict)  # what was made once
     __repr__ = short_repr
 
@@ -44,7 +44,9 @@ class Articles:
         """
         if by not in self.known:
             texts = getattr(self.news, by, None) if isinstance(by, str) else None
-            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
+            if not isinstance(texts, list) or not all(
+                isinstance(t, str) for t in texts
+            ):
                 raise wrong("a column of texts, such as 'category'", repr(by), "by")
             if not any(texts):
                 raise wrong(f"articles with a {by}", "none that has one")
@@ -72,8 +74,6 @@ class Columns:
         of all requests
     history
         rows that the user clicked, oldest first
-    clicks : default None
-        (N,) of each article so far, or what gives them; None: unknown
     shown : default None
         (N,) how often each was shown so far, or what gives that
     request : default ()
@@ -84,10 +84,14 @@ class Columns:
 
     articles: Articles  # of all requests
     history: np.ndarray  # rows that the user clicked, oldest first
-    clicks: object = None  # (N,) of each article so far, or what gives them; None: unknown
+    clicks: object = (
+        None  # (N,) of each article so far, or what gives them; None: unknown
+    )
     shown: object = None  # (N,) how often each was shown so far, or what gives that
     request: tuple = ()  # numbers that name the request: what is drawn follows from them
-    explored: set = dataclasses.field(default_factory=set)  # rows that were drawn, filled by those who draw
+    explored: set = dataclasses.field(
+        default_factory=set
+    )  # rows that were drawn, filled by those who draw
     __repr__ = short_repr
 
     def counts(self, name):  # "clicks" or "shown", as the fields are called

@@ -30,7 +30,10 @@ def standardised(
     (candidates,)
     """
     lengths = np.diff(offsets)
-    impression, count = np.repeat(np.arange(len(lengths)), lengths), np.maximum(lengths, 1)
+    impression, count = (
+        np.repeat(np.arange(len(lengths)), lengths),
+        np.maximum(lengths, 1),
+    )
     flat = np.asarray(flat, np.float64)
     centred = flat - (np.bincount(impression, flat, len(count)) / count)[impression]
     squares = np.bincount(impression, centred**2, len(count))
