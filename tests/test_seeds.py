@@ -69,6 +69,7 @@ def test_refit_of_each_by_itself(data):
     assert all((a.value == b.value).all() for a, b in zip(model.variables, alone.variables))
 
 
+@pytest.mark.slow
 def test_as_fit(data):
     "By one program: one seed is `fit` to the bit, validation included; without dropout, so is each of several but for sums in another order."
     plain, more = dict(dropout=0.0), dict(validation="valid", patience=1)

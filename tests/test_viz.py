@@ -59,6 +59,7 @@ print(canvas.drawn)
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_sees_one_picture_that_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in LIVE])
