@@ -8,6 +8,7 @@ from newsrex_nb.cli import main
 from newsrex_nb.core import METRICS, InputError
 from newsrex_nb.data import toy
 from newsrex_nb.data.schema import take
+from newsrex_nb.data.sentiment import with_sentiment
 from newsrex_nb.evaluate import evaluate, predict
 from newsrex_nb.evaluate.baselines import CategoryMatch, ClicksSoFar, RandomScores
 from newsrex_nb.evaluate.norms import NEEDS, NORMS, per_list
@@ -107,3 +108,14 @@ def test_the_shell_measures_what_it_is_asked_for(data, tmp_path, capsys):
     assert all(word in shown for word in ("AUC", "ild@5", "gini@5", "random")) and "nDCG" not in shown
     assert f"{evaluate(CategoryMatch(data), data, metrics=['ild@5'])['ild@5']:.4f}" in shown
     assert main([*line, "metrics=[ild]"]) == 2 and "ild@k" in capsys.readouterr().err
+
+
+def test_vader_rates_headlines(data):
+    "The optional lexicon: glad and gloomy words have their signs, an empty title none."
+    pytest.importorskip("vaderSentiment")
+    titles = ["", "Mayor celebrates glorious opening", "Terrible fire kills two", ""]
+    data.news.title[:4] = titles
+    rated = with_sentiment(data)
+    assert np.isnan(rated.news.sentiment[[0, 3]]).all() and rated.news.sentiment[1] > .5 and rated.news.sentiment[2] < -.5
+    assert rated.notes["sentiment"] == "of the title, by compound"
+    assert evaluate(CategoryMatch(rated), rated, metrics=["sentiment_diversity@5"])["sentiment_diversity@5"] > 0

@@ -67,7 +67,7 @@ def test_wheel_holds_the_package(built, settings):
     assert "newsrex = newsrex_nb.cli:main" in points and "newsrex_nb = newsrex_nb._modidx:d" in points
     assert f"Version: {settings['version']}\n" in metadata and f"Requires-Python: >={settings['min_python']}\n" in metadata
     assert "](nbs/" not in metadata and f"]({settings['git_url']}/raw/" in metadata, "pictures of README.md are found from elsewhere"
-    assert set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.M)) == {"dev", "lab", "lm", "wandb", "bpe", "parquet", "files"}
+    assert set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.M)) == {"dev", "lab", "lm", "wandb", "bpe", "parquet", "files", "sentiment"}
     assert len(re.findall(r"^Requires-Dist: (?!.*extra ==)", metadata, re.M)) == len(settings["requirements"].split())
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         assert {"settings.ini", "LICENSE", "README.md"} <= {Path(f).name for f in sdist.getnames()}

@@ -135,7 +135,7 @@ def test_json_is_written_in_one_place(name):
 def test_run_time_needs_only_what_is_declared(name):
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    declared = " ".join(config["DEFAULT"][key] for key in ("requirements", "lm_requirements", "wandb_requirements", "bpe_requirements", "files_requirements")).split()
+    declared = " ".join(config["DEFAULT"][key] for key in ("requirements", "lm_requirements", "wandb_requirements", "bpe_requirements", "files_requirements", "sentiment_requirements")).split()
     packages = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in declared}
     legal = {p.replace("-", "_") for p in packages}.union(*(BROUGHT.get(p, set()) for p in packages))
     assert not roots(name) - legal - sys.stdlib_module_names - {"newsrex_nb"}, "not among the requirements of settings.ini"

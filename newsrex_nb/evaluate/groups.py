@@ -6,10 +6,13 @@
 __all__ = ['GROUPS', 'attention']
 
 # %% ../../nbs/evaluate/groups.ipynb #imports
+from collections.abc import Mapping
+
 from ..core import one_of
 from .norms import Lists, demand
 from ..metrics.exposure import exposure_by_group, popularity_strata
 from ..metrics.lists import class_numbers
+from ..rerank.chain import column_texts
 
 # %% ../../nbs/evaluate/groups.ipynb #group-needs
 GROUPS = {
@@ -21,8 +24,8 @@ GROUPS = {
 # %% ../../nbs/evaluate/groups.ipynb #groups
 def _groups(lists, by, strata):
     "(candidates,) numbers of groups, 0 = of none, and the name of each from 1 on."
-    if by == "category":
-        of_each, names = class_numbers(lists.data.news.category)
+    if isinstance(by, Mapping) or by == "category":
+        of_each, names = class_numbers(column_texts(lists.data.news, by))
         return of_each[lists.log.candidates], names
     if by == "minority":
         return lists.minority_flags(), ["others", "minority"]
@@ -34,7 +37,7 @@ def attention(
     data,  # a `Dataset`
     log,  # `Behaviors` of it
     scores,  # (candidates,) higher is better
-    by="popularity",  # or "category", "minority"
+    by="popularity",  # or "category", "minority", {article id: group}
     k=10,  # places of a list
     strata=3,  # parts of popularity, the least clicked first
 ) -> dict:  # {group: (its share of attention, its share of the candidates)}
@@ -49,7 +52,7 @@ def attention(
     scores
         (candidates,) higher is better
     by : default 'popularity'
-        or "category", "minority"
+        or "category", "minority", {article id: group}
     k : default 10
         places of a list
     strata : default 3
@@ -59,8 +62,9 @@ def attention(
     -------
     {group: (its share of attention, its share of the candidates)}
     """
-    need = GROUPS[one_of("by", by, tuple(GROUPS))]
-    demand(data, log, need, f"by={by!r}")
+    if not isinstance(by, Mapping):
+        need = GROUPS[one_of("by", by, tuple(GROUPS))]
+        demand(data, log, need, f"by={by!r}")
     lists = Lists(data, log, scores)
     groups, names = _groups(lists, by, strata)
     parts = exposure_by_group(groups, lists.places(k), len(names))

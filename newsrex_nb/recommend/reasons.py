@@ -10,10 +10,11 @@ import dataclasses
 
 import numpy as np
 
-from ..core import patch_to, wrong
+from ..core import patch_to, short_repr, wrong
 from .live import listed
 from .recommender import Recommender
 from .requests import Recommended
+from ..rerank.chain import column_texts
 
 # %% ../../nbs/recommend/reasons.ipynb #reason
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Reason:
     weight: float  # their share of what all clicks do for the article, 0 to 1
     place: int  # in the catalogue, read articles left out
     without: int  # the place without these clicks
+    __repr__ = short_repr
 
     def __str__(self):
         if not self.clicks:
@@ -100,7 +102,7 @@ def reasons(
     history=None,  # as for `score`; one user's
     user=None,  # as for `score`; one
     at=None,  # as for `score`; one
-    by="category",  # a column of texts that clicks are put into groups by
+    by="category",  # what clicks are put into groups by: a column of texts, or {article id: text}
 ) -> list:  # of `Reason`, one per article
     """Why each article was recommended to a user: the clicks without which it would fall.
 
@@ -115,7 +117,7 @@ def reasons(
     at : default None
         as for `score`; one
     by : default 'category'
-        a column of texts that clicks are put into groups by
+        what clicks are put into groups by: a column of texts, or {article id: text}
 
     Returns
     -------
@@ -127,9 +129,7 @@ def reasons(
         if asked.many:
             raise wrong("the history of one user", "several", where="history")
         rows, news = asked.read[0][-self.model.history_length :], asked.data.news
-        texts = getattr(news, by, None) if isinstance(by, str) else None
-        if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-            raise wrong("a column of texts, such as 'category'", repr(by), "by")
+        texts = column_texts(news, by)
         groups = click_groups([texts[row] for row in rows])
         read = [str(news.ids[row]) for row in rows]
         clicks = read if history is None else listed(history, "history")[-len(rows) :]

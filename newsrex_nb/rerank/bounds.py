@@ -12,7 +12,7 @@ import numbers
 
 import numpy as np
 
-from ..core import wrong
+from ..core import short_repr, wrong
 from .chain import best_first
 
 # %% ../../nbs/rerank/bounds.ipynb #check-count
@@ -32,11 +32,12 @@ class AtMost:
     count : default 2
         of each class
     by : default 'category'
-        a column of texts
+        a column of texts, or {article id: text}
     """
 
     count: int = 2  # of each class
-    by: str = "category"  # a column of texts
+    by: object = "category"  # a column of texts, or {article id: text}
+    __repr__ = short_repr
 
     def __post_init__(self):
         _check_count(self.count, "count")
@@ -67,13 +68,14 @@ class AtLeast:
     of : default 5
         places that are looked at together
     by : default 'category'
-        a column of texts
+        a column of texts, or {article id: text}
     """
 
     value: str  # the text of the class, such as "local"
     count: int = 1  # of every `of` places
     of: int = 5  # places that are looked at together
-    by: str = "category"  # a column of texts
+    by: object = "category"  # a column of texts, or {article id: text}
+    __repr__ = short_repr
 
     def __post_init__(self):
         _check_count(self.count, "count")
@@ -85,7 +87,7 @@ class AtLeast:
         classes, names = columns.articles.classes(self.by)
         if self.value not in names:
             known = ", ".join(map(repr, names[:20]))
-            raise wrong(f"a {self.by} out of {known}", repr(self.value), "value")
+            raise wrong(f"one out of {known}", repr(self.value), "value")
         wanted = classes[rows] == 1 + names.index(self.value)
         left, order = best_first(scores).tolist(), []
         while left and len(order) < k:

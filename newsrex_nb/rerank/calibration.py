@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from ..core import short_repr
 from ..metrics.divergence import kl_divergence, shares
 from .chain import best_first, check_share, greedy
 
@@ -23,14 +24,15 @@ class Calibrated:
     strength : default 0.3
         what the divergence weighs, from 0 to 1
     by : default 'category'
-        a column of texts
+        a column of texts, or {article id: text}
     alpha : default 0.01
         how much of the history's shares is mixed into the list's
     """
 
     strength: float = 0.3  # what the divergence weighs, from 0 to 1
-    by: str = "category"  # a column of texts
+    by: object = "category"  # a column of texts, or {article id: text}
     alpha: float = 0.01  # how much of the history's shares is mixed into the list's
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_share(self.strength, "strength")

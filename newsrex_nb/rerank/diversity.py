@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from ..core import short_repr
 from .chain import check_share, greedy
 
 # %% ../../nbs/rerank/diversity.ipynb #mmr
@@ -21,12 +22,13 @@ class MMR:
     ----------
     strength : default 0.3
         what similarity weighs, from 0 to 1
-    by : default 'vectors'
-        or a column whose equal texts are similar, such as "category"
     """
 
     strength: float = 0.3  # what similarity weighs, from 0 to 1
-    by: str = "vectors"  # or a column whose equal texts are similar, such as "category"
+    by: object = (
+        "vectors"  # or a column whose equal texts are similar, see `column_texts`
+    )
+    __repr__ = short_repr
 
     def __post_init__(self):
         check_share(self.strength, "strength")
@@ -52,7 +54,7 @@ class MMR:
         -------
         (n,) 0 or more
         """
-        if self.by == "vectors":
+        if isinstance(self.by, str) and self.by == "vectors":
             return np.maximum(articles.vectors[rows] @ articles.vectors[row], 0)
         classes, _ = articles.classes(self.by)
         return (classes[rows] == classes[row]) & (classes[rows] > 0)

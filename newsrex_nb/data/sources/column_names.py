@@ -28,6 +28,8 @@ _SYNONYMS = {
     "entities": "entity title_entities named_entities ner entity_ids",
     "published": "published_at publish_time publish_date published_time published_date "
     "publication_date pub_date pub_time date release_time created_at timestamp time",
+    "sentiment": "sentiment_score sentiment_value polarity valence",
+    "minority": "is_minority minority_flag about_minority",
     "user": "user_id uid reader reader_id visitor visitor_id customer customer_id "
     "member_id client_id user_hash user_idx person",
     "time": "timestamp ts datetime date date_time event_time click_time clicked_at "

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...core import wrong
 from ..notices import counted
-from .custom_columns import ARTICLE_TEXTS
+from .custom_columns import ARTICLE_NUMBERS, ARTICLE_TEXTS
 from .assembly import came_again
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #published
@@ -68,6 +68,35 @@ def _texts_of(
     table.reject(bad, f"a text in column {field}", got)
     return table.texts(field)
 
+# %% ../../../nbs/data/sources/custom_articles.ipynb #numbers-of
+_LEGAL = {
+    "sentiment": ("a sentiment from -1 to 1", lambda value: abs(value) <= 1),
+    "minority": ("1 or 0", lambda value: (value == 0) | (value == 1)),
+}
+
+
+def _numbers_of(
+    table,  # a `Table` of articles
+    field,  # one of `ARTICLE_NUMBERS`
+):  # [number or None], None where nothing is said
+    "A column of numbers; rows with another text, or a number out of bounds, are rejected."
+    if field not in table:
+        return [None] * len(table)
+    from pandas import to_numeric
+
+    expected, is_legal = _LEGAL[field]
+    cells = table.frame[field]
+    numbers = to_numeric(cells, errors="coerce").to_numpy(float)
+    texts = np.array(table.texts(field), object)
+    empty = cells.isna().to_numpy() | (texts == "")
+    bad = ~empty & ~is_legal(numbers)  # what is no number is NaN, which is not legal
+
+    def got(row):
+        return f"{texts[row][:40]!r}"
+
+    table.reject(bad, f"{expected} in column {field}", got)
+    return [None if e else x for e, x in zip(empty | bad, numbers.tolist())]
+
 # %% ../../../nbs/data/sources/custom_articles.ipynb #read-articles
 def raw_articles(table):  # a `NamedTable`
     """A dict of raw fields per article; where an id occurs twice, the first row counts.
@@ -83,6 +112,7 @@ def raw_articles(table):  # a `NamedTable`
     need_ids(table, ids)
     published = _published(table)
     named = _named_entities(table)
+    numbers = {field: _numbers_of(table, field) for field in ARTICLE_NUMBERS}
     articles = {}
     for row in np.flatnonzero(table.used).tolist():
         article = dict(
@@ -90,6 +120,7 @@ def raw_articles(table):  # a `NamedTable`
             entities=named[row],
             published=published[row] if published[row] >= 0 else None,
             **{field: texts[field][row] for field in ARTICLE_TEXTS},
+            **{field: numbers[field][row] for field in ARTICLE_NUMBERS},
         )
         articles.setdefault(ids[row], article)
     return list(articles.values())

@@ -493,7 +493,7 @@ def _made_of(
 
 # %% ../../../nbs/data/sources/custom_log.ipynb #custom
 def custom(
-    news=None,  # a frame or file of articles: id, and any of title abstract category subcategory entities published
+    news=None,  # a frame or file of articles: id, and any of title abstract category subcategory entities published sentiment minority
     behaviors=None,  # a frame or file of the log: user time article, or user time candidates and clicks, or another shape; cut by time
     *,
     train=None,  # in place of behaviors: a frame or file that is not cut; then valid and test are tables or None
@@ -518,7 +518,7 @@ def custom(
     ----------
     news : default None
         a frame or file of articles: id, and any of title abstract category
-        subcategory entities published
+        subcategory entities published sentiment minority
     behaviors : default None
         a frame or file of the log: user time article, or user time candidates and
         clicks, or another shape; cut by time
