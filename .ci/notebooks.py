@@ -14,8 +14,8 @@ from nbdev.doclinks import nbglob
 from nbdev.test import test_nb
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = """tutorials/07_ train/loop models/tccm tutorials/02_ viz/attention tutorials/21_ experiments/probe experiments/timing tutorials/09_ cli hub/publish
-    models/ layers/attention layers/candidate_clicks recommend/recommender experiments/ tutorials/ train/ layers/""".split()  # beginnings of paths, the longest first
+LONG = """train/loop models/digat models/caum models/glory layers/views layers/text tutorials/01_ models/pprec tutorials/24_ engine/scoring
+    layers/attention engine/calls evaluate/explain train/steps models/ layers/ tutorials/ recommend/ experiments/ train/ engine/ contract/""".split()  # beginnings of paths, the longest first
 
 
 def rank(path):

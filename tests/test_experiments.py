@@ -167,7 +167,8 @@ def test_committed_results_are_recognised(path):
     for line in read_results(path):
         assert line["run"] == key_of(line) == run_key(line["config"]), "a default has changed: write key_of(line) into the lines"
         given = [t for t in line["config"]["given"] if not t.startswith(("results=", "seed="))]
-        kind = frozenset(t.partition("=")[0] for t in given) # one command of each form: understanding one takes a quarter of a second
+        names = frozenset(t.partition("=")[0] for t in given)
+        kind = names, line["config"]["parts"]["model"] # one command of each form and model: understanding one takes a quarter of a second
         if kind in kinds: continue
         kinds.add(kind)
         asked = configure(*given, f"seed={line['config']['seed']}")

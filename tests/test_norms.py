@@ -1,5 +1,7 @@
 """Metrics beyond accuracy: what evaluate and the shell say by name, on the toy world, and what they refuse."""
 import dataclasses
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -114,8 +116,22 @@ def test_vader_rates_headlines(data):
     "The optional lexicon: glad and gloomy words have their signs, an empty title none."
     pytest.importorskip("vaderSentiment")
     titles = ["", "Mayor celebrates glorious opening", "Terrible fire kills two", ""]
-    data.news.title[:4] = titles
+    data.news.title[:4], data.news.sentiment = titles, None
     rated = with_sentiment(data)
     assert np.isnan(rated.news.sentiment[[0, 3]]).all() and rated.news.sentiment[1] > .5 and rated.news.sentiment[2] < -.5
-    assert rated.notes["sentiment"] == "of the title, by compound"
+    assert rated.notes["sentiment"] == "of the title, by vader_compound"
     assert evaluate(CategoryMatch(rated), rated, metrics=["sentiment_diversity@5"])["sentiment_diversity@5"] > 0
+
+
+def test_vader_is_asked_and_its_absence_is_a_sentence(data, monkeypatch):
+    class Analyzer:
+        def polarity_scores(self, text): return dict(compound=.5 if "opening" in text else -.5)
+    module = types.ModuleType("vaderSentiment.vaderSentiment")
+    module.SentimentIntensityAnalyzer = Analyzer
+    monkeypatch.setitem(sys.modules, "vaderSentiment", types.ModuleType("vaderSentiment"))
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", module)
+    data.news.title[1:3], data.news.sentiment = ["Grand opening", "Fire"], None
+    rated = with_sentiment(data)
+    assert rated.news.sentiment[1:3].tolist() == [.5, -.5] and np.isnan(rated.news.sentiment[0])
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    with pytest.raises(InputError, match=r"newsrex_nb\[sentiment\]"): with_sentiment(data)

@@ -877,22 +877,27 @@ def hour(self, time):  # seconds, a number or an array
 
 # %% ../../nbs/data/schema.ipynb #dataset-clicks
 @patch_to(Dataset)
-def clicks(self):
-    "Articles and seconds of all clicks that any split states, (E,) each."
+def _events(self, places):  # gives places of the candidates of a log
+    "Articles and seconds of chosen candidates of all splits, (E,) each."
     rows, times = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     for log in self.splits.values():
-        if log.labels is not None:
-            clicked = np.flatnonzero(log.labels > 0)
-            rows.append(log.candidates[clicked])
-            times.append(log.time[owner(log.offsets)[clicked]])
+        chosen = places(log)
+        rows.append(log.candidates[chosen])
+        times.append(log.time[owner(log.offsets)[chosen]])
     return np.concatenate(rows), np.concatenate(times)
+
+
+@patch_to(Dataset)
+def clicks(self):
+    "Articles and seconds of all clicks that any split states, (E,) each."
+
+    def clicked(log):
+        return np.flatnonzero([] if log.labels is None else log.labels > 0)
+
+    return self._events(clicked)
 
 
 @patch_to(Dataset)
 def views(self):
     "Articles and seconds of all candidates of any split, (E,) each."
-    rows, times = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for log in self.splits.values():
-        rows.append(log.candidates)
-        times.append(np.repeat(log.time, log.lengths))
-    return np.concatenate(rows), np.concatenate(times)
+    return self._events(lambda log: slice(None))

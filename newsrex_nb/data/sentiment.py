@@ -7,28 +7,25 @@ __all__ = ['vader', 'with_sentiment']
 
 # %% ../../nbs/data/sentiment.ipynb #imports
 import dataclasses
+import numbers
 
 import numpy as np
 
-from ..core import needs, one_of, wrong
+from ..core import fingerprint, needs, one_of, wrong
+from .schema import need_dataset
 
 # %% ../../nbs/data/sentiment.ipynb #vader
-def vader():  # the package vaderSentiment is needed
-    """A function that gives the compound score of a text by VADER.
-
-    Returns
-    -------
-    the package vaderSentiment is needed
-    """
+def vader():
+    "A function that gives a text its compound score by VADER, from vaderSentiment."
     purpose, own = "which rates English texts", "pass a function of a text"
     with needs("'newsrex_nb[sentiment]'", purpose, otherwise=own):
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     analyzer = SentimentIntensityAnalyzer()
 
-    def compound(text):
+    def vader_compound(text):
         return analyzer.polarity_scores(text)["compound"]
 
-    return compound
+    return vader_compound
 
 # %% ../../nbs/data/sentiment.ipynb #with-sentiment
 def with_sentiment(
@@ -52,17 +49,27 @@ def with_sentiment(
     a data set of the same class
     """
     one_of("field", field, ("title", "abstract"))
-    score, news = score or vader(), data.news
+    news = need_dataset(data, "with_sentiment(data)").news
+    if news.sentiment is not None and not np.isnan(news.sentiment).all():
+        remedy = "set data.news.sentiment = None first, or keep them"
+        raise wrong("a data set without sentiments", "one that has some", None, remedy)
+    if score is not None and not callable(score):
+        raise wrong("a function of a text", repr(score), "score")
+    score = vader() if score is None else score
     found = np.full(len(news), np.nan)
     for row, text in enumerate(getattr(news, field)):
         if text:
             value = score(text)
-            if not isinstance(value, (int, float, np.number)) or not abs(value) <= 1:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, numbers.Real)
+                or not abs(value) <= 1
+            ):
                 where = f"the {field} of article {str(news.ids[row])!r}"
                 raise wrong("a sentiment from -1 to 1", repr(value), where)
             found[row] = value
     name = getattr(score, "__name__", type(score).__name__)
     notes = data.notes | {"sentiment": f"of the {field}, by {name}"}
-    return dataclasses.replace(
-        data, news=dataclasses.replace(news, sentiment=found), notes=notes
-    )
+    rated = dataclasses.replace(news, sentiment=found)
+    key = fingerprint(data.key, "sentiment", found)
+    return dataclasses.replace(data, news=rated, notes=notes, key=key)

@@ -75,12 +75,25 @@ class Lists:
 
 # %% ../../nbs/evaluate/norms.ipynb #of-lists
 @patch_to(Lists)
-def of_lists(self, classes, size, k, ranked=False):  # (N,) numbers of classes
+def of_lists(
+    self,
+    classes,  # (N,) numbers of classes
+    size,  # how many classes there are
+    k,  # places of a list
+    ranked=False,  # whether places weigh one over their rank
+):
     """(B, size) sums over each list, by rank or not.
 
-    Returns
-    -------
-    (N,) numbers of classes
+    Parameters
+    ----------
+    classes
+        (N,) numbers of classes
+    size
+        how many classes there are
+    k
+        places of a list
+    ranked : default False
+        whether places weigh one over their rank
     """
     listed = classes[self.rows(k)]
     weights = 1 / np.arange(1, listed.shape[1] + 1) if ranked else None
@@ -89,12 +102,22 @@ def of_lists(self, classes, size, k, ranked=False):  # (N,) numbers of classes
 
 # %% ../../nbs/evaluate/norms.ipynb #of-histories
 @patch_to(Lists)
-def of_histories(self, classes, size, ranked=False):  # (N,) numbers of classes
+def of_histories(
+    self,
+    classes,  # (N,) numbers of classes
+    size,  # how many classes there are
+    ranked=False,  # whether places weigh one over their rank
+):
     """(B, size) sums over the history of each impression, by newness or not.
 
-    Returns
-    -------
-    (N,) numbers of classes
+    Parameters
+    ----------
+    classes
+        (N,) numbers of classes
+    size
+        how many classes there are
+    ranked : default False
+        whether places weigh one over their rank
     """
     histories = self.log.histories
     weights = newest_weights(histories.offsets) if ranked else None

@@ -7,13 +7,18 @@ __all__ = ['CountsSoFar', 'articles_of', 'Reranked']
 
 # %% ../../nbs/evaluate/reranked.ipynb #imports
 import functools
+import numbers
+from zlib import crc32
 
 import numpy as np
 
 from ..core import patch_to, wrong
 from ..data.graphs import news_vectors
+from ..data.schema import need_dataset
+from ..engine.rankers import checked_scores, ranker_name
 from ..metrics.diversity import unit_vectors
 from ..rerank.chain import Articles, Columns, best_first, reordered
+from ..rerank.chain import steps_of
 
 # %% ../../nbs/evaluate/reranked.ipynb #counts-so-far
 class CountsSoFar:
@@ -59,25 +64,28 @@ def articles_of(data):  # a `Dataset`
         a `Dataset`
     """
     features = data.features
-    if getattr(features, "word_vectors", None) is None:
-        return Articles(data.news)
-    return Articles(data.news, lambda: unit_vectors(news_vectors(features)))
+
+    def make_vectors():
+        given = features["article_vectors"] if features.article_vectors else None
+        return unit_vectors(news_vectors(features, given))
+
+    return Articles(data.news, make_vectors)
 
 # %% ../../nbs/evaluate/reranked.ipynb #new-scores
 def _new_scores(steps, scores, rows, columns, k):
-    "(n,) how many candidates stand behind each, and one more."
+    "(n,) how many candidates stand behind each, and one more; and who is listed."
     last, last_first = len(scores) - 1, slice(None, None, -1)
     chosen = last - reordered(steps, scores[last_first], rows[last_first], columns, k)
+    listed = np.zeros(len(scores), bool)
+    listed[chosen] = True
     old = last - best_first(scores[last_first])
     if np.array_equal(chosen, old[: len(chosen)]):  # equal scores stay equal
         ordered = np.sort(scores)
         below, until = (np.searchsorted(ordered, scores, s) for s in ("left", "right"))
-        return (below + until + 1) / 2
-    left = np.ones(len(scores), bool)
-    left[chosen] = False
+        return (below + until + 1) / 2, listed
     result = np.empty(len(scores))
-    result[np.concatenate([chosen, old[left[old]]])] = np.arange(len(scores), 0, -1)
-    return result
+    result[np.concatenate([chosen, old[~listed[old]]])] = np.arange(len(scores), 0, -1)
+    return result, listed
 
 # %% ../../nbs/evaluate/reranked.ipynb #reranked
 class Reranked:
@@ -105,9 +113,16 @@ class Reranked:
         if not hasattr(ranker, "scores"):
             remedy = "pass ranker_of(model, data)"
             raise wrong("something with scores(behaviors)", repr(ranker), None, remedy)
-        self.ranker, self.data, self.rerank, self.k = ranker, data, rerank, k
+        if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
+            raise wrong("a whole number of places, 1 or more", repr(k), "k")
+        self.ranker, self.data = (
+            ranker,
+            need_dataset(data, "Reranked(ranker, data, rerank)"),
+        )
+        self.rerank, self.k = steps_of(rerank), k
         self.articles = articles_of(data)
-        self.explored = None  # (candidates,) which of the last impressions were drawn
+        # of the last impressions, (candidates,): what the lists hold, what was drawn
+        self.listed = self.explored = None
 
 # %% ../../nbs/evaluate/reranked.ipynb #reranked-requests
 def _with_hours(data, events):  # a function that gives articles and seconds
@@ -127,27 +142,31 @@ def _requests(self, log):
     for number in np.argsort(hours, kind="stable").tolist():
         history = log.histories[log.history[number]]
         so_far = [functools.partial(c.before, hours[number]) for c in counts]
-        yield number, Columns(self.articles, history, *so_far, (number,))
+        who = int(log.user[number]), int(log.time[number]), crc32(history.tobytes())
+        yield number, Columns(self.articles, history, *so_far, who)
 
 # %% ../../nbs/evaluate/reranked.ipynb #reranked-scores
 @patch_to(Reranked)
 def scores(self, behaviors):  # `Behaviors` of the data set
     """(candidates,) float32: how many candidates of the impression stand behind, and
-    one more. `explored` then says which candidates were drawn.
+    one more. Then `listed` says which candidates the re-rankers chose, and `explored`
+    which of these were drawn.
 
     Parameters
     ----------
     behaviors
         `Behaviors` of the data set
     """
-    log, flat = behaviors, np.asarray(self.ranker.scores(behaviors), np.float64)
+    log, name = behaviors, ranker_name(self.ranker)
+    flat = checked_scores(self.ranker.scores(log), log, name).astype(np.float64)
     result = np.empty(len(flat), np.float32)
-    explored = np.zeros(len(flat), bool)
+    listed, explored = np.zeros((2, len(flat)), bool)
     for number, columns in self._requests(log):
         own = slice(log.offsets[number], log.offsets[number + 1])
         rows = log.candidates[own]
-        result[own] = _new_scores(self.rerank, flat[own], rows, columns, self.k)
+        request = flat[own], rows, columns, self.k
+        result[own], listed[own] = _new_scores(self.rerank, *request)
         if columns.explored:
-            explored[own] = np.isin(rows, [*columns.explored])
-    self.explored = explored
+            explored[own] = listed[own] & np.isin(rows, [*columns.explored])
+    self.listed, self.explored = listed, explored
     return result

@@ -6,8 +6,8 @@
 __all__ = ['Merged']
 
 # %% ../../nbs/evaluate/sums.ipynb #imports
-from ..core import patch_to
-from ..rerank.merging import merged
+from ..core import one_of, patch_to, wrong
+from ..rerank.merging import WAYS, merged
 
 # %% ../../nbs/evaluate/sums.ipynb #sum
 class Merged:
@@ -16,7 +16,7 @@ class Merged:
     Parameters
     ----------
     *rankers
-        two or more
+        one or more
     how : default 'standardised'
         or "reciprocal ranks", see `rerank.merging`
     weights : default None
@@ -25,10 +25,15 @@ class Merged:
 
     def __init__(
         self,
-        *rankers,  # two or more
+        *rankers,  # one or more
         how="standardised",  # or "reciprocal ranks", see `rerank.merging`
         weights=None,  # one per ranker; None: 1 for each
     ):
+        for ranker in rankers:
+            if not hasattr(ranker, "scores"):
+                got, remedy = repr(ranker), "pass ranker_of(model, data)"
+                raise wrong("something with scores(behaviors)", got, None, remedy)
+        one_of("how", how, WAYS)
         self.rankers, self.how, self.weights = rankers, how, weights
 
 # %% ../../nbs/evaluate/sums.ipynb #sum-scores

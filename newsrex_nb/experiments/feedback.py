@@ -76,17 +76,17 @@ class GoingWorld:
     ----------
     data
         a `ToyData` with a training log
-    first : default 2
+    first
         days of its own log
-    seed : default 0
+    seed
         of clicks
     """
 
     def __init__(
         self,
         data,  # a `ToyData` with a training log
-        first=2,  # days of its own log
-        seed=0,  # of clicks
+        first,  # days of its own log
+        seed,  # of clicks
     ):
         day = data.train.time // SECONDS_A_DAY
         self.days = day - day.min()
@@ -115,29 +115,45 @@ def visits(self, day):
 
 # %% ../../nbs/experiments/feedback.ipynb #as-data
 @patch_to(GoingWorld)
-def as_data(self, pool, lists):  # of today; what each visitor has read
+def as_data(
+    self,
+    pool,  # `Behaviors` of today
+    lists,  # what each visitor has read
+):
     """The data set of this moment: trained on the log so far, asked for today's pool.
 
-    Returns
-    -------
-    of today; what each visitor has read
+    Parameters
+    ----------
+    pool
+        `Behaviors` of today
+    lists
+        what each visitor has read
     """
     histories, numbers = make_histories([*self.lists, *lists])
     past = len(self.log)
     train = dataclasses.replace(self.log, history=numbers[:past], histories=histories)
     test = dataclasses.replace(pool, history=numbers[past:], histories=histories)
-    features = self.data.features.encode(self.data.news)
+    features = self.data.features.encode(
+        self.data.news
+    )  # its tables of the log are new
     splits = dict(train=train, valid=None, test=test)
     return dataclasses.replace(self.data, **splits, features=features)
 
 # %% ../../nbs/experiments/feedback.ipynb #observe
 @patch_to(GoingWorld)
-def observe(self, shown, lists):  # `Behaviors` with today's histories; what was read
+def observe(
+    self,
+    shown,  # `Behaviors` with today's histories
+    lists,  # what each visitor had read
+):
     """Draws the clicks on what is shown, and goes on.
 
-    Returns
-    -------
-    `Behaviors` with today's histories; what was read
+    Parameters
+    ----------
+    shown
+        `Behaviors` with today's histories
+    lists
+        what each visitor had read
     """
     rng = generator(self.seed, "feedback", int(shown.time[0]))
     labels = draw_labels(rng, self.data.oracle.scores(shown), shown.offsets)

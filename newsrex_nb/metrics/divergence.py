@@ -7,6 +7,8 @@ __all__ = ['shares', 'kl_divergence', 'js_distance', 'rank_weights', 'newest_wei
            'representation', 'list_distance', 'fragmentation']
 
 # %% ../../nbs/metrics/divergence.ipynb #imports
+import numbers
+
 import numpy as np
 
 from ..core import generator, wrong
@@ -45,7 +47,7 @@ def kl_divergence(
     -------
     (B,) nats, NaN where either is unknown
     """
-    if not 0 < alpha < 1:
+    if not isinstance(alpha, numbers.Real) or not 0 < alpha < 1:
         raise wrong("alpha between 0 and 1", repr(alpha))
     mixed = (1 - alpha) * q + alpha * p
     ratio = np.where(p > 0, p, 1) / np.where(p > 0, mixed, 1)

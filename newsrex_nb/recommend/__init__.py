@@ -1,2 +1,3 @@
 """Articles for one user."""
+from .reasons import Reason
 from .recommender import Recommender

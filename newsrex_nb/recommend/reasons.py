@@ -86,8 +86,8 @@ def _effects(
 
 
 def _places(scores, places):  # (articles,); which are asked for
-    "(len(places),) 1 = the best of all."
-    return 1 + (scores > scores[places, None]).sum(axis=1)
+    "(len(places),) 1 = the best of all; among equals the last."
+    return (scores >= scores[places, None]).sum(axis=1)
 
 # %% ../../nbs/recommend/reasons.ipynb #reasons
 def _without(clicks, places):
@@ -123,6 +123,8 @@ def reasons(
     -------
     of `Reason`, one per article
     """
+    if isinstance(articles, (str, Recommended)):
+        raise wrong("a list of articles", "one", where="articles")
     ids = [a.id if isinstance(a, Recommended) else str(a) for a in articles]
     with self.lock:
         asked = self.ask(history, ids, user, at)
@@ -144,16 +146,16 @@ def reasons(
 def _told(ids, own, read, groups, scores):
     "The reason of each article: the group that does most for it."
     effects, found = _effects(scores), {}
-    names, places = [*groups], [*groups.values()]
-    at = np.arange(len(own))
+    names, at = [*groups], np.arange(len(own))
     now, later = _places(scores[0], at), [_places(s, at) for s in scores[1:]]
     for n, id in enumerate(own):
-        does = np.maximum(effects[:, n], 0)
+        lower = np.array([places[n] > now[n] for places in later], bool)
+        does = np.where(lower, np.maximum(effects[:, n], 0), 0)
         if not does.any():
             found[id] = Reason(id, "", (), 0.0, int(now[n]), int(now[n]))
             continue
         g = int(does.argmax())
-        clicks = tuple(read[place] for place in places[g])
+        clicks = tuple(read[place] for place in groups[names[g]])
         weight = float(does[g] / does.sum())
         place = int(now[n]), int(later[g][n])
         found[id] = Reason(id, names[g], clicks, weight, *place)

@@ -23,11 +23,13 @@ from .live import seconds
 from .requests import Recommendations, Recommended, Rows, best_of
 from .requests import how_many, raw_article, timely
 from .service import Service
-from ..rerank.chain import Columns, reordered
+from ..rerank.chain import Articles, Columns, reordered, steps_of
 
 # %% ../../nbs/recommend/recommender.ipynb #recommender
 class Recommender(Service):
     "A model and the catalogue it recommends from."
+
+    of_articles = None  # what re-rankers read, made when one is first used
 
     @classmethod
     def from_pretrained(
@@ -227,14 +229,26 @@ def _informed(self, asked, n, logits, shown, counts):
 
 # %% ../../nbs/recommend/recommender.ipynb #reranking
 @patch_to(Recommender)
+def _articles(self, asked):  # a `Request`
+    "What re-rankers read of the articles; those of the request alone have no vectors."
+    if self.of_articles is None or self.of_articles.news is not self.data.news:
+        self.of_articles = articles_of(self.data)
+    more = len(asked.data.news) - len(self.data.news)
+    if not more:
+        return self.of_articles
+    known = self.of_articles
+    return Articles(asked.data.news, lambda: np.pad(known.vectors, ((0, more), (0, 0))))
+
+
+@patch_to(Recommender)
 def _columns(self, asked, n, counts):  # a `Request`, the number of a user, `_Counts`
     "What re-rankers may know of a request."
-    if getattr(self, "told", None) is None or self.told.news is not asked.data.news:
-        self.told = articles_of(asked.data)
+    articles, news = self._articles(asked), asked.data.news
     read, before = np.array(asked.read[n], np.int64), asked.before[n]
     so_far = [functools.partial(counts.of, of, before) for of in ("clicks", "views")]
-    request = int(asked.user[n]), int(asked.hour[n]), zlib.crc32(read.tobytes())
-    return Columns(self.told, read, *so_far, request)
+    titles = "\n".join(news.title[row] for row in read)  # rows of dicts are the call's
+    request = int(asked.user[n]), int(asked.hour[n]), zlib.crc32(titles.encode())
+    return Columns(articles, read, *so_far, request)
 
 
 @patch_to(Recommender)
@@ -259,8 +273,7 @@ def _best_of_hour(self, asked, users, k, rerank, place):  # place: -1 for every 
         places, drawn = self._chosen(*request, k, rerank)
         best = [(shown[i], float(logits[i])) for i in places]
         articles = (Recommended(str(news.ids[r]), x, news.title[r]) for r, x in best)
-        listed = (str(news.ids[r]) for r, _ in best if r in drawn)
-        yield n, Recommendations(articles, listed)
+        yield n, Recommendations(articles, (str(news.ids[row]) for row in drawn))
 
 
 @patch_to(Recommender)
@@ -294,7 +307,7 @@ def recommend(
     -------
     `Recommendations`, best first; for many users a list of such lists
     """
-    k = how_many(k)
+    k, rerank = how_many(k), steps_of(rerank)
     with self.lock:
         among_rows = Rows(self.rows) if among is None else among
         asked = self.ask(history, among_rows, user, at)

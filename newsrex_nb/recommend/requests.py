@@ -40,13 +40,13 @@ class Recommendations(list):
     articles : default ()
         `Recommended`
     explored : default ()
-        ids of those that were drawn, not believed to be the best
+        ids of those that a re-ranker drew
     """
 
     def __init__(
         self,
         articles=(),  # `Recommended`
-        explored=(),  # ids of those that were drawn, not believed to be the best
+        explored=(),  # ids of those that a re-ranker drew
     ):
         super().__init__(articles)
         self.explored = frozenset(explored)

@@ -81,7 +81,7 @@ class AtLeast:
         _check_count(self.count, "count")
         _check_count(self.of, "of", 1)
         if self.count > self.of:
-            raise wrong(f"a count up to {self.of}, which it is of", self.count, "count")
+            raise wrong(f"a count up to of={self.of}", self.count, "count")
 
     def __call__(self, scores, rows, columns, k):
         classes, names = columns.articles.classes(self.by)
@@ -93,8 +93,9 @@ class AtLeast:
         while left and len(order) < k:
             at = len(order) % self.of
             held = int(wanted[order[len(order) - at :]].sum())
+            free = min(self.of - at, k - len(order))  # in these few places
             best = left[0]
-            if self.count - held >= self.of - at:  # all places that are left are needed
+            if self.count - held >= free:
                 best = next((place for place in left if wanted[place]), best)
             order.append(best)
             left.remove(best)
@@ -107,14 +108,17 @@ class Once:
 
     Parameters
     ----------
-    alike : default 0.95
+    alike : default 0.9
         cosine from which on two articles are one; above 1: never
     """
 
-    alike: float = 0.95  # cosine from which on two articles are one; above 1: never
+    alike: float = 0.9  # cosine from which on two articles are one; above 1: never
 
     def __post_init__(self):
-        if not isinstance(self.alike, numbers.Real) or not self.alike > 0:
+        known = isinstance(self.alike, numbers.Real) and not isinstance(
+            self.alike, bool
+        )
+        if not known or not self.alike > 0:
             raise wrong("a cosine above 0", repr(self.alike), "alike")
 
     def __call__(self, scores, rows, columns, k):

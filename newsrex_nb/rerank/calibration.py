@@ -40,11 +40,17 @@ class Calibrated:
 
     def __call__(self, scores, rows, columns, k):
         classes, names = columns.articles.classes(self.by)
-        of_history = np.bincount(classes[columns.history], minlength=len(names) + 1)[1:]
-        if not of_history.any():
+        of_history = np.bincount(classes[columns.history], minlength=len(names) + 1)
+        read = 1 + np.flatnonzero(of_history[1:])
+        if not len(read):
             return best_first(scores, k)
-        wanted, of_each = shares(of_history[None]), classes[rows]
-        held = np.zeros(len(names) + 1)  # the first place is for unknown ones
+        number = np.full(len(names) + 1, len(read) + 1)  # of a class never read
+        number[0], number[read] = 0, 1 + np.arange(len(read))
+        wanted, of_each = (
+            shares(np.append(of_history[read], 0)[None]),
+            number[classes[rows]],
+        )
+        held = np.zeros(len(read) + 2)  # the first place is for unknown ones
 
         def costs(last):
             if last is not None:

@@ -22,12 +22,12 @@ class MMR:
     ----------
     strength : default 0.3
         what similarity weighs, from 0 to 1
+    by : default 'vectors'
+        or whose equal texts are similar, see `column_texts`
     """
 
     strength: float = 0.3  # what similarity weighs, from 0 to 1
-    by: object = (
-        "vectors"  # or a column whose equal texts are similar, see `column_texts`
-    )
+    by: object = "vectors"  # or whose equal texts are similar, see `column_texts`
     __repr__ = short_repr
 
     def __post_init__(self):

@@ -75,6 +75,17 @@ _LEGAL = {
 }
 
 
+_FLAGS = {"true": "1", "false": "0"}
+
+
+def _number(text):
+    "A text as a number, None where it is empty, NaN where it is no number."
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return float("nan")
+
+
 def _numbers_of(
     table,  # a `Table` of articles
     field,  # one of `ARTICLE_NUMBERS`
@@ -82,20 +93,21 @@ def _numbers_of(
     "A column of numbers; rows with another text, or a number out of bounds, are rejected."
     if field not in table:
         return [None] * len(table)
-    from pandas import to_numeric
-
     expected, is_legal = _LEGAL[field]
-    cells = table.frame[field]
-    numbers = to_numeric(cells, errors="coerce").to_numpy(float)
-    texts = np.array(table.texts(field), object)
-    empty = cells.isna().to_numpy() | (texts == "")
-    bad = ~empty & ~is_legal(numbers)  # what is no number is NaN, which is not legal
+    texts = table.texts(field)
+    numbers = (
+        [_FLAGS.get(text.lower(), text) for text in texts]
+        if field == "minority"
+        else texts
+    )
+    numbers = [_number(text) for text in numbers]
+    bad = np.array([x is not None and not is_legal(x) for x in numbers], bool)
 
     def got(row):
         return f"{texts[row][:40]!r}"
 
     table.reject(bad, f"{expected} in column {field}", got)
-    return [None if e else x for e, x in zip(empty | bad, numbers.tolist())]
+    return [None if wrong_one else x for wrong_one, x in zip(bad, numbers)]
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #read-articles
 def raw_articles(table):  # a `NamedTable`
