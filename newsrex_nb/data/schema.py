@@ -875,7 +875,7 @@ def hour(self, time):  # seconds, a number or an array
     """
     return np.maximum(self.clock.position(time), 0).astype(np.int32)
 
-# %% ../../nbs/data/schema.ipynb #dataset-clicks
+# %% ../../nbs/data/schema.ipynb #dataset-events
 @patch_to(Dataset)
 def _events(self, places):  # gives places of the candidates of a log
     "Articles and seconds of chosen candidates of all splits, (E,) each."
@@ -886,7 +886,7 @@ def _events(self, places):  # gives places of the candidates of a log
         times.append(log.time[owner(log.offsets)[chosen]])
     return np.concatenate(rows), np.concatenate(times)
 
-
+# %% ../../nbs/data/schema.ipynb #dataset-clicks
 @patch_to(Dataset)
 def clicks(self):
     "Articles and seconds of all clicks that any split states, (E,) each."
@@ -896,7 +896,7 @@ def clicks(self):
 
     return self._events(clicked)
 
-
+# %% ../../nbs/data/schema.ipynb #dataset-views
 @patch_to(Dataset)
 def views(self):
     "Articles and seconds of all candidates of any split, (E,) each."

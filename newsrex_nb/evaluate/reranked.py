@@ -124,13 +124,13 @@ class Reranked:
         # of the last impressions, (candidates,): what the lists hold, what was drawn
         self.listed = self.explored = None
 
-# %% ../../nbs/evaluate/reranked.ipynb #reranked-requests
+# %% ../../nbs/evaluate/reranked.ipynb #with-hours
 def _with_hours(data, events):  # a function that gives articles and seconds
     "(E,) articles and (E,) hours of events."
     rows, times = events()
     return rows, data.hour(times)
 
-
+# %% ../../nbs/evaluate/reranked.ipynb #reranked-requests
 @patch_to(Reranked)
 def _requests(self, log):
     "Yields (number of an impression, its `Columns`), by the hour."

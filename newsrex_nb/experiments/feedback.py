@@ -52,6 +52,7 @@ def shown_lists(
     pool,  # `Behaviors`
     scores,  # (candidates,) of the pool
     k,  # places of a list
+    listed=None,  # (candidates,) which may be shown; None: all
 ):
     """The same visits with the best candidates only, without labels.
 
@@ -63,8 +64,12 @@ def shown_lists(
         (candidates,) of the pool
     k
         places of a list
+    listed : default None
+        (candidates,) which may be shown; None: all
     """
-    rows = at_places(pool.candidates, top_places(scores, pool.offsets, k), 0)
+    places = top_places(scores, pool.offsets, k)
+    may = np.ones(len(pool.candidates), bool) if listed is None else listed
+    rows = at_places(np.where(may, pool.candidates, 0), places, 0)
     flat = dict(candidates=rows[rows > 0], offsets=offsets_of((rows > 0).sum(axis=1)))
     return dataclasses.replace(pool, **flat)
 
@@ -139,6 +144,15 @@ def as_data(
     splits = dict(train=train, valid=None, test=test)
     return dataclasses.replace(self.data, **splits, features=features)
 
+# %% ../../nbs/experiments/feedback.ipynb #joined
+def _joined(one, other):  # labelled `Behaviors`; histories are numbered anew later
+    "One log after the other."
+    names = "ids user time history candidates labels".split()
+    flat = {n: np.concatenate([getattr(one, n), getattr(other, n)]) for n in names}
+    lengths = np.concatenate([one.lengths, other.lengths])
+    flat["history"] = np.zeros_like(flat["history"])
+    return Behaviors(**flat, offsets=offsets_of(lengths), histories=one.histories)
+
 # %% ../../nbs/experiments/feedback.ipynb #observe
 @patch_to(GoingWorld)
 def observe(
@@ -163,15 +177,6 @@ def observe(
     self.log = _joined(self.log, dataclasses.replace(shown, labels=labels))
     self.lists += lists
     return labels
-
-
-def _joined(one, other):  # labelled `Behaviors`; histories are numbered anew later
-    "One log after the other."
-    names = "ids user time history candidates labels".split()
-    flat = {n: np.concatenate([getattr(one, n), getattr(other, n)]) for n in names}
-    lengths = np.concatenate([one.lengths, other.lengths])
-    flat["history"] = np.zeros_like(flat["history"])
-    return Behaviors(**flat, offsets=offsets_of(lengths), histories=one.histories)
 
 # %% ../../nbs/experiments/feedback.ipynb #drift
 @patch_to(GoingWorld)
@@ -249,11 +254,14 @@ def feedback(
     world, lines = GoingWorld(data, first, seed), []
     for day in range(first, int(world.days.max()) + 1):
         own, lists = world.visits(day)
+        if not len(own):  # nobody came
+            continue
         now = world.as_data(pool_of(data.oracle, own), lists)
         ranker = system(now)
         measured = evaluate(ranker, now, own, metrics=["auc"])
-        flat = Reranked(ranker, now, rerank, k).scores(now.test)
-        shown = shown_lists(now.test, flat, k)
+        ranked = Reranked(ranker, now, rerank, k)
+        flat = ranked.scores(now.test)
+        shown = shown_lists(now.test, flat, k, ranked.listed)
         world.observe(shown, lists)
         counts = shown_counts(shown.candidates, now.test.candidates)
         utility = float(data.oracle.scores(shown).mean())

@@ -89,12 +89,12 @@ def _places(scores, places):  # (articles,); which are asked for
     "(len(places),) 1 = the best of all; among equals the last."
     return (scores >= scores[places, None]).sum(axis=1)
 
-# %% ../../nbs/recommend/reasons.ipynb #reasons
+# %% ../../nbs/recommend/reasons.ipynb #without
 def _without(clicks, places):
     "The clicks at other places."
     return [click for n, click in enumerate(clicks) if n not in places]
 
-
+# %% ../../nbs/recommend/reasons.ipynb #reasons
 @patch_to(Recommender)
 def reasons(
     self,

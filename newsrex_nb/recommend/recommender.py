@@ -191,7 +191,7 @@ def _unread(shown, read, place):  # place: -1 for every row
     unread[seen[seen >= 0]] = False
     return unread
 
-# %% ../../nbs/recommend/recommender.ipynb #most-clicked
+# %% ../../nbs/recommend/recommender.ipynb #sentences
 _POPULAR = (
     "Nothing is known of some users, so the model scores all articles alike: they get "
     "those with the most clicks in the log, and the clicks as scores; give history=, "
@@ -203,7 +203,7 @@ _NOTHING = (
     "of the catalogue; give history=, or observe clicks."
 )
 
-
+# %% ../../nbs/recommend/recommender.ipynb #counts
 class _Counts:
     "How often each article was clicked or shown before a time, counted once."
 
@@ -217,7 +217,7 @@ class _Counts:
             self.known[events, before] = counts
         return self.known[events, before]
 
-
+# %% ../../nbs/recommend/recommender.ipynb #most-clicked
 @patch_to(Recommender)
 def _informed(self, asked, n, logits, shown, counts):
     "The logits of a user, or the clicks of the candidates where logits say nothing."
@@ -239,7 +239,7 @@ def _articles(self, asked):  # a `Request`
     known = self.of_articles
     return Articles(asked.data.news, lambda: np.pad(known.vectors, ((0, more), (0, 0))))
 
-
+# %% ../../nbs/recommend/recommender.ipynb #columns-of
 @patch_to(Recommender)
 def _columns(self, asked, n, counts):  # a `Request`, the number of a user, `_Counts`
     "What re-rankers may know of a request."
@@ -250,7 +250,7 @@ def _columns(self, asked, n, counts):  # a `Request`, the number of a user, `_Co
     request = int(asked.user[n]), int(asked.hour[n]), zlib.crc32(titles.encode())
     return Columns(articles, read, *so_far, request)
 
-
+# %% ../../nbs/recommend/recommender.ipynb #chosen
 @patch_to(Recommender)
 def _chosen(self, asked, n, logits, shown, counts, k, rerank):  # of unread candidates
     "(their places, the best first; rows that were drawn)"

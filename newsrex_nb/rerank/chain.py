@@ -247,10 +247,7 @@ def _checked_order(order, count, k, step):  # of `count` candidates
         raise wrong(expected, got, where=f"what {name} returned")
     return order
 
-# %% ../../nbs/rerank/chain.ipynb #reordered
-WIDER, LEAST = 10, 100  # all steps but the last choose ten times k, or a hundred
-
-
+# %% ../../nbs/rerank/chain.ipynb #steps-of
 def steps_of(rerank):  # a re-ranker, a list of them, or None
     """The re-rankers as a list, or the sentence about one that is none.
 
@@ -265,6 +262,9 @@ def steps_of(rerank):  # a re-ranker, a list of them, or None
         if not callable(step) or isinstance(step, type):
             raise wrong("re-rankers, such as MMR()", repr(step), where="rerank")
     return steps
+
+# %% ../../nbs/rerank/chain.ipynb #reordered
+WIDER, LEAST = 10, 100  # all steps but the last choose ten times k, or a hundred
 
 
 def reordered(

@@ -68,7 +68,7 @@ def _texts_of(
     table.reject(bad, f"a text in column {field}", got)
     return table.texts(field)
 
-# %% ../../../nbs/data/sources/custom_articles.ipynb #numbers-of
+# %% ../../../nbs/data/sources/custom_articles.ipynb #number
 _LEGAL = {
     "sentiment": ("a sentiment from -1 to 1", lambda value: abs(value) <= 1),
     "minority": ("1 or 0", lambda value: (value == 0) | (value == 1)),
@@ -85,7 +85,7 @@ def _number(text):
     except ValueError:
         return float("nan")
 
-
+# %% ../../../nbs/data/sources/custom_articles.ipynb #numbers-of
 def _numbers_of(
     table,  # a `Table` of articles
     field,  # one of `ARTICLE_NUMBERS`
