@@ -74,6 +74,9 @@ def test_a_ranker_of_ones_own_beside_runs(runs):
     said = compare_runs(["runs"], draws=50, slices=True, rankers=rankers)
     of = {row.split(" | ")[0]: row.split(" | ") for row in said.replace("| ", "", 1).split("\n| ")}
     assert float(of["newest"][2]) + float(of["oldest"][2]) == pytest.approx(1, abs=1e-4) and of["newest"][1] == ""
+    listed = compare_runs(["runs"], "ild@5", draws=50, slices=True, baselines=True)
+    assert re.search(r"Differences in ild@5", listed) and re.search(r"ild@5 by slice", listed)
+    with pytest.raises(InputError, match="each impression has"): compare_runs(["runs"], "gini@5", draws=50)
     with pytest.raises(InputError, match="at least one run"): compare_runs([])
 
 

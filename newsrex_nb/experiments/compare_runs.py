@@ -175,14 +175,14 @@ def _report(
 ):  # ([(title, rows)], figure, `Comparison` by the metric that decides)
     "The tables of a comparison, its picture, and what they are made of."
     metrics = [metric, *(other for other in METRICS if other != metric)]
-    comparisons = compare_scores(scores, log, metrics, draws)
+    comparisons = compare_scores(scores, log, metrics, draws, data=data)
     first = comparisons[metric]
     title = f"{data.name}: {first.impressions} impressions of {first.users} users"
     tables = [(title, overview(comparisons))]
     if len(first.names) > 1:
         tables.append((f"Differences in {heading(metric)}", difference_table(first)))
     if cut:
-        values = impression_metrics(scores, log, [metric])[metric]
+        values = impression_metrics(scores, log, [metric], data)[metric]
         lines = slice_table(values, log, slices_of(data, log, cut, least=20))
         tables.append((f"{heading(metric)} by slice", lines))
     return tables, draw_ranking(first, Ranking.of(first), heading(metric)), first
@@ -192,7 +192,7 @@ def comparison_report(
     scores,  # {model: {seed: scores}}
     data,  # the `Dataset`
     log,  # labelled `Behaviors` of it
-    metric="auc",  # the one that decides
+    metric="auc",  # the one that decides, of clicks or of lists, such as "ild@10"
     draws=1000,  # of seeds and users
     cut=(),  # views of `slices`
 ):  # ([(title, rows)], figure)
@@ -207,7 +207,7 @@ def comparison_report(
     log
         labelled `Behaviors` of it
     metric : default 'auc'
-        the one that decides
+        the one that decides, of clicks or of lists, such as "ild@10"
     draws : default 1000
         of seeds and users
     cut : default ()

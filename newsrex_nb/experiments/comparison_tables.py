@@ -13,14 +13,38 @@ import numpy as np
 
 from ..core import METRICS, atomic, wrong
 from ..evaluate.bootstrap import Comparison, Ranking
+from ..evaluate.norms import check_needs, divided_names, per_list
 from ..metrics.ranking import per_impression
 from ..metrics.results import as_markdown, heading
+
+# %% ../../nbs/experiments/comparison_tables.ipynb #check-lists
+def _check_lists(names, data, log):  # of metrics of lists
+    "Raises the sentence about metrics of lists that cannot be compared."
+    whole = [name for name in names if name.startswith(("gini@", "coverage@"))]
+    if whole:
+        remedy = "ask evaluate for it"
+        raise wrong("metrics that each impression has", repr(whole[0]), None, remedy)
+    if names and data is None:
+        raise wrong("the data set, data=, for metrics of lists", "none")
+    if names:
+        check_needs(data, log, names)
+
+
+def _where_all_are_known(values):  # {model: {seed: (B,)}}
+    "The values, NaN for all where one is."
+    every = [x for by_seed in values.values() for x in by_seed.values()]
+    unknown = np.isnan(every).any(axis=0)
+    return {
+        name: {seed: np.where(unknown, np.nan, x) for seed, x in by_seed.items()}
+        for name, by_seed in values.items()
+    }
 
 # %% ../../nbs/experiments/comparison_tables.ipynb #impression-metrics
 def impression_metrics(
     scores,  # {model: {seed: (candidates,)}}
     log,  # labelled `Behaviors`
-    metrics=METRICS,  # see `metrics.ranking`
+    metrics=METRICS,  # see `metrics.ranking` and `evaluate.norms`
+    data=None,  # the `Dataset`, for metrics of lists
 ):  # {metric: {model: {seed: (B,)}}}
     """Every metric of every impression, for each model and seed.
 
@@ -31,7 +55,9 @@ def impression_metrics(
     log
         labelled `Behaviors`
     metrics : default METRICS
-        see `metrics.ranking`
+        see `metrics.ranking` and `evaluate.norms`
+    data : default None
+        the `Dataset`, for metrics of lists
 
     Returns
     -------
@@ -39,12 +65,18 @@ def impression_metrics(
     """
     if log.labels is None:
         raise wrong("labelled impressions", "a split without labels")
+    of_clicks, of_lists = divided_names(metrics)
+    _check_lists(of_lists, data, log)
     values = {metric: {name: {} for name in scores} for metric in metrics}
     for name, by_seed in scores.items():
         for seed, flat in by_seed.items():
-            of_run = per_impression(flat, log.labels, log.offsets, metrics)
+            of_run = per_impression(flat, log.labels, log.offsets, of_clicks)
+            if of_lists:
+                of_run |= per_list(data, log, flat, list(of_lists))
             for metric, by_impression in of_run.items():
                 values[metric][name][seed] = by_impression
+    for metric in of_lists:
+        values[metric] = _where_all_are_known(values[metric])
     return values
 
 # %% ../../nbs/experiments/comparison_tables.ipynb #compare-scores
@@ -54,6 +86,7 @@ def compare_scores(
     metrics=METRICS,  # the first one decides the order
     draws=1000,  # of seeds and users
     seed=0,  # of the draws
+    data=None,  # the `Dataset`, for metrics of lists
 ):  # {metric: `Comparison`}
     """Compares models on the same impressions.
 
@@ -70,6 +103,8 @@ def compare_scores(
         of seeds and users
     seed : default 0
         of the draws
+    data : default None
+        the `Dataset`, for metrics of lists
 
     Returns
     -------
@@ -77,7 +112,7 @@ def compare_scores(
     """
     return {
         metric: Comparison(values, log.user, draws, seed)
-        for metric, values in impression_metrics(scores, log, metrics).items()
+        for metric, values in impression_metrics(scores, log, metrics, data).items()
     }
 
 # %% ../../nbs/experiments/comparison_tables.ipynb #number

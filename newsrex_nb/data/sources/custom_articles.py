@@ -69,19 +69,21 @@ def _texts_of(
     return table.texts(field)
 
 # %% ../../../nbs/data/sources/custom_articles.ipynb #number
-_LEGAL = {
-    "sentiment": ("a sentiment from -1 to 1", lambda value: abs(value) <= 1),
-    "minority": ("1 or 0", lambda value: (value == 0) | (value == 1)),
+_MOODS = {"positive": 1.0, "neutral": 0.0, "negative": -1.0}
+_FLAGS = {"true": 1.0, "false": 0.0}
+_LEGAL = {  # what is expected, the words for some numbers, which numbers are legal
+    "sentiment": ("a sentiment from -1 to 1", _MOODS, lambda value: abs(value) <= 1),
+    "minority": ("1 or 0, true or false", _FLAGS, lambda value: value in (0, 1)),
 }
 
 
-_FLAGS = {"true": "1", "false": "0"}
-
-
-def _number(text):
+def _number(text, words):
     "A text as a number, None where it is empty, NaN where it is no number."
+    text = text.strip().lower()
+    if not text:
+        return None
     try:
-        return float(text) if text.strip() else None
+        return words[text] if text in words else float(text)
     except ValueError:
         return float("nan")
 
@@ -93,14 +95,9 @@ def _numbers_of(
     "A column of numbers; rows with another text, or a number out of bounds, are rejected."
     if field not in table:
         return [None] * len(table)
-    expected, is_legal = _LEGAL[field]
+    expected, words, is_legal = _LEGAL[field]
     texts = table.texts(field)
-    numbers = (
-        [_FLAGS.get(text.lower(), text) for text in texts]
-        if field == "minority"
-        else texts
-    )
-    numbers = [_number(text) for text in numbers]
+    numbers = [_number(text, words) for text in texts]
     bad = np.array([x is not None and not is_legal(x) for x in numbers], bool)
 
     def got(row):
