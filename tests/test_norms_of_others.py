@@ -9,7 +9,7 @@ import pytest
 from newsrex_nb.data.schema import Behaviors, make_histories, news_table, offsets_of
 from newsrex_nb.evaluate.norms import Lists, per_list
 from newsrex_nb.metrics.divergence import js_distance, list_distance, shares
-from newsrex_nb.metrics.diversity import mean_distance, unit_vectors
+from newsrex_nb.metrics.diversity import mean_distance, mood_numbers, unit_vectors
 from newsrex_nb.metrics.exposure import gini, shown_counts
 from newsrex_nb.metrics.overlap import rank_biased_overlap
 
@@ -36,6 +36,7 @@ def ours(lists, *names): return per_list(lists.data, lists.log, lists.scores, [f
 
 
 def test_newsreclib(lists):
+    assert (mood_numbers(lists.data.news.sentiment)[1:] - 1 == OTHERS["articles"]["mood"]).all(), "its three classes of sentiment"
     found, theirs = ours(lists, "category_diversity", "sentiment_diversity", "personalisation"), VALUES["NewsRecLib"]
     for name, key in (("category_diversity", "categ_div"), ("sentiment_diversity", "sent_div"), ("personalisation", "categ_pers")):
         np.testing.assert_allclose(found[f"{name}@{K}"], theirs[key], rtol=1e-6, err_msg=name)

@@ -7,16 +7,16 @@ __all__ = ['CountsSoFar', 'articles_of', 'Reranked']
 
 # %% ../../nbs/evaluate/reranked.ipynb #imports
 import functools
-import numbers
 from zlib import crc32
 
 import numpy as np
 
-from ..core import patch_to, wrong
+from ..core import patch_to
 from ..data.graphs import news_vectors
 from ..data.schema import need_dataset
-from ..engine.rankers import checked_scores, ranker_name
+from ..engine.rankers import checked_scores, need_scores, ranker_name
 from ..metrics.diversity import unit_vectors
+from ..metrics.lists import check_k
 from ..rerank.chain import Articles, Columns, best_first, reordered
 from ..rerank.chain import steps_of
 
@@ -110,15 +110,9 @@ class Reranked:
         rerank,  # re-rankers, one after the other, see `rerank.chain`
         k=10,  # places that they fill
     ):
-        if not hasattr(ranker, "scores"):
-            remedy = "pass ranker_of(model, data)"
-            raise wrong("something with scores(behaviors)", repr(ranker), None, remedy)
-        if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
-            raise wrong("a whole number of places, 1 or more", repr(k), "k")
-        self.ranker, self.data = (
-            ranker,
-            need_dataset(data, "Reranked(ranker, data, rerank)"),
-        )
+        check_k(k)
+        self.ranker = need_scores(ranker)
+        self.data = need_dataset(data, "Reranked(ranker, data, rerank)")
         self.rerank, self.k = steps_of(rerank), k
         self.articles = articles_of(data)
         # of the last impressions, (candidates,): what the lists hold, what was drawn

@@ -6,7 +6,8 @@
 __all__ = ['Merged']
 
 # %% ../../nbs/evaluate/sums.ipynb #imports
-from ..core import one_of, patch_to, wrong
+from ..core import one_of, patch_to
+from ..engine.rankers import need_scores
 from ..rerank.merging import WAYS, merged
 
 # %% ../../nbs/evaluate/sums.ipynb #sum
@@ -29,12 +30,9 @@ class Merged:
         how="standardised",  # or "reciprocal ranks", see `rerank.merging`
         weights=None,  # one per ranker; None: 1 for each
     ):
-        for ranker in rankers:
-            if not hasattr(ranker, "scores"):
-                got, remedy = repr(ranker), "pass ranker_of(model, data)"
-                raise wrong("something with scores(behaviors)", got, None, remedy)
         one_of("how", how, WAYS)
-        self.rankers, self.how, self.weights = rankers, how, weights
+        self.rankers = [need_scores(ranker) for ranker in rankers]
+        self.how, self.weights = how, weights
 
 # %% ../../nbs/evaluate/sums.ipynb #sum-scores
 @patch_to(Merged)

@@ -77,9 +77,7 @@ def click_groups(
     return groups
 
 # %% ../../nbs/recommend/reasons.ipynb #effects
-def _effects(
-    scores,
-):  # (1 + groups, articles): with the whole history, then without each group
+def _effects(scores):  # (1 + groups, articles), the first with the whole history
     "(groups, articles) how far each article falls against the mean without each group."
     against = scores - scores.mean(axis=1, keepdims=True)
     return against[0] - against[1:]

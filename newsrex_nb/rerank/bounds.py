@@ -115,10 +115,8 @@ class Once:
     alike: float = 0.9  # cosine from which on two articles are one; above 1: never
 
     def __post_init__(self):
-        known = isinstance(self.alike, numbers.Real) and not isinstance(
-            self.alike, bool
-        )
-        if not known or not self.alike > 0:
+        a_number = isinstance(self.alike, numbers.Real)
+        if not a_number or isinstance(self.alike, bool) or not self.alike > 0:
             raise wrong("a cosine above 0", repr(self.alike), "alike")
 
     def __call__(self, scores, rows, columns, k):

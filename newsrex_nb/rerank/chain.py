@@ -94,7 +94,7 @@ class Articles:
     def vectors(self):
         "(N, D) float32 vectors of the articles, whose products are similarities."
         if self.make_vectors is None:
-            remedy = "load the data set with vectors, or use by='category'"
+            remedy = "give Articles(news, make_vectors), or use by='category'"
             raise wrong("vectors of articles", "none", remedy=remedy)
         return self.make_vectors()
 

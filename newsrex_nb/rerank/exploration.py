@@ -14,62 +14,49 @@ from ..core import generator
 from .chain import best_first, check_share
 
 # %% ../../nbs/rerank/exploration.ipynb #explored-order
-def _explored(scores, rows, columns, k, share, random, worth):
-    "The best first, but places with the chance `share` go to the largest worth."
-    queues = [iter(best_first(values).tolist()) for values in (scores, worth)]
-    taken = {}  # {place: whether it was drawn}, in the order of the list
-    for is_drawn in (random.random(min(k, len(rows))) < share).tolist():
-        place = next(place for place in queues[is_drawn] if place not in taken)
-        taken[place] = is_drawn
-    columns.explored.update(int(rows[place]) for place, drawn in taken.items() if drawn)
-    return np.array([*taken], np.int64)
+@dataclasses.dataclass(frozen=True)
+class _Exploring:
+    "The best first, but some places go to the largest drawn worth."
+
+    share: float = 0.1  # the chance of a place to be drawn
+    seed: int = 0  # of what is drawn
+
+    def __post_init__(self):
+        check_share(self.share, "share")
+
+    def __call__(self, scores, rows, columns, k):
+        random = generator(self.seed, self.purpose, *columns.request)
+        worth = self.worth(random, rows, columns)
+        queues = [iter(best_first(values).tolist()) for values in (scores, worth)]
+        taken = {}  # {place: whether it was drawn}, in the order of the list
+        for drawn in (random.random(min(k, len(rows))) < self.share).tolist():
+            place = next(place for place in queues[drawn] if place not in taken)
+            taken[place] = drawn
+        columns.explored.update(int(rows[p]) for p, drawn in taken.items() if drawn)
+        return np.array([*taken], np.int64)
 
 # %% ../../nbs/rerank/exploration.ipynb #epsilon-greedy
-@dataclasses.dataclass(frozen=True)
-class EpsilonGreedy:
+class EpsilonGreedy(_Exploring):
     """Some places for articles that are drawn evenly.
 
-    Parameters
-    ----------
-    share : default 0.1
-        the chance of a place to be drawn
-    seed : default 0
-        of what is drawn
-    """
+    `share` is the chance of a place to be drawn, 0.1 unless it is given; `seed` is that
+    of the draws."""
 
-    share: float = 0.1  # the chance of a place to be drawn
-    seed: int = 0  # of what is drawn
+    purpose = "epsilon"
 
-    def __post_init__(self):
-        check_share(self.share, "share")
-
-    def __call__(self, scores, rows, columns, k):
-        random = generator(self.seed, "epsilon", *columns.request)
-        worth = random.random(len(rows))
-        return _explored(scores, rows, columns, k, self.share, random, worth)
+    def worth(self, random, rows, columns):
+        return random.random(len(rows))
 
 # %% ../../nbs/rerank/exploration.ipynb #thompson
-@dataclasses.dataclass(frozen=True)
-class Thompson:
+class Thompson(_Exploring):
     """Some places for articles whose click rate, drawn from what is known, is the largest.
 
-    Parameters
-    ----------
-    share : default 0.1
-        the chance of a place to be drawn
-    seed : default 0
-        of what is drawn
-    """
+    `share` is the chance of a place to be drawn, 0.1 unless it is given; `seed` is that
+    of the draws."""
 
-    share: float = 0.1  # the chance of a place to be drawn
-    seed: int = 0  # of what is drawn
+    purpose = "thompson"
 
-    def __post_init__(self):
-        check_share(self.share, "share")
-
-    def __call__(self, scores, rows, columns, k):
-        random = generator(self.seed, "thompson", *columns.request)
+    def worth(self, random, rows, columns):
         clicks = columns.counts("clicks")[rows]
         others = np.maximum(columns.counts("shown")[rows] - clicks, 0)
-        worth = random.beta(1 + clicks, 1 + others)
-        return _explored(scores, rows, columns, k, self.share, random, worth)
+        return random.beta(1 + clicks, 1 + others)
